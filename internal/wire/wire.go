@@ -1,0 +1,126 @@
+// Package wire is what the agent and the control plane say to each other: JSON
+// over HTTP, three routes. It holds shapes and nothing else, and imports the
+// standard library only, so that the agent stays small.
+//
+//	POST /v1/agent/boot    Authorization: Bearer BOOT-TOKEN     BootRequest → BootResponse
+//	POST /v1/agent/report  Authorization: Bearer SESSION-TOKEN  Report      → Answer
+//	POST /v1/agent/log     Authorization: Bearer SESSION-TOKEN  LogChunk    → Answer
+//
+// Refusals of all three carry an Error body: 401 for a token that is malformed,
+// forged or expired; 403 for one that is genuine and belongs elsewhere (another
+// runner, audience or control plane); 409 for one that was used; 410 when the
+// runner is no longer needed, upon which the agent ends cleanly; 429 and 503 with
+// Retry-After when the agent should ask again (4-10). Never 500 for anything that
+// the caller sent.
+package wire
+
+import "time"
+
+// Routes of the agent's protocol.
+const (
+	BootPath   = "/v1/agent/boot"
+	ReportPath = "/v1/agent/report"
+	LogPath    = "/v1/agent/log"
+)
+
+// BootRequest is what an agent says of itself when it is ready to listen.
+type BootRequest struct {
+	// Nonce is chosen once per agent process. A boot token that was used may be
+	// presented again with the same nonce for a short while, because the first
+	// answer may have been lost; with another nonce it is refused (409).
+	Nonce        string `json:"nonce"`
+	AgentVersion string `json:"agent_version"`
+	OS           string `json:"os"`
+	Arch         string `json:"arch"`
+	Hostname     string `json:"hostname"`
+}
+
+// BootResponse is all that an agent needs to run one runner. JITConfig and
+// SessionToken are secrets: never logged, never passed as an argument where the
+// runner takes it another way.
+type BootResponse struct {
+	Runner       string `json:"runner"`
+	Name         string `json:"name"`
+	SessionToken string `json:"session_token"`
+	// JITConfig is the encoded just-in-time configuration for run.sh.
+	JITConfig string `json:"jit_config"`
+	// NoJobSeconds is how long the runner may listen without a job before the
+	// agent ends it; 0 means for ever. It counts from "Listening for Jobs" (4-43).
+	NoJobSeconds int `json:"no_job_seconds"`
+	// HeartbeatSeconds is the interval between heartbeats.
+	HeartbeatSeconds int `json:"heartbeat_seconds"`
+	// MaxSeconds is the longest that the runner may live; 0 means no limit.
+	MaxSeconds int `json:"max_seconds"`
+	// Download tells where the official runner is, when the pool asks the agent to fetch it.
+	Download *Download `json:"download,omitempty"`
+}
+
+// Download is one archive of the official runner, from GitHub's downloads route.
+type Download struct {
+	URL      string `json:"url"`
+	Filename string `json:"filename"`
+	// SHA256 is the archive's checksum in hex; the agent refuses an archive that
+	// has none or differs.
+	SHA256 string `json:"sha256"`
+}
+
+// Phase is what a report is about.
+type Phase string
+
+// The phases, in the order in which a runner goes through them. PhaseHeartbeat
+// may come at any time.
+const (
+	PhaseStarted   Phase = "started"   // run.sh was started
+	PhaseListening Phase = "listening" // it printed "Listening for Jobs"
+	PhaseRunning   Phase = "running"   // it printed "Running job: …"
+	PhaseFinished  Phase = "finished"  // it ended, and its whole process group with it
+	PhaseHeartbeat Phase = "heartbeat"
+)
+
+// Report is one word from the agent. Reports may be repeated; Seq orders them.
+type Report struct {
+	Seq   int       `json:"seq"`
+	Phase Phase     `json:"phase"`
+	At    time.Time `json:"at"`
+	// JobName is the display name that "Running job: …" showed.
+	JobName string `json:"job_name,omitempty"`
+	// Busy is whether a job runs now, as far as the agent can tell.
+	Busy bool `json:"busy"`
+	// Result is GitHub's word in "completed with result: …", if it was printed.
+	Result string `json:"result,omitempty"`
+	// ExitCode and Reason are set with PhaseFinished. Reason is one of "job
+	// finished", "no job within N", "told to drain", "told to stop", "maximum age",
+	// "runner ended without a job", "runner failed: …".
+	ExitCode int    `json:"exit_code,omitempty"`
+	Reason   string `json:"reason,omitempty"`
+}
+
+// Command is what the control plane wants of the agent.
+type Command string
+
+// The commands. The agent refuses CommandDrain while a job runs and says so by
+// Busy in its next report; CommandStop ends the runner whatever it does.
+const (
+	CommandNone  Command = ""
+	CommandDrain Command = "drain"
+	CommandStop  Command = "stop"
+)
+
+// Answer is the control plane's reply to a report.
+type Answer struct {
+	Command Command `json:"command,omitempty"`
+	Reason  string  `json:"reason,omitempty"`
+}
+
+// LogChunk is a piece of the runner's own output. Offset is the position of its
+// first byte, so that a repeated chunk is recognized.
+type LogChunk struct {
+	Offset int64  `json:"offset"`
+	Data   []byte `json:"data"`
+}
+
+// Error is the body of every refusal.
+type Error struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}

@@ -1,0 +1,200 @@
+package muster
+
+import (
+	"errors"
+	"regexp"
+	"time"
+)
+
+// Lifecycle says how many jobs a pool's machines live for.
+type Lifecycle string
+
+// The lifecycles: one job and gone, or started and stopped for many jobs (C2).
+const (
+	LifecycleEphemeral Lifecycle = "ephemeral"
+	LifecycleKept      Lifecycle = "kept"
+)
+
+// Registration says by what credential a pool's runners register (C4).
+type Registration string
+
+// The registration modes.
+const (
+	RegistrationJIT           Registration = "jit"
+	RegistrationToken         Registration = "token"
+	RegistrationPreregistered Registration = "preregistered"
+)
+
+// Pool is a wish: which jobs to serve, where to register, on what to run, and
+// within which limits. It is configuration; what it has led to are Runners.
+// Durations of zero mean the default, which WithDefaults fills in.
+type Pool struct {
+	Name      string `json:"name"`
+	Workspace string `json:"workspace"`
+	Project   string `json:"project"`
+	// App names the configured GitHub App (or token) that the pool acts as.
+	App   string `json:"app"`
+	Scope Scope  `json:"scope"`
+	// Labels trigger the pool: all of them must be among a job's labels (C8).
+	Labels Labels `json:"labels"`
+	// RunnerLabels are what runners register with; every label of a job must be
+	// among them (C8). Empty means Labels plus self-hosted, the OS and the architecture.
+	RunnerLabels Labels `json:"runner_labels"`
+	// RunnerGroup is the runner group's id; 1 is GitHub's "Default".
+	RunnerGroup  int64        `json:"runner_group"`
+	Provider     string       `json:"provider"`
+	Offering     string       `json:"offering"`
+	Lifecycle    Lifecycle    `json:"lifecycle"`
+	Registration Registration `json:"registration"`
+	Scaling      Scaling      `json:"scaling"`
+	Enabled      bool         `json:"enabled"`
+	// Repositories, when not empty, are the only ones served (owner/name, case ignored).
+	Repositories []string `json:"repositories,omitempty"`
+	// AllowPublic lets a kept pool serve public repositories (4-31). Ephemeral
+	// pools serve them anyway.
+	AllowPublic bool `json:"allow_public,omitempty"`
+	// MaxJobCount is how many jobs a runner may take in its life (S1-55: 1).
+	MaxJobCount int `json:"max_job_count"`
+	// ReportChecks writes a GitHub check run for each provisioned job (S0-8); it
+	// costs two REST calls per job.
+	ReportChecks bool `json:"report_checks,omitempty"`
+
+	NoJobTimeout     time.Duration `json:"no_job_timeout"`
+	RotationInterval time.Duration `json:"rotation_interval"`
+	MaxAge           time.Duration `json:"max_age"`
+	// ConnectTimeout is how long the agent may take to trade its boot token,
+	// counted from launch; 0 means the provider's own default.
+	ConnectTimeout time.Duration `json:"connect_timeout,omitempty"`
+	// Provisioning bounds how many runners may be provisioning at once (S1-112).
+	Provisioning int `json:"provisioning"`
+}
+
+var poolName = regexp.MustCompile(`\A[a-zA-Z0-9_-]+\z`) // S1-102
+
+// WithDefaults returns the pool with every unset field set. The scaling of an
+// ephemeral pool defaults to one runner per queued job at once (S0-11, C14);
+// Scaling's own zero value is not a wish for zero runners.
+func (p Pool) WithDefaults() Pool {
+	p.Workspace = first(p.Workspace, "default")
+	p.Project = first(p.Project, "default")
+	p.RunnerGroup = first(p.RunnerGroup, 1)
+	p.Lifecycle = first(p.Lifecycle, LifecycleEphemeral)
+	p.Registration = first(p.Registration, RegistrationJIT)
+	p.MaxJobCount = first(p.MaxJobCount, 1)
+	p.NoJobTimeout = first(p.NoJobTimeout, DefaultNoJobTimeout)
+	p.RotationInterval = first(p.RotationInterval, DefaultRotationInterval)
+	p.MaxAge = first(p.MaxAge, DefaultMaxAge)
+	p.Provisioning = first(p.Provisioning, DefaultProvisioning)
+	if p.Scaling == (Scaling{}) {
+		p.Scaling = OnDemandScaling()
+	}
+	p.Labels = p.Labels.Unique()
+	if len(p.RunnerLabels) == 0 {
+		p.RunnerLabels = append(append(Labels{}, p.Labels...), "self-hosted", "Linux", "X64")
+	}
+	p.RunnerLabels = p.RunnerLabels.Unique()
+	return p
+}
+
+// Validate returns every problem of the pool joined in one error, each of
+// CodeInvalid with a remedy; nil if there is none.
+func (p Pool) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) {
+		errs = append(errs, Errorf(CodeInvalid, "pool %q: "+format, append([]any{p.Name}, args...)...))
+	}
+	if !poolName.MatchString(p.Name) {
+		bad("the name may have letters, digits, '-' and '_' only")
+	}
+	if err := p.Scope.Validate(); err != nil {
+		bad("%s", MessageOf(err))
+	}
+	if len(p.Labels) == 0 {
+		bad("it has no labels and would want every job: give it at least one label")
+	}
+	if err := errors.Join(p.Labels.Validate(), p.RunnerLabels.Validate()); err != nil {
+		bad("%s", err)
+	}
+	if missing := p.Labels.Missing(p.RunnerLabels); len(missing) > 0 {
+		bad("runner_labels lack %s: a job that triggers the pool could never run on it", missing)
+	}
+	if p.Provider == "" {
+		bad("no provider: name one of the configured providers")
+	}
+	switch p.Lifecycle {
+	case LifecycleEphemeral, LifecycleKept:
+	default:
+		bad("lifecycle %q is unknown: use ephemeral or kept", p.Lifecycle)
+	}
+	switch p.Registration {
+	case RegistrationJIT, RegistrationToken, RegistrationPreregistered:
+	default:
+		bad("registration %q is unknown: use jit, token or preregistered", p.Registration)
+	}
+	for _, r := range p.Repositories {
+		if !repoFullName.MatchString(r) {
+			bad("repository %q is not owner/name", r)
+		}
+	}
+	if p.MaxJobCount < 1 || p.Provisioning < 1 {
+		bad("max_job_count and provisioning must be at least 1")
+	}
+	if p.NoJobTimeout < 0 || p.RotationInterval < 0 || p.MaxAge < 0 || p.ConnectTimeout < 0 {
+		bad("times must not be negative")
+	}
+	if err := p.Scaling.Validate(); err != nil {
+		bad("%s", MessageOf(err))
+	}
+	return errors.Join(errs...)
+}
+
+// Refusal says why the pool would not serve the job for a reason other than
+// labels, in words with the remedy; "" if it would.
+func (p Pool) Refusal(j Job) string {
+	switch {
+	case !p.Enabled:
+		return "pool " + p.Name + " is disabled"
+	case !p.Scope.Covers(j.Repository):
+		return "pool " + p.Name + " registers runners at " + p.Scope.String() + ", which " + j.Repository + " cannot use"
+	case len(p.Repositories) > 0 && !Labels(p.Repositories).Has(j.Repository):
+		return "pool " + p.Name + " is limited to other repositories"
+	case p.App != "" && j.App != "" && p.App != j.App:
+		return "pool " + p.Name + " acts as another GitHub App"
+	case p.Lifecycle == LifecycleKept && j.PublicRepo && !p.AllowPublic:
+		return "pool " + p.Name + " keeps its machines and refuses public repositories; set allow_public to accept the risk"
+	}
+	return ""
+}
+
+// Route picks the pool that a job is counted for: the first, in the order given,
+// that serves its labels and does not refuse it. ok is false if there is none.
+func Route(pools []Pool, j Job) (p Pool, ok bool) {
+	for _, p := range pools {
+		if MatchLabels(p.Labels, p.RunnerLabels, j.Labels).Serves() && p.Refusal(j) == "" {
+			return p, true
+		}
+	}
+	return Pool{}, false
+}
+
+// PoolOverride is what an operator changed over the configuration. Nil fields
+// leave the configuration's value.
+type PoolOverride struct {
+	Enabled    *bool `json:"enabled,omitempty"`
+	MinRunners *int  `json:"min_runners,omitempty"`
+	MaxRunners *int  `json:"max_runners,omitempty"`
+}
+
+// Override returns the pool with o applied.
+func (p Pool) Override(o PoolOverride) Pool {
+	if o.Enabled != nil {
+		p.Enabled = *o.Enabled
+	}
+	if o.MinRunners != nil {
+		p.Scaling.MinRunners = *o.MinRunners
+	}
+	if o.MaxRunners != nil {
+		p.Scaling.MaxRunners = *o.MaxRunners
+	}
+	return p
+}

@@ -1,0 +1,120 @@
+package muster
+
+import (
+	"encoding/base32"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// RunnerID is Muster's own name of a runner: stable for its whole life, the tag
+// on its instance and the id of its workflow. It matches [a-z0-9-]{4,40}.
+type RunnerID string
+
+// RunnerState is where a runner stands in its life.
+type RunnerState string
+
+// The states of a runner (S1-58…S1-62). Destroyed is terminal.
+const (
+	RunnerProvisioning RunnerState = "provisioning"
+	RunnerRegistered   RunnerState = "registered"
+	RunnerActive       RunnerState = "active"
+	RunnerDraining     RunnerState = "draining"
+	RunnerDestroyed    RunnerState = "destroyed"
+)
+
+// runnerMoves are the legal transitions. Every state may go to draining, the one
+// way to destroyed; a provisioning runner may become active at once, because the
+// in_progress event can overtake the agent's report.
+var runnerMoves = map[RunnerState][]RunnerState{
+	"":                 {RunnerProvisioning},
+	RunnerProvisioning: {RunnerRegistered, RunnerActive, RunnerDraining},
+	RunnerRegistered:   {RunnerActive, RunnerDraining},
+	RunnerActive:       {RunnerDraining, RunnerRegistered}, // registered again: kept runners, many jobs
+	RunnerDraining:     {RunnerDestroyed},
+	RunnerDestroyed:    {},
+}
+
+// To returns the state after a move, or a CodeConflict error for an illegal one
+// (S1-62). Moving to the state that one is in is legal and changes nothing.
+func (s RunnerState) To(next RunnerState) (RunnerState, error) {
+	if s == next {
+		return s, nil
+	}
+	for _, m := range runnerMoves[s] {
+		if m == next {
+			return next, nil
+		}
+	}
+	return s, Errorf(CodeConflict, "a runner that is %s cannot become %s", first(s, "new"), next)
+}
+
+// Live reports whether the runner may still cost something.
+func (s RunnerState) Live() bool { return s != RunnerDestroyed && s != "" }
+
+// Runner is one registration with GitHub and the machine under it.
+type Runner struct {
+	ID        RunnerID
+	Workspace string
+	Pool      string
+	// Name is the runner's name on GitHub. It changes when a registration has to
+	// be repeated under a new name (4-11), ID does not.
+	Name     string
+	Provider string
+	Offering string
+	// Instance is the provider's own id of the machine, "" until created.
+	Instance string
+	// GitHubID is the registration's id, 0 until registered.
+	GitHubID int64
+	State    RunnerState
+	// Reason says in words why the runner is in its state: "job 123 finished", "agent did not
+	// connect within 10s", "no job within 2m0s", …
+	Reason string
+	// Failed marks a runner on the way to destroyed because something went wrong.
+	Failed bool
+	// Warm marks a runner made for the pool's floor rather than for a queued job.
+	Warm bool
+	// Job is the job that the runner took, zero until in_progress named it.
+	Job JobKey
+	// Busy is true from the moment at which the agent or GitHub said that a job
+	// runs until one of them said that it ended. Unknown counts as busy (4-18).
+	Busy    bool
+	TraceID string
+
+	CreatedAt   time.Time // row written, before anything was asked of a provider
+	LaunchedAt  time.Time // provider accepted
+	ConnectedAt time.Time // agent traded its boot token
+	ListeningAt time.Time // runner printed "Listening for Jobs"
+	ActiveAt    time.Time // took a job
+	FinishedAt  time.Time // runner process ended, or job completed
+	DestroyedAt time.Time // instance proven gone and registration gone
+	HeartbeatAt time.Time // last word of the agent
+}
+
+// runnerName is what Muster gives GitHub as a runner name: the pool's name, cut
+// to 32 characters, the runner's id and, after a name clash, the try. GitHub's
+// limit of 64 characters is not documented (reference/github.md §12).
+var runnerName = regexp.MustCompile(`\A[A-Za-z0-9_.-]{1,64}\z`)
+
+// NewRunnerID makes an id from 10 random bytes. It sorts in no order and is
+// unique for all practical purposes (80 bits).
+func NewRunnerID(random [10]byte) RunnerID {
+	return RunnerID("r-" + strings.ToLower(base32.StdEncoding.EncodeToString(random[:])))
+}
+
+// RegistrationName is the name under which a runner registers: deterministic per
+// (id, try), so that a repeated call finds its own earlier try (4-11).
+func RegistrationName(pool string, id RunnerID, try int) string {
+	if len(pool) > 32 {
+		pool = pool[:32]
+	}
+	name := fmt.Sprintf("%s-%s", pool, strings.TrimPrefix(string(id), "r-"))
+	if try > 0 {
+		name = fmt.Sprintf("%s-%d", name, try)
+	}
+	return name
+}
+
+// ValidRunnerName reports whether GitHub will take name as a runner's name.
+func ValidRunnerName(name string) bool { return runnerName.MatchString(name) }
