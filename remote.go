@@ -1,0 +1,59 @@
+package muster
+
+import "time"
+
+// JIT is a just-in-time registration: GitHub has made the runner already, and
+// Config lets one process be it, once.
+type JIT struct {
+	RunnerID int64
+	Name     string
+	// Config is the encoded configuration for run.sh. It holds a private key.
+	Config Secret
+}
+
+// HookDelivery is one attempt of GitHub to deliver one webhook of an App, as
+// GitHub's own list shows it.
+type HookDelivery struct {
+	// ID names the attempt, GUID the event: every attempt has the same GUID.
+	ID     int64
+	GUID   string
+	Event  string
+	Action string
+	// Status is GitHub's text, "OK" for an attempt that succeeded.
+	Status string
+	// StatusCode is what was answered, 0 when nothing was.
+	StatusCode  int
+	DeliveredAt time.Time
+	// Redelivery is true for an attempt that somebody asked for.
+	Redelivery bool
+}
+
+// Succeeded reports whether the attempt was answered with a 2xx or 3xx status,
+// as GitHub counts success.
+func (d HookDelivery) Succeeded() bool {
+	return d.Status == "OK" || d.StatusCode >= 200 && d.StatusCode < 400
+}
+
+// RunnerDownload is one archive of the official runner.
+type RunnerDownload struct {
+	// OS is linux, osx or win; Arch x64, arm or arm64, in GitHub's spelling.
+	OS       string
+	Arch     string
+	URL      string
+	Filename string
+	// SHA256 is in hex; "" when GitHub gives none, and then the archive must not be trusted.
+	SHA256 string
+}
+
+// Check is a check run on a commit, by which a pool reports on a job (S0-8).
+type Check struct {
+	Name    string
+	HeadSHA string
+	// Status is queued, in_progress or completed; Conclusion is set with completed only.
+	Status     string
+	Conclusion string
+	Title      string
+	Summary    string
+	// ExternalID is our own name of what the check reports on.
+	ExternalID string
+}
