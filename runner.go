@@ -79,7 +79,9 @@ type Runner struct {
 	Job JobKey
 	// Busy is true from the moment at which the agent or GitHub said that a job
 	// runs until one of them said that it ended. Unknown counts as busy (4-18).
-	Busy    bool
+	Busy bool
+	// Drain says why the runner should go as soon as it is idle, "" if nobody asked.
+	Drain   string
 	TraceID string
 
 	CreatedAt   time.Time // row written, before anything was asked of a provider

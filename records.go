@@ -1,0 +1,65 @@
+package muster
+
+import "time"
+
+// Applied is what became of a JobEvent in the store.
+type Applied struct {
+	Job    Job
+	Change JobChange
+	// Before is the state before the event, "" for a job never heard of.
+	Before JobState
+	// Runner is our runner that the job runs or ran on, "" if none.
+	Runner RunnerID
+	// Stolen is set when the job took a runner of a pool that it was not routed to.
+	Stolen bool
+}
+
+// Sighting is the first time that a sense saw a job in a state.
+type Sighting struct {
+	Sense    Sense
+	State    JobState
+	At       time.Time
+	Delivery string
+}
+
+// DecisionRecord is a decision with its inputs, as kept for explanation and replay.
+type DecisionRecord struct {
+	ID        int64
+	Workspace string
+	Pool      string
+	At        time.Time
+	Snapshot  Snapshot
+	Decision  Decision
+	// Runners are the rows that the decision made.
+	Runners []Runner
+	// Count is how many consecutive decisions of the same kind were folded into
+	// this record; LastAt is when the last of them was taken.
+	Count  int
+	LastAt time.Time
+}
+
+// RunnerEvent is one line of a runner's history.
+type RunnerEvent struct {
+	At    time.Time
+	State RunnerState
+	Note  string
+}
+
+// BootToken is what the control plane remembers of a boot token: never the token.
+type BootToken struct {
+	JTI       string
+	Runner    RunnerID
+	Workspace string
+	ExpiresAt time.Time
+}
+
+// Finding is something that the sweep found and put right, or an accident that
+// must be counted. Kind is "leaked_instance", "ghost_registration",
+// "lost_runner", "busy_killed" or "job_expired".
+type Finding struct {
+	At        time.Time
+	Workspace string
+	Kind      string
+	Subject   string
+	Action    string
+}
