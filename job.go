@@ -1,7 +1,9 @@
 package muster
 
 import (
+	"cmp"
 	"fmt"
+	"reflect"
 	"time"
 )
 
@@ -77,6 +79,11 @@ type Job struct {
 	CreatedAt   time.Time
 	StartedAt   time.Time
 	CompletedAt time.Time
+	// Gated is true when the job was seen waiting for an approval; ReadyAt is when
+	// Muster first heard that it was queued. GitHub has no time for the end of an
+	// approval, so ReadyAt is where a gated job's queue time starts (4-49).
+	Gated   bool
+	ReadyAt time.Time
 	// SeenAt is when Muster first heard of the job, by any sense.
 	SeenAt  time.Time
 	TraceID string
@@ -96,48 +103,63 @@ const (
 	JobAdvanced JobChange = "advanced"
 )
 
-// Covered by Apply's table test: G3 has no run_attempt, so 0 counts as 1.
+// attemptOf: a minimal body (G3) has no run_attempt, so 0 counts as 1.
 func attemptOf(e JobEvent) int { return max(1, e.Attempt) }
 
 // Key returns the key of the job that the event is about.
 func (e JobEvent) Key() JobKey { return JobKey{ID: e.ID, Attempt: attemptOf(e)} }
 
 // state is the state that an event reports. The action decides, except that a
-// queued action may carry the status waiting: the job is behind an approval and
-// must not get a runner (4-5).
+// queued action may carry a status that says that the job is held back, by an
+// approval (waiting) or by a concurrency limit (pending, requested): it must not
+// get a runner (4-5).
 func (e JobEvent) state() JobState {
-	if e.Action == "queued" && e.Status == JobWaiting {
-		return JobWaiting
-	}
 	switch e.Action {
-	case "waiting", "queued", "in_progress", "completed":
+	case "queued":
+		if held(e.Status) {
+			return JobWaiting
+		}
+		return JobQueued
+	case "waiting", "in_progress", "completed":
 		return JobState(e.Action)
 	case "started": // an alias that only documents use (C22)
 		return JobInProgress
 	}
+	if held(e.Status) {
+		return JobWaiting
+	}
 	return e.Status
 }
+
+// held reports whether a status of GitHub's means "not to be run yet". REST has
+// requested and pending besides the waiting of webhooks.
+func held(s JobState) bool { return s == JobWaiting || s == "pending" || s == "requested" }
 
 // Apply folds an event into the job and says what changed. The zero Job is a job
 // never heard of: any event creates it, in the state that the event reports.
 // Facts are only added and states only rise, so events may come twice, late and
-// in any order (4-4). The error is CodeInvalid for an event whose state is
-// unknown or whose key is another job's.
+// in any order, and every order ends in the same job, except for TraceID, which
+// stays that of the first event applied (4-3, 4-4). The error is CodeInvalid for
+// an event whose state is unknown or whose key is another job's. An event that
+// is NotAJob is the caller's to drop.
 func (j Job) Apply(e JobEvent) (Job, JobChange, error) {
 	state := e.state()
 	if state.Rank() == 0 {
 		return j, JobUnchanged, Errorf(CodeInvalid, "job %s: unknown action %q with status %q", e.Key(), e.Action, e.Status)
 	}
-	fresh := j.Key == JobKey{}
-	if fresh {
+	if e.ID <= 0 {
+		// A zero key means "never heard of": such a job would swallow every other.
+		return j, JobUnchanged, Errorf(CodeInvalid, "event %q has no job id", e.Action)
+	}
+	before := j
+	if j.Key == (JobKey{}) {
 		j.Key = e.Key()
-		j.SeenAt = e.ReceivedAt
 		j.TraceID = e.TraceID
 	}
 	if j.Key != e.Key() {
-		return j, JobUnchanged, Errorf(CodeInvalid, "event of job %s applied to job %s", e.Key(), j.Key)
+		return before, JobUnchanged, Errorf(CodeInvalid, "event of job %s applied to job %s", e.Key(), j.Key)
 	}
-	before := j.facts()
+	j.SeenAt = earlier(j.SeenAt, e.ReceivedAt)
 	j.App = first(j.App, e.App)
 	j.Installation = first(j.Installation, e.InstallationID)
 	j.Repository = first(j.Repository, e.Repository)
@@ -151,48 +173,87 @@ func (j Job) Apply(e JobEvent) (Job, JobChange, error) {
 	if len(j.Labels) == 0 {
 		j.Labels = e.Labels
 	}
-	if j.CreatedAt.IsZero() {
-		j.CreatedAt = e.CreatedAt
+	j.CreatedAt = earlier(j.CreatedAt, e.CreatedAt)
+	switch state {
+	case JobWaiting:
+		j.Gated = true
+	case JobQueued:
+		j.ReadyAt = earlier(j.ReadyAt, e.ReceivedAt)
+	case JobInProgress:
+		// Who took the job is a fact even when in_progress comes after completed.
+		// Below in_progress a runner's name means nothing (4-1, 4-5).
+		j.RunnerName = first(j.RunnerName, e.RunnerName)
+		if e.RunnerName != "" {
+			j.StartedAt = first(j.StartedAt, e.StartedAt)
+		}
+	case JobCompleted:
+		j.RunnerName = first(j.RunnerName, e.RunnerName)
+		if e.RunnerName != "" && j.CompletedAt.IsZero() {
+			// GitHub's last word on the times is the one that is billed (4-48).
+			j.StartedAt = first(e.StartedAt, j.StartedAt)
+		}
+		j.CompletedAt = first(j.CompletedAt, e.CompletedAt)
+		j.Conclusion = first(j.Conclusion, e.Conclusion)
 	}
 	rises := state.Rank() > j.State.Rank()
-	// Who took the job is a fact even when in_progress comes after completed.
-	j.RunnerName = first(j.RunnerName, e.RunnerName)
-	if state.Rank() >= JobInProgress.Rank() && e.RunnerName != "" && j.StartedAt.IsZero() {
-		j.StartedAt = e.StartedAt
-	}
-	if state == JobCompleted && j.CompletedAt.IsZero() {
-		j.CompletedAt = e.CompletedAt
-		j.Conclusion = e.Conclusion
-	}
-	if len(e.Steps) > 0 && state.Rank() >= j.State.Rank() {
+	if stepsBeyond(e.Steps, j.Steps) {
 		j.Steps = e.Steps
 	}
 	if rises {
 		j.State = state
 		return j, JobAdvanced, nil
 	}
-	if j.facts() != before {
+	if !reflect.DeepEqual(j, before) {
 		return j, JobUpdated, nil
 	}
 	return j, JobUnchanged, nil
 }
 
-// facts is a digest of what Apply may fill in without a change of state.
-func (j Job) facts() string {
-	return fmt.Sprint(j.RunnerName, j.StartedAt.UnixNano(), j.CompletedAt.UnixNano(), j.Conclusion, j.Workflow, j.CreatedAt.UnixNano(), len(j.Labels), len(j.Steps), j.RunID)
+// stepsBeyond reports whether a tells more of the steps than b: more of them
+// finished, or as many finished and more listed.
+func stepsBeyond(a, b []Step) bool {
+	finished := func(steps []Step) (n int) {
+		for _, s := range steps {
+			if s.Status == string(JobCompleted) {
+				n++
+			}
+		}
+		return n
+	}
+	return cmp.Or(cmp.Compare(finished(a), finished(b)), cmp.Compare(len(a), len(b))) > 0
+}
+
+// earlier returns the earlier of two times, taking zero for unknown.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
+		return b
+	}
+	return a
 }
 
 // RanOnRunner reports whether the job was ever given to a runner. A completed
 // job that was not is free and changes no runner (4-6).
 func (j Job) RanOnRunner() bool { return j.RunnerName != "" && !j.StartedAt.IsZero() }
 
-// QueueTime is started − created by GitHub's clock, clamped at 0 (4-48, 4-49).
-// ok is false for a job that has not started.
+// QueuedAt is when the job began to wait for a runner: its creation by GitHub's
+// clock or, if an approval held it back, the moment at which it was first heard
+// to be queued. Zero if neither is known.
+func (j Job) QueuedAt() time.Time {
+	if j.Gated {
+		return first(j.ReadyAt, j.CreatedAt)
+	}
+	return first(j.CreatedAt, j.ReadyAt)
+}
+
+// QueueTime is started − created by GitHub's clock without the wait for an
+// approval, clamped at 0 (4-48, 4-49). ok is false for a job that has not
+// started on a runner.
 func (j Job) QueueTime() (d time.Duration, ok bool) {
-	if !j.RanOnRunner() || j.CreatedAt.IsZero() {
+	from := j.QueuedAt()
+	if !j.RanOnRunner() || from.IsZero() {
 		return 0, false
 	}
-	return max(0, j.StartedAt.Sub(j.CreatedAt)), true
+	return max(0, j.StartedAt.Sub(from)), true
 }
 
 // RunTime is completed − started by GitHub's clock, clamped at 0 (4-48). ok is

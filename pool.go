@@ -88,6 +88,10 @@ func (p Pool) WithDefaults() Pool {
 	if p.Scaling == (Scaling{}) {
 		p.Scaling = OnDemandScaling()
 	}
+	if p.Scaling.JobsPerRunner == 0 && p.MaxJobCount == 1 {
+		p.Scaling.JobsPerRunner = 1 // one-job runners: one per job (C14)
+	}
+	p.Scaling.JobsPerRunner = first(p.Scaling.JobsPerRunner, DefaultScaling().JobsPerRunner)
 	p.Labels = p.Labels.Unique()
 	if len(p.RunnerLabels) == 0 {
 		p.RunnerLabels = append(append(Labels{}, p.Labels...), "self-hosted", "Linux", "X64")
@@ -132,7 +136,7 @@ func (p Pool) Validate() error {
 		bad("registration %q is unknown: use jit, token or preregistered", p.Registration)
 	}
 	for _, r := range p.Repositories {
-		if !repoFullName.MatchString(r) {
+		if !validRepository(r) {
 			bad("repository %q is not owner/name", r)
 		}
 	}

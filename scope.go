@@ -30,6 +30,17 @@ var (
 	ownerName    = regexp.MustCompile(`\A[a-zA-Z0-9_-]+\z`)
 )
 
+// enterprises is the word that GitHub's URLs put before an enterprise's slug; no
+// account can have it as its name.
+const enterprises = "enterprises"
+
+// validRepository reports whether s is owner/name (S1-101) and, beyond the
+// pattern, neither a step in a path ("o/..") nor an enterprise.
+func validRepository(s string) bool {
+	owner, name, _ := strings.Cut(s, "/")
+	return repoFullName.MatchString(s) && name != "." && name != ".." && owner != enterprises
+}
+
 // ParseScope reads "owner/repo", "org" or "enterprises/slug", the same words
 // that follow the host in GitHub's own URLs.
 func ParseScope(s string) (Scope, error) {
@@ -38,7 +49,7 @@ func ParseScope(s string) (Scope, error) {
 	if slash {
 		sc = Scope{Kind: ScopeRepository, Owner: owner, Repo: rest}
 	}
-	if slash && owner == "enterprises" {
+	if slash && owner == enterprises {
 		sc = Scope{Kind: ScopeEnterprise, Owner: rest}
 	}
 	return sc, sc.Validate()
@@ -48,7 +59,7 @@ func ParseScope(s string) (Scope, error) {
 func (s Scope) Validate() error {
 	switch s.Kind {
 	case ScopeRepository:
-		if !repoFullName.MatchString(s.Owner + "/" + s.Repo) {
+		if !validRepository(s.Owner + "/" + s.Repo) {
 			return Errorf(CodeInvalid, "scope %q is not a repository: write owner/repo with letters, digits, '-', '_' and, in the repository, '.'", s.Owner+"/"+s.Repo)
 		}
 	case ScopeOrganization, ScopeEnterprise:
@@ -67,7 +78,7 @@ func (s Scope) String() string {
 	case ScopeRepository:
 		return s.Owner + "/" + s.Repo
 	case ScopeEnterprise:
-		return "enterprises/" + s.Owner
+		return enterprises + "/" + s.Owner
 	}
 	return s.Owner
 }
@@ -79,7 +90,7 @@ func (s Scope) Path() string {
 	case ScopeRepository:
 		return fmt.Sprintf("repos/%s/%s", s.Owner, s.Repo)
 	case ScopeEnterprise:
-		return "enterprises/" + s.Owner
+		return enterprises + "/" + s.Owner
 	}
 	return "orgs/" + s.Owner
 }

@@ -2,11 +2,15 @@ package muster
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
 	"log/slog"
 )
 
 // Secret is a value that must not be shown: every way of printing, logging or
-// encoding it yields "***". Reveal is the only way to its text.
+// encoding it yields "***". Reveal is the only way to its text. One trap is
+// fmt's: it cannot call methods on unexported fields, so a struct that keeps a
+// Secret in one must never be printed whole.
 type Secret string
 
 // Reveal returns the secret's text, to be used at once and not kept.
@@ -19,6 +23,10 @@ func (s Secret) String() string {
 	}
 	return "***"
 }
+
+// Format writes String for every verb. Without it fmt would show the text of a
+// secret that is printed with a verb made for another type, such as %d.
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
 
 // GoString is String, so that %#v does not reveal the secret.
 func (s Secret) GoString() string { return s.String() }
