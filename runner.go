@@ -12,6 +12,12 @@ import (
 // on its instance and the id of its workflow. It matches [a-z0-9-]{4,40}.
 type RunnerID string
 
+var runnerID = regexp.MustCompile(`\A[a-z0-9-]{4,40}\z`)
+
+// Valid reports whether the id can be one of ours. Providers build paths and
+// names from ids, so they check it first.
+func (id RunnerID) Valid() bool { return runnerID.MatchString(string(id)) }
+
 // RunnerState is where a runner stands in its life.
 type RunnerState string
 
@@ -67,7 +73,9 @@ type Runner struct {
 	Instance string
 	// GitHubID is the registration's id, 0 until registered.
 	GitHubID int64
-	State    RunnerState
+	// Tries counts the names under which a registration was asked for (4-11).
+	Tries int
+	State RunnerState
 	// Reason says in words why the runner is in its state: "job 123 finished", "agent did not
 	// connect within 10s", "no job within 2m0s", …
 	Reason string
@@ -90,8 +98,11 @@ type Runner struct {
 	ListeningAt time.Time // runner printed "Listening for Jobs"
 	ActiveAt    time.Time // took a job
 	FinishedAt  time.Time // runner process ended, or job completed
-	DestroyedAt time.Time // instance proven gone and registration gone
-	HeartbeatAt time.Time // last word of the agent
+	// DeregisteredAt is when GitHub confirmed that the registration is gone because
+	// Muster removed it; a one-job registration that was used goes by itself.
+	DeregisteredAt time.Time
+	DestroyedAt    time.Time // instance proven gone and registration gone
+	HeartbeatAt    time.Time // last word of the agent
 }
 
 // runnerName is what Muster gives GitHub as a runner name: the pool's name, cut
