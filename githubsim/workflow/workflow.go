@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/muster-ci/muster/githubsim/workflow/message"
@@ -49,19 +50,26 @@ type Workflow struct {
 }
 
 // Job returns the job with that key (case-insensitive), nil if there is none.
-func (w *Workflow) Job(key string) *Job { return w.find(key) }
+func (w *Workflow) Job(key string) *Job {
+	for _, j := range w.Jobs {
+		if strings.EqualFold(j.Key, key) {
+			return j
+		}
+	}
+	return nil
+}
 
 // Trigger is one entry of `on:`. Empty filters match all.
 type Trigger struct {
-	Event                      string // "push", "pull_request", "workflow_dispatch", "schedule", …
-	Types                      []string
-	Branches, BranchesIgnore   []string
-	Tags, TagsIgnore           []string
-	Paths, PathsIgnore         []string
-	Workflows                  []string
-	Cron                       []string
-	Inputs                     map[string]Input
-	hasBranchFilter, hasTagFlt bool
+	Event                         string // "push", "pull_request", "workflow_dispatch", "schedule", …
+	Types                         []string
+	Branches, BranchesIgnore      []string
+	Tags, TagsIgnore              []string
+	Paths, PathsIgnore            []string
+	Workflows                     []string
+	Cron                          []string
+	Inputs                        map[string]Input
+	hasBranchFilter, hasTagFilter bool
 }
 
 // Input is one input of workflow_dispatch.
