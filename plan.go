@@ -1,6 +1,11 @@
 package muster
 
-import "time"
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
 
 // Scaling is how a pool's size follows its queue (S1-37…S1-42).
 type Scaling struct {
@@ -87,19 +92,34 @@ type PlanRunner struct {
 	State RunnerState `json:"state"`
 	Busy  bool        `json:"busy,omitempty"`
 	Warm  bool        `json:"warm,omitempty"`
+	// Launched is whether a provider has accepted the runner's machine.
+	Launched bool `json:"launched,omitempty"`
 	// CreatedAt orders runners by age and, with the pool's limits, tells rotation and maximum age.
 	CreatedAt time.Time `json:"created_at"`
 	// IdleSince is when the runner was last ready without a job; zero if it is not idle.
 	IdleSince time.Time `json:"idle_since,omitzero"`
 }
 
+// The rules of which one decides (Decision.Rule).
+const (
+	RuleFormula           = "formula"
+	RuleCooldown          = "cooldown"
+	RuleStarvation        = "starvation"         // C15
+	RuleWarmFloor         = "warm_floor"         // min_runners
+	RuleLimit             = "limit"              // max_runners
+	RuleProvisioningLimit = "provisioning_limit" // S1-112
+	RuleNoData            = "no_data"            // 4-27
+	RuleSuspended         = "suspended"          // C34
+	RuleDisabled          = "disabled"
+	RuleRotation          = "rotation" // C20
+	RuleMaxAge            = "max_age"
+)
+
 // Decision is what to do about one pool, and why. It is recorded with its Snapshot.
 type Decision struct {
 	ScalingDecision
 	Metrics QueueMetrics `json:"metrics"`
-	// Rule names the rule that decided: "cooldown", "formula", "starvation",
-	// "warm_floor", "limit", "provisioning_limit", "no_data", "suspended",
-	// "disabled", "rotation", "max_age".
+	// Rule names the rule that decided, one of the Rule… constants.
 	Rule string `json:"rule"`
 	// Create is how many runners to make for queued jobs, Warm how many for the floor.
 	Create int `json:"create"`
@@ -108,6 +128,15 @@ type Decision struct {
 	Drain []RunnerID `json:"drain,omitempty"`
 	// WakeAt is when the decision may change without any event; zero for never.
 	WakeAt time.Time `json:"wake_at,omitzero"`
+}
+
+// StartsCooldown reports whether the decision is a scaling action from which
+// the pool's cooldown counts, so that its time becomes Snapshot.LastScaling.
+// Filling the floor, rotating, and a scale-up that the provisioning limit cut
+// short are none: else a pool that refills its floor could never follow its
+// queue, and a cut scale-up would wait a cooldown for its rest.
+func (d Decision) StartsCooldown() bool {
+	return d.Action != Maintain && (d.Rule == RuleFormula || d.Rule == RuleStarvation)
 }
 
 // Validate returns a CodeInvalid error that names the first bad number, or nil.
@@ -125,4 +154,366 @@ func (s Scaling) Validate() error {
 		return Errorf(CodeInvalid, "cooldown_seconds cannot be negative")
 	}
 	return nil
+}
+
+// CalculateScalingDecision is the scaling formula (S1-45…S1-51), exactly as
+// specified and with no thought for what the runners are doing; Plan is what
+// applies it safely. Inside the cooldown since lastAction (zero for never) it
+// maintains. Else the target is ceil(pending / jobs per runner), clamped to the
+// limits, and the action follows only if the target differs from current by more
+// than the threshold. When it maintains, the target is current. The error is
+// CodeInvalid, for a negative current or a Scaling that Validate refuses.
+func CalculateScalingDecision(m QueueMetrics, current int, s Scaling, lastAction time.Time, now time.Time) (ScalingDecision, error) {
+	if current < 0 {
+		return ScalingDecision{}, Errorf(CodeInvalid, "current_runner_count cannot be negative")
+	}
+	if err := s.Validate(); err != nil {
+		return ScalingDecision{}, err
+	}
+	d := ScalingDecision{Action: Maintain, Target: current, Current: current}
+	if until := s.coolUntil(lastAction); now.Before(until) {
+		// The end and not the rest, so that the same decision keeps the same words.
+		d.Reason = fmt.Sprintf("cooldown of %s since the last scaling lasts until %s: %s stay", s.Cooldown, clock(until), count(current, "runner"))
+		return d, nil
+	}
+	target := s.target(m.PendingJobs)
+	wish := fmt.Sprintf("%s at %d per runner, limits %d…%d: %s wanted, %d there",
+		count(m.PendingJobs, "pending job"), s.JobsPerRunner, s.MinRunners, s.MaxRunners, count(target, "runner"), current)
+	switch {
+	case target-current > s.ScaleUpThreshold:
+		d.Action, d.Target = ScaleUp, target
+		d.Reason = fmt.Sprintf("%s, %d missing, above the threshold of %d", wish, target-current, s.ScaleUpThreshold)
+	case current-target > s.ScaleDownThreshold:
+		d.Action, d.Target = ScaleDown, target
+		d.Reason = fmt.Sprintf("%s, %d too many, above the threshold of %d", wish, current-target, s.ScaleDownThreshold)
+	case target == current:
+		d.Reason = wish
+	default:
+		d.Reason = fmt.Sprintf("%s, within the thresholds (%d up, %d down)", wish, s.ScaleUpThreshold, s.ScaleDownThreshold)
+	}
+	return d, nil
+}
+
+// target is how many runners pending jobs want, within the limits (S1-47, S1-48).
+func (s Scaling) target(pending int) int {
+	want := pending / s.JobsPerRunner
+	if pending%s.JobsPerRunner > 0 {
+		want++
+	}
+	return max(s.MinRunners, min(s.MaxRunners, want))
+}
+
+// coolUntil is when the cooldown after the last action ends, zero if there was none.
+func (s Scaling) coolUntil(lastAction time.Time) time.Time {
+	if lastAction.IsZero() {
+		return time.Time{}
+	}
+	return lastAction.Add(s.Cooldown)
+}
+
+// settleMargin is how much longer than its no-job timeout an idle runner of an
+// on-demand pool is left alone, so that normally its own agent ends it and a
+// drain is the fallback.
+const settleMargin = 30 * time.Second
+
+// Plan decides what to do about one pool at one time. It is pure: the same
+// snapshot and time give the same decision, and the decision with its snapshot
+// can be replayed.
+//
+// Of the runners, the draining are leaving, the provisioning are starting, the
+// registered that are not busy are idle, and all others are busy: what is not
+// known to be idle counts as busy (4-18). Idle and starting runners are the
+// supply for jobs that wait. The scaling formula is fed with the queued jobs as
+// its pending jobs and the supply as its current count, so that starting runners
+// count as capacity (4-26) and a busy runner is neither capacity for a waiting
+// job nor removable (C17). Its limits are what the pool's limits leave: max minus
+// busy and draining runners, so that all live runners together stay within max;
+// min minus busy runners. Metrics.PendingJobs is what the supply does not cover (C19).
+//
+// Around the formula, in this order:
+//
+//   - A disabled pool drains every idle runner. A suspended one, and one whose
+//     demand is unknown (4-27), change nothing.
+//   - Starvation (C15): outside the cooldown, when jobs are queued, no runner is
+//     idle or starting and the oldest job has waited a cooldown, the target is
+//     made at once, whatever the threshold says.
+//   - The warm floor: a supply below min is filled at once, whatever threshold and
+//     cooldown say. Runners beyond what the queue wants are counted as Warm.
+//   - The provisioning limit cuts what is created so that starting runners stay
+//     within Pool.Provisioning; jobs are served before the floor.
+//   - Scaling down drains idle runners only, longest idle first, and keeps as many
+//     ready as the floor wants and as queued jobs could take at this moment. An
+//     on-demand pool (Cooldown 0) drains only runners that outstayed their no-job
+//     timeout; a kept one leaves that to its inactivity timer.
+//   - Idle runners above max (it was lowered) are drained at once.
+//   - If nothing else is to do: one idle runner above MaxAge is drained. One above
+//     RotationInterval is drained when enough others are ready; else, if max has
+//     room and nothing starts or drains, one is made to take its place (C20).
+//
+// Decision.Current counts all live runners and Target what they should become,
+// before the provisioning limit; Create, Warm and Drain are what to do now. A
+// job listed twice counts once, in its highest state (4-3).
+func Plan(s Snapshot, now time.Time) Decision {
+	p := s.Pool.WithDefaults()
+	sc := p.Scaling
+	q := countJobs(s.Jobs)
+	f := countRunners(s.Runners)
+	supply := f.idle + f.starting
+
+	d := Decision{
+		ScalingDecision: ScalingDecision{Action: Maintain, Target: f.live(), Current: f.live()},
+		Metrics: QueueMetrics{
+			PendingJobs:    max(0, q.queued-supply),
+			InProgressJobs: q.running,
+			QueuedJobs:     q.queued,
+			TotalJobs:      q.queued + q.running,
+			Timestamp:      now,
+		},
+	}
+	switch {
+	case !p.Enabled:
+		d.Rule = RuleDisabled
+		d.Reason = fmt.Sprintf("the pool is disabled: %s wait, %s", count(q.queued, "job"), f)
+		d.drain(f.ready)
+		return d
+	case s.Suspended:
+		d.Rule = RuleSuspended
+		d.Reason = fmt.Sprintf("the installation is suspended: %s wait and nothing is added, %s", count(q.queued, "job"), f)
+		return d
+	case s.DemandUnknown:
+		d.Rule = RuleNoData
+		d.Reason = fmt.Sprintf("the queue could not be learned, so nothing changes: %s", f)
+		return d
+	}
+
+	// What the limits leave for waiting jobs. An operator's override can put min
+	// above max; max wins.
+	left := sc
+	left.MaxRunners = max(0, sc.MaxRunners-f.busy-f.draining)
+	left.MinRunners = min(max(0, sc.MinRunners-f.busy), left.MaxRunners)
+	formula, err := CalculateScalingDecision(QueueMetrics{PendingJobs: q.queued}, supply, left, s.LastScaling, now)
+	if err != nil { // Only a pool that was never validated comes here.
+		d.Rule, d.Reason = RuleNoData, "the pool's scaling is not usable: "+MessageOf(err)
+		return d
+	}
+	floor, want := left.MinRunners, left.target(q.queued)
+	d.Rule, d.Reason = RuleFormula, formula.Reason
+	cooling := now.Before(sc.coolUntil(s.LastScaling))
+	if cooling {
+		d.Rule = RuleCooldown
+		d.wake(sc.coolUntil(s.LastScaling), now)
+	}
+
+	up := 0
+	starved := q.queued > 0 && supply == 0 && want > 0
+	switch {
+	case formula.Action == ScaleUp:
+		up = want - supply
+	case starved && !cooling && !now.Before(q.oldest.Add(sc.Cooldown)):
+		up = want
+		d.Rule = RuleStarvation
+		d.Reason = fmt.Sprintf("%s wait, the oldest for %s, and no runner is idle or starting: %s made although the threshold is %d",
+			count(q.queued, "job"), age(q.oldest, now), count(want, "runner"), sc.ScaleUpThreshold)
+	case starved:
+		d.wake(q.oldest.Add(sc.Cooldown), now)
+	}
+	create := 0 // of these, how many for jobs and not for the floor
+	if up > 0 {
+		forJobs := left
+		forJobs.MinRunners = 0
+		create = min(up, max(0, forJobs.target(q.queued)-supply))
+	}
+	up = max(up, floor-supply)
+	if up > 0 && create == 0 {
+		// The floor alone asks for these; a job that comes takes one all the same.
+		d.Rule = RuleWarmFloor
+		d.Reason = fmt.Sprintf("the floor of %s lacks %d: %s", count(sc.MinRunners, "runner"), up, f)
+	}
+	if up == 0 && supply >= left.MaxRunners && q.queued > supply*sc.JobsPerRunner {
+		d.Rule = RuleLimit
+		d.Reason = fmt.Sprintf("at the limit of %s with %s waiting: %s", count(sc.MaxRunners, "runner"), count(q.queued, "job"), f)
+	}
+	if up > 0 {
+		d.Target = d.Current + up
+		if slots := max(0, p.Provisioning-f.starting); up > slots {
+			d.Rule = RuleProvisioningLimit
+			d.Reason = fmt.Sprintf("%s; %d of %d wait because %d of at most %d are starting", d.Reason, up-slots, up, f.starting, p.Provisioning)
+			up = slots
+			create = min(create, up)
+		}
+		d.Create, d.Warm = create, up-create
+		if up > 0 {
+			d.Action = ScaleUp
+		}
+	}
+
+	settle := time.Duration(0)
+	if sc.Cooldown == 0 {
+		settle = p.NoJobTimeout + settleMargin
+	}
+	keep := max(floor, min(f.idle, q.queued)) // ready runners that the floor or a queued job needs
+	if formula.Action == ScaleDown && (sc.Cooldown > 0 || p.Lifecycle != LifecycleKept) {
+		spare := max(0, min(supply-formula.Target, f.idle-keep))
+		var settled []PlanRunner
+		for _, r := range f.ready {
+			if since := r.IdleSince.Add(settle); now.Before(since) {
+				d.wake(since, now)
+			} else {
+				settled = append(settled, r)
+			}
+		}
+		d.drain(settled[:min(spare, len(settled))])
+	}
+	if formula.Action == ScaleDown && len(d.Drain) == 0 {
+		d.Reason += "; none can go now: " + f.String()
+	}
+	if over := f.live() - f.draining - sc.MaxRunners; over > len(d.Drain) {
+		d.Rule = RuleLimit
+		d.Reason = fmt.Sprintf("%d above the limit of %s: %s", over, count(sc.MaxRunners, "runner"), f)
+		d.drain(f.ready[:min(over, len(f.ready))])
+	}
+	d.renew(p, f, max(want, keep), now)
+	return d
+}
+
+// renew is the rule of age: it acts only when nothing else is to be done, on one
+// runner at a time. ready is how many idle runners have to remain.
+func (d *Decision) renew(p Pool, f fleet, ready int, now time.Time) {
+	var oldest PlanRunner
+	for _, r := range f.ready {
+		if r.CreatedAt.IsZero() {
+			continue // Of unknown age: its agent and the sweep bound its life.
+		}
+		d.wake(r.CreatedAt.Add(p.RotationInterval), now)
+		d.wake(r.CreatedAt.Add(p.MaxAge), now)
+		if oldest.ID == "" || r.CreatedAt.Before(oldest.CreatedAt) {
+			oldest = r
+		}
+	}
+	if oldest.ID == "" || d.Create+d.Warm+len(d.Drain) > 0 || d.Target > d.Current {
+		return
+	}
+	lived := now.Sub(oldest.CreatedAt)
+	switch room := f.live() < p.Scaling.MaxRunners; {
+	case lived >= p.MaxAge:
+		d.drain([]PlanRunner{oldest})
+		d.Rule = RuleMaxAge
+		d.Reason = fmt.Sprintf("runner %s is %s old, above the limit of %s", oldest.ID, age(oldest.CreatedAt, now), p.MaxAge)
+	case lived < p.RotationInterval || f.draining > 0:
+	case f.idle > ready:
+		d.drain([]PlanRunner{oldest})
+		d.Rule = RuleRotation
+		d.Reason = fmt.Sprintf("runner %s is %s old (rotation every %s) and %d others are ready", oldest.ID, age(oldest.CreatedAt, now), p.RotationInterval, f.idle-1)
+	case f.starting == 0 && room:
+		d.Action, d.Target, d.Warm = ScaleUp, d.Current+1, 1
+		d.Rule = RuleRotation
+		d.Reason = fmt.Sprintf("runner %s is %s old (rotation every %s): one is made to take its place", oldest.ID, age(oldest.CreatedAt, now), p.RotationInterval)
+	}
+}
+
+// drain makes runners the ones to go.
+func (d *Decision) drain(runners []PlanRunner) {
+	if len(runners) == 0 {
+		return
+	}
+	d.Drain = make([]RunnerID, len(runners))
+	for i, r := range runners {
+		d.Drain[i] = r.ID
+	}
+	d.Action, d.Target = ScaleDown, d.Current-len(runners)
+}
+
+// wake notes that the decision may change at t by time alone.
+func (d *Decision) wake(t, now time.Time) {
+	if t.After(now) {
+		d.WakeAt = earlier(d.WakeAt, t)
+	}
+}
+
+// demand is the queue in numbers. oldest is zero, which is to say waiting since
+// ever, if a queued job's time is unknown.
+type demand struct {
+	queued, running int
+	oldest          time.Time
+}
+
+func countJobs(jobs []PlanJob) (q demand) {
+	state := make(map[int64]JobState, len(jobs))
+	for _, j := range jobs {
+		if j.State.Rank() > state[j.ID].Rank() {
+			state[j.ID] = j.State
+		}
+	}
+	for _, j := range jobs {
+		switch state[j.ID] {
+		case JobQueued:
+			if q.queued == 0 || j.QueuedAt.Before(q.oldest) {
+				q.oldest = j.QueuedAt
+			}
+			q.queued++
+		case JobInProgress:
+			q.running++
+		}
+		state[j.ID] = "" // counted
+	}
+	return q
+}
+
+// fleet is a pool's runners in numbers. ready are the idle ones of which it is
+// known since when, the longest idle first: only they may be drained.
+type fleet struct {
+	idle, starting, busy, draining int
+	ready                          []PlanRunner
+}
+
+func countRunners(runners []PlanRunner) (f fleet) {
+	for _, r := range runners {
+		switch {
+		case !r.State.Live():
+		case r.State == RunnerDraining:
+			f.draining++
+		case r.State == RunnerProvisioning && !r.Busy:
+			f.starting++
+		case r.State == RunnerRegistered && !r.Busy:
+			f.idle++
+			if !r.IdleSince.IsZero() {
+				f.ready = append(f.ready, r)
+			}
+		default:
+			f.busy++
+		}
+	}
+	slices.SortFunc(f.ready, func(a, b PlanRunner) int {
+		if c := a.IdleSince.Compare(b.IdleSince); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.ID), string(b.ID))
+	})
+	return f
+}
+
+func (f fleet) live() int { return f.idle + f.starting + f.busy + f.draining }
+
+// String is "10 live runners: 7 busy, 1 idle, 2 starting, 0 draining".
+func (f fleet) String() string {
+	return fmt.Sprintf("%s: %d busy, %d idle, %d starting, %d draining", count(f.live(), "live runner"), f.busy, f.idle, f.starting, f.draining)
+}
+
+// count is a number with its noun: "1 runner", "2 runners".
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// clock is a time as reasons and causes show it.
+func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }
+
+// age is how long ago t was, in whole seconds; zero t is "ever".
+func age(t, now time.Time) string {
+	if t.IsZero() {
+		return "ever"
+	}
+	return max(0, now.Sub(t)).Truncate(time.Second).String()
 }
