@@ -118,13 +118,11 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 
 	for {
 		if look && len(queue) == 0 && paused == nil && ctx.Err() == nil {
-			found, err := d.read(ctx, inFlight)
+			found, more, err := d.read(ctx, inFlight)
 			switch {
 			case err == nil:
 				failures = 0
-				queue = found
-				// A full page may have more behind it; else a nudge will tell.
-				look = len(found) > 0
+				queue, look = found, more
 			case ctx.Err() == nil:
 				pause(err)
 			}
@@ -158,16 +156,17 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	}
 }
 
-// read returns the oldest deliveries that are not in flight.
-func (d *Dispatcher) read(ctx context.Context, inFlight map[int64]bool) ([]muster.Delivery, error) {
+// read returns the oldest deliveries that are not in flight, and whether there
+// may be more behind them; of later ones a nudge will tell.
+func (d *Dispatcher) read(ctx context.Context, inFlight map[int64]bool) (found []muster.Delivery, more bool, err error) {
 	now := time.Now()
-	// Those in flight are undispatched too: one page is twice what fits, so it
-	// always has room for others.
-	page, err := d.cfg.Inbox.Undispatched(ctx, now, 2*d.cfg.MaxInFlight)
+	// Those in flight are undispatched too: one page is twice what fits, so a
+	// full one always has others in it.
+	limit := 2 * d.cfg.MaxInFlight
+	page, err := d.cfg.Inbox.Undispatched(ctx, now, limit)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var found []muster.Delivery
 	for _, delivery := range page {
 		if !inFlight[delivery.Seq] {
 			found = append(found, delivery)
@@ -178,7 +177,7 @@ func (d *Dispatcher) read(ctx context.Context, inFlight map[int64]bool) ([]muste
 		oldest = max(0, now.Sub(found[0].ReceivedAt))
 	}
 	d.cfg.Observer.Waiting(oldest)
-	return found, nil
+	return found, len(page) == limit, nil
 }
 
 // dispatch offers one delivery and notes down what became of it. It finishes
@@ -245,10 +244,14 @@ func (d *Dispatcher) Offer(ctx context.Context, delivery muster.Delivery) (outco
 // as long each time, and up to half of it random, so that deliveries which
 // failed together do not come back together.
 func (d *Dispatcher) backoff(earlier int) time.Duration {
-	wait := d.cfg.MaxBackoff
-	if earlier < 30 {
-		wait = min(wait, d.cfg.MinBackoff<<earlier)
+	wait := d.cfg.MinBackoff
+	for range earlier {
+		if wait >= d.cfg.MaxBackoff {
+			break
+		}
+		wait *= 2
 	}
+	wait = min(wait, d.cfg.MaxBackoff)
 	return wait/2 + rand.N(wait/2+1)
 }
 

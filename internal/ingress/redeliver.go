@@ -22,7 +22,8 @@ type RedelivererConfig struct {
 	Inbox Inbox
 	// Every is the time between two scans; 2 min by default.
 	Every time.Duration
-	// LookBack is how far the first scan ever looks back; 30 min by default.
+	// LookBack is how far the first scan of this process looks back at least; 30
+	// min by default.
 	LookBack time.Duration
 	// MaxAge is how old a delivery may be to be asked for; 3 h by default (4-7).
 	MaxAge time.Duration
@@ -45,6 +46,8 @@ type Redeliverer struct {
 	// asked holds GitHub's first attempt of every GUID that was asked for and
 	// has not been seen in the inbox.
 	asked map[string]time.Time
+	// begun is set by the first scan that read GitHub's list.
+	begun bool
 }
 
 // NewRedeliverer makes a Redeliverer that Run starts.
@@ -117,6 +120,7 @@ func (r *Redeliverer) Scan(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list deliveries of %s: %w", r.cfg.App, err)
 	}
+	r.begun = true
 	events := map[string]*event{}
 	next := since
 	for _, a := range attempts {
@@ -238,17 +242,17 @@ func (r *Redeliverer) have(ctx context.Context, events map[string]*event) (map[s
 
 func (r *Redeliverer) name() string { return "redelivery/" + r.cfg.App }
 
-// watermark is where the scan begins: where the last one said, but never longer
-// ago than what may still be asked for.
+// watermark is where the scan begins: where the last one said, for the first of a
+// process also cfg.LookBack, but never longer ago than what may still be asked for.
 func (r *Redeliverer) watermark(ctx context.Context, now time.Time) (time.Time, error) {
 	value, err := r.cfg.Inbox.Watermark(ctx, r.name())
 	if err != nil {
 		return time.Time{}, fmt.Errorf("read watermark: %w", err)
 	}
-	oldest := now.Add(-r.cfg.MaxAge)
+	oldest, first := now.Add(-r.cfg.MaxAge), now.Add(-r.cfg.LookBack)
 	since, err := time.Parse(time.RFC3339Nano, value)
-	if err != nil { // none yet
-		since = now.Add(-r.cfg.LookBack)
+	if err != nil || !r.begun && since.After(first) {
+		since = first
 	}
 	if since.Before(oldest) {
 		since = oldest

@@ -30,6 +30,12 @@ const (
 	// saveTimeout leaves GitHub, which gives up after 10 s, time to hear the
 	// answer (docs.github.com, "Best practices for using webhooks").
 	saveTimeout = 8 * time.Second
+	// readTimeout bounds how long a sender may take over a body.
+	readTimeout = 10 * time.Second
+	// A body above largeBody, or of unknown size, needs one of largeSlots places:
+	// so many may hold up to maxBody in memory before a signature was checked.
+	largeBody  = 1 << 20
+	largeSlots = 4
 	// maxHeader is the most that is kept of one header, in bytes.
 	maxHeader = 512
 )
@@ -50,7 +56,8 @@ type WebhookConfig struct {
 	// Dispatcher.Nudge is meant for it. May be nil.
 	Nudge func()
 	// Asked tells whether Muster asked GitHub to send a GUID of an App again, and
-	// when GitHub first tried. Redeliverer.Asked is meant for it. May be nil.
+	// when GitHub first tried. The Asked of that App's Redeliverer is meant for
+	// it. May be nil.
 	Asked    func(app, guid string) (first time.Time, asked bool)
 	Observer Observer     // may be nil
 	Logger   *slog.Logger // may be nil
@@ -67,8 +74,9 @@ type WebhookConfig struct {
 //
 // and nothing else: what a signed delivery says never makes it fail.
 type Webhook struct {
-	cfg  WebhookConfig
-	apps map[string]App
+	cfg   WebhookConfig
+	apps  map[string]App
+	large chan struct{}
 }
 
 // NewWebhook checks the configuration: every App needs a name of its own and at
@@ -86,7 +94,7 @@ func NewWebhook(cfg WebhookConfig) (*Webhook, error) {
 	if cfg.Asked == nil {
 		cfg.Asked = func(string, string) (time.Time, bool) { return time.Time{}, false }
 	}
-	w := &Webhook{cfg: cfg, apps: map[string]App{}}
+	w := &Webhook{cfg: cfg, apps: map[string]App{}, large: make(chan struct{}, largeSlots)}
 	for _, app := range cfg.Apps {
 		if app.Name == "" || strings.Contains(app.Name, "/") {
 			return nil, muster.Errorf(muster.CodeInvalid, "App name %q cannot be part of a webhook's URL", app.Name)
@@ -136,7 +144,7 @@ func (w *Webhook) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusUnauthorized, "unauthorized", "the X-Hub-Signature-256 header is missing or malformed")
 		return
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, maxBody))
+	body, err := w.read(rw, r)
 	if err != nil {
 		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 			refuse(http.StatusRequestEntityTooLarge, "too_large", "the body is larger than 25 MB")
@@ -199,6 +207,24 @@ func (w *Webhook) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		}
 	}
 	answer(http.StatusOK, outcome, `{"status": "ok"}`) // S3-32
+}
+
+// read returns the raw body, the bytes that the signature is about.
+func (w *Webhook) read(rw http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.ContentLength > maxBody {
+		return nil, &http.MaxBytesError{Limit: maxBody}
+	}
+	if r.ContentLength < 0 || r.ContentLength > largeBody {
+		select {
+		case w.large <- struct{}{}:
+			defer func() { <-w.large }()
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+	}
+	// Not every ResponseWriter can do this; those of a server can.
+	_ = http.NewResponseController(rw).SetReadDeadline(time.Now().Add(readTimeout))
+	return io.ReadAll(http.MaxBytesReader(rw, r.Body, maxBody))
 }
 
 // app finds the App that the path names.
