@@ -1,0 +1,134 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	muster "github.com/muster-ci/muster"
+)
+
+// DecisionRecord is a decision with what it was taken from.
+type DecisionRecord struct {
+	ID        int64
+	Workspace string
+	Pool      string
+	At        time.Time
+	Snapshot  muster.Snapshot
+	Decision  muster.Decision
+	// Runners are those that the decision made. They are written with it and not
+	// returned with it.
+	Runners []muster.Runner
+	// Count is how many times in a row it was decided, the last time at LastAt;
+	// Snapshot and Decision are the first ones. The store sets both.
+	Count  int
+	LastAt time.Time
+}
+
+// decisionDoc is what no query looks at.
+type decisionDoc struct {
+	Snapshot muster.Snapshot `json:"snapshot"`
+	Decision muster.Decision `json:"decision"`
+}
+
+// RecordDecision writes a decision, its inputs and the runners that it makes, in
+// one transaction. A decision that changes nothing and repeats the rule and the
+// reason of the pool's last one is only counted there. Scaling up or down sets
+// the pool's LastScaling. CodeNotFound if the pool is unknown, CodeConflict if a
+// runner's id is taken; then nothing is written.
+func (s *Store) RecordDecision(ctx context.Context, d DecisionRecord) (id int64, err error) {
+	d = normal(d)
+	text, err := encode(decisionDoc{d.Snapshot, d.Decision})
+	if err != nil {
+		return 0, err
+	}
+	quiet := d.Decision.Action == muster.Maintain && d.Decision.Create == 0 && d.Decision.Warm == 0 && len(d.Decision.Drain) == 0 && len(d.Runners) == 0
+	err = s.write(ctx, func(t *tx) error {
+		if _, err := t.pool(d.Workspace, d.Pool, t.forUpdate()); err != nil {
+			return err
+		}
+		t.changed("decision", d.Workspace, d.Pool)
+		if quiet {
+			var rule, reason string
+			var wasQuiet int64
+			found, err := t.row("SELECT id, rule, reason, quiet FROM decisions WHERE workspace = ? AND pool = ? ORDER BY id DESC LIMIT 1",
+				[]any{d.Workspace, d.Pool}, &id, &rule, &reason, &wasQuiet)
+			if err != nil {
+				return err
+			}
+			if found && wasQuiet != 0 && rule == clean(d.Decision.Rule) && reason == clean(d.Decision.Reason) {
+				_, err := t.exec("UPDATE decisions SET count = count + 1, last_at = ? WHERE id = ?", d.At, id)
+				return err
+			}
+		}
+		if _, err := t.row(`INSERT INTO decisions (workspace, pool, at, last_at, count, rule, reason, quiet)
+			VALUES (?, ?, ?, ?, 1, ?, ?, ?) RETURNING id`,
+			[]any{d.Workspace, d.Pool, d.At, d.At, d.Decision.Rule, d.Decision.Reason, quiet}, &id); err != nil {
+			return err
+		}
+		if _, err := t.exec("INSERT INTO decision_inputs (decision, doc) VALUES (?, ?)", id, text); err != nil {
+			return err
+		}
+		for _, r := range d.Runners {
+			r.Workspace, r.Pool = d.Workspace, d.Pool
+			if r.State == "" {
+				r.State = muster.RunnerProvisioning
+			}
+			if r.CreatedAt.IsZero() {
+				r.CreatedAt = d.At
+			}
+			if err := t.addRunner(r); err != nil {
+				return err
+			}
+		}
+		if d.Decision.Action == muster.ScaleUp || d.Decision.Action == muster.ScaleDown {
+			_, err := t.exec("UPDATE pools SET last_scaling = ? WHERE workspace = ? AND name = ?", d.At, d.Workspace, d.Pool)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	return id, nil
+}
+
+// Decisions returns a pool's decisions, the newest first. A limit of 0 or less
+// means 100.
+func (s *Store) Decisions(ctx context.Context, workspace, pool string, limit int) ([]DecisionRecord, error) {
+	if limit <= 0 {
+		limit = 100
+	}
+	var out []DecisionRecord
+	err := s.read(ctx, func(t *tx) error {
+		return t.rows(`SELECT d.id, d.at, d.last_at, d.count, i.doc FROM decisions d JOIN decision_inputs i ON i.decision = d.id
+			WHERE d.workspace = ? AND d.pool = ? ORDER BY d.id DESC LIMIT ?`, []any{workspace, pool, limit}, func(scan scanner) error {
+			r := DecisionRecord{Workspace: workspace, Pool: pool}
+			var at, last int64
+			var text string
+			if err := scan(&r.ID, &at, &last, &r.Count, &text); err != nil {
+				return err
+			}
+			r.At, r.LastAt = instant(at), instant(last)
+			doc, err := decode[decisionDoc](text)
+			r.Snapshot, r.Decision = doc.Snapshot, doc.Decision
+			out = append(out, r)
+			return err
+		})
+	})
+	return out, err
+}
+
+// LastDecision returns a pool's newest decision; ok is false if there is none.
+func (s *Store) LastDecision(ctx context.Context, workspace, pool string) (d DecisionRecord, ok bool, err error) {
+	list, err := s.Decisions(ctx, workspace, pool, 1)
+	if err != nil || len(list) == 0 {
+		return d, false, err
+	}
+	return list[0], true, nil
+}
+
+// PruneDecisions deletes the decisions last taken before a time and returns how
+// many there were.
+func (s *Store) PruneDecisions(ctx context.Context, before time.Time) (int, error) {
+	return s.prune(ctx, "DELETE FROM decisions WHERE id IN (SELECT id FROM decisions WHERE last_at < ? ORDER BY last_at LIMIT 500)", before)
+}

@@ -1,0 +1,309 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"time"
+
+	muster "github.com/muster-ci/muster"
+)
+
+// Applied says what an event did.
+type Applied struct {
+	// Job is the job after the event.
+	Job    muster.Job
+	Change muster.JobChange
+	// Before is the state before the event, "" for a job never heard of.
+	Before muster.JobState
+	// Runner is our runner that took the job, "" if none did.
+	Runner muster.RunnerID
+	// Stolen is true if Runner was made by another pool than the job's (4-2).
+	Stolen bool
+}
+
+// Sighting is when one sense first reported one state of a job.
+type Sighting struct {
+	Sense    muster.Sense
+	State    muster.JobState
+	At       time.Time
+	Delivery string
+}
+
+// JobFilter selects jobs; the zero value selects the newest of all.
+type JobFilter struct {
+	States     []muster.JobState
+	Pool       string
+	Repository string
+	RunID      int64
+	// Since leaves out jobs that Muster first heard of before it.
+	Since time.Time
+	// BeforeID continues a list: only jobs with a lower id.
+	BeforeID int64
+	// Limit is how many to return at most; 0 means 10,000.
+	Limit int
+}
+
+// ApplyJobEvent folds an event into its job in one transaction: the job's state
+// rises at most once per state however often and in whatever order events come,
+// also with several control planes (4-4, 4-51). A job that has no pool gets the
+// one that route names; route runs inside the transaction, maybe more than once,
+// and must not write to the Store. If the job names a runner of ours, by any name
+// that it ever registered with, both are linked: the runner's Job is set by the
+// first such job, or by a later one of a kept runner, and Busy follows the job.
+// The runner's State is left to whoever runs its life.
+func (s *Store) ApplyJobEvent(ctx context.Context, workspace string, e muster.JobEvent, route func(muster.Job) string) (Applied, error) {
+	e = normal(e)
+	seen, _, err := muster.Job{}.Apply(e) // the state that the event itself reports
+	if err != nil {
+		return Applied{}, err
+	}
+	var a Applied
+	err = s.write(ctx, func(t *tx) error {
+		// Locks are taken in the order name, runner, job everywhere.
+		r, ours, err := t.lockRunnerByName(workspace, e.RunnerName)
+		if err != nil {
+			return err
+		}
+		old, queuedAt, known, err := t.lockJob(workspace, e.Key())
+		if err != nil {
+			return err
+		}
+		a = Applied{Before: old.State}
+		if a.Job, a.Change, err = old.Apply(e); err != nil {
+			return err
+		}
+		j := &a.Job
+		j.Workspace = workspace
+		if j.Pool == "" && route != nil {
+			j.Pool = route(*j)
+		}
+		if !known {
+			queuedAt = micros(cmp.Or(j.CreatedAt, j.SeenAt))
+		} else if old.State == muster.JobWaiting && j.State == muster.JobQueued {
+			queuedAt = micros(e.ReceivedAt) // behind an approval it waited for nobody of ours (4-49)
+		}
+		linked := false
+		if ours && e.RunnerName == j.RunnerName && j.Runner == "" {
+			j.Runner, linked = r.ID, true
+		}
+		a.Runner = j.Runner
+		if ours && j.Runner == r.ID {
+			a.Stolen = r.Pool != j.Pool
+			if linked || a.Change == muster.JobAdvanced {
+				if err := t.giveJob(&r, *j, e.ReceivedAt); err != nil {
+					return err
+				}
+			}
+		}
+		if !known || linked || a.Change != muster.JobUnchanged || j.Pool != old.Pool {
+			if err := t.putJob(*j, queuedAt, known); err != nil {
+				return err
+			}
+		}
+		if e.Sense == "" {
+			return nil
+		}
+		_, err = t.exec(`INSERT INTO sightings (workspace, job, attempt, sense, state, at, delivery) VALUES (?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT DO NOTHING`, workspace, j.Key.ID, j.Key.Attempt, e.Sense, seen.State, e.ReceivedAt, e.Delivery)
+		return err
+	})
+	if err != nil {
+		return Applied{}, err
+	}
+	return a, nil
+}
+
+// Job returns one attempt of a job.
+func (s *Store) Job(ctx context.Context, workspace string, k muster.JobKey) (muster.Job, error) {
+	return s.oneJob(ctx, k.String(), "SELECT doc FROM jobs WHERE workspace = ? AND id = ? AND attempt = ?", workspace, k.ID, max(1, k.Attempt))
+}
+
+// JobByID returns the latest attempt of a job.
+func (s *Store) JobByID(ctx context.Context, workspace string, id int64) (muster.Job, error) {
+	return s.oneJob(ctx, key(id), "SELECT doc FROM jobs WHERE workspace = ? AND id = ? ORDER BY attempt DESC LIMIT 1", workspace, id)
+}
+
+func (s *Store) oneJob(ctx context.Context, name, query string, args ...any) (muster.Job, error) {
+	var j muster.Job
+	err := s.read(ctx, func(t *tx) (err error) {
+		var found bool
+		if j, found, err = one[muster.Job](t, query, args...); err == nil && !found {
+			err = muster.Errorf(muster.CodeNotFound, "there is no job %s", name)
+		}
+		return err
+	})
+	return j, err
+}
+
+// Jobs returns jobs, those with the highest ids first.
+func (s *Store) Jobs(ctx context.Context, workspace string, f JobFilter) ([]muster.Job, error) {
+	var w where
+	w.and("workspace = ?", workspace)
+	if len(f.States) > 0 {
+		args := make([]any, len(f.States))
+		for i, state := range f.States {
+			args[i] = state
+		}
+		w.and("state IN "+in(len(args)), args...)
+	}
+	if f.Pool != "" {
+		w.and("pool = ?", f.Pool)
+	}
+	if f.Repository != "" {
+		w.and("repository = ?", fold(f.Repository))
+	}
+	if f.RunID != 0 {
+		w.and("run_id = ?", f.RunID)
+	}
+	if !f.Since.IsZero() {
+		w.and("seen_at >= ?", f.Since)
+	}
+	if f.BeforeID > 0 {
+		w.and("id < ?", f.BeforeID)
+	}
+	w.limit("id DESC, attempt DESC", f.Limit, maxRows)
+	var out []muster.Job
+	err := s.read(ctx, func(t *tx) (err error) {
+		out, err = all[muster.Job](t, "SELECT doc FROM jobs"+w.text.String(), w.args...)
+		return err
+	})
+	return out, err
+}
+
+// Sightings returns when each sense first reported each state of a job, earliest first.
+func (s *Store) Sightings(ctx context.Context, workspace string, k muster.JobKey) ([]Sighting, error) {
+	var out []Sighting
+	err := s.read(ctx, func(t *tx) error {
+		return t.rows("SELECT sense, state, at, delivery FROM sightings WHERE workspace = ? AND job = ? AND attempt = ? ORDER BY at, sense, state",
+			[]any{workspace, k.ID, max(1, k.Attempt)}, func(scan scanner) error {
+				var v Sighting
+				var at int64
+				err := scan(&v.Sense, &v.State, &at, &v.Delivery)
+				v.At = instant(at)
+				out = append(out, v)
+				return err
+			})
+	})
+	return out, err
+}
+
+// JobCounts returns how many jobs are in each state; states without jobs are absent.
+func (s *Store) JobCounts(ctx context.Context, workspace string) (map[muster.JobState]int, error) {
+	counts := make(map[muster.JobState]int)
+	err := s.read(ctx, func(t *tx) error {
+		return t.rows("SELECT state, count(*) FROM jobs WHERE workspace = ? GROUP BY state", []any{workspace}, func(scan scanner) error {
+			var state muster.JobState
+			var n int
+			err := scan(&state, &n)
+			counts[state] = n
+			return err
+		})
+	})
+	return counts, err
+}
+
+// Ahead returns how many queued jobs of a pool were queued before a time.
+func (s *Store) Ahead(ctx context.Context, workspace, pool string, queuedBefore time.Time) (int, error) {
+	var n int
+	err := s.read(ctx, func(t *tx) error {
+		_, err := t.row("SELECT count(*) FROM jobs WHERE workspace = ? AND pool = ? AND state = ? AND queued_at < ?",
+			[]any{workspace, pool, muster.JobQueued, queuedBefore}, &n)
+		return err
+	})
+	return n, err
+}
+
+// lockJob reads a job that the transaction is about to change.
+func (t *tx) lockJob(workspace string, k muster.JobKey) (j muster.Job, queuedAt int64, found bool, err error) {
+	var text string
+	found, err = t.row("SELECT doc, queued_at FROM jobs WHERE workspace = ? AND id = ? AND attempt = ?"+t.forUpdate(),
+		[]any{workspace, k.ID, k.Attempt}, &text, &queuedAt)
+	if err != nil || !found {
+		return j, 0, false, err
+	}
+	j, err = decode[muster.Job](text)
+	return j, queuedAt, true, err
+}
+
+func (t *tx) putJob(j muster.Job, queuedAt int64, known bool) error {
+	text, err := encode(j)
+	if err != nil {
+		return err
+	}
+	args := []any{j.State, j.Pool, fold(j.Repository), j.RunID, j.RunnerName, queuedAt, j.SeenAt, text, j.Workspace, j.Key.ID, j.Key.Attempt}
+	query := `UPDATE jobs SET state = ?, pool = ?, repository = ?, run_id = ?, runner_name = ?, queued_at = ?, seen_at = ?, doc = ?
+		WHERE workspace = ? AND id = ? AND attempt = ?`
+	if !known {
+		query = `INSERT INTO jobs (state, pool, repository, run_id, runner_name, queued_at, seen_at, doc, workspace, id, attempt)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
+	}
+	n, err := t.exec(query, args...)
+	if err == nil && n == 0 {
+		err = errAgain // another control plane made the row since this one looked
+	}
+	t.changed("job", j.Workspace, j.Key.String())
+	return err
+}
+
+// giveJob tells a runner of ours about a job that it took, which has just become
+// known or has just advanced, and writes the runner if that changed it.
+func (t *tx) giveJob(r *muster.Runner, j muster.Job, at time.Time) error {
+	before := *r
+	if r.Job != j.Key && j.State == muster.JobInProgress && r.Job.ID != 0 {
+		// A kept runner goes from job to job, one at a time.
+		prior, _, err := one[muster.Job](t, "SELECT doc FROM jobs WHERE workspace = ? AND id = ? AND attempt = ?", r.Workspace, r.Job.ID, r.Job.Attempt)
+		if err != nil {
+			return err
+		}
+		if prior.State == muster.JobCompleted || prior.StartedAt.Before(j.StartedAt) {
+			r.Job, r.ActiveAt = muster.JobKey{}, time.Time{}
+		}
+	}
+	r.Job = cmp.Or(r.Job, j.Key)
+	if r.Job != j.Key {
+		return nil
+	}
+	switch {
+	case j.State == muster.JobInProgress && r.State != muster.RunnerDestroyed:
+		r.Busy = true
+		r.ActiveAt = cmp.Or(r.ActiveAt, at)
+	case j.State == muster.JobCompleted:
+		r.Busy = false
+	}
+	if *r == before {
+		return nil
+	}
+	return t.putRunner(*r, true)
+}
+
+// linkJobs gives a runner, whose name has just become known, the jobs that were
+// reported on that name before (the in_progress event can overtake everything).
+func (t *tx) linkJobs(r *muster.Runner, at time.Time) error {
+	var keys []muster.JobKey
+	err := t.rows("SELECT id, attempt FROM jobs WHERE workspace = ? AND runner_name = ? ORDER BY id, attempt", []any{r.Workspace, r.Name}, func(scan scanner) error {
+		var k muster.JobKey
+		err := scan(&k.ID, &k.Attempt)
+		keys = append(keys, k)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		j, queuedAt, known, err := t.lockJob(r.Workspace, k)
+		if err != nil {
+			return err
+		}
+		if !known || j.Runner != "" {
+			continue
+		}
+		j.Runner = r.ID
+		if err := t.putJob(j, queuedAt, true); err != nil {
+			return err
+		}
+		if err := t.giveJob(r, j, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
