@@ -8,9 +8,10 @@ import (
 )
 
 // Secret is a value that must not be shown: every way of printing, logging or
-// encoding it yields "***". Reveal is the only way to its text. One trap is
-// fmt's: it cannot call methods on unexported fields, so a struct that keeps a
-// Secret in one must never be printed whole.
+// encoding it yields "***". Reveal is the only way to its text. Three traps
+// remain, since fmt and encoding/json ask no method there: a Secret in an
+// unexported field of a struct that is printed whole, the verb %p, and a Secret
+// as the key of a map.
 type Secret string
 
 // Reveal returns the secret's text, to be used at once and not kept.
