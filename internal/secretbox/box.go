@@ -14,7 +14,7 @@ import (
 	"os"
 	"path/filepath"
 
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 )
 
 // KeySize is the length of a key in bytes.

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 )
 
 // maxToken is the most that Verify looks at, in bytes; a boot token has under 600.

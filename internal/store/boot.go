@@ -6,20 +6,12 @@ import (
 	"crypto/subtle"
 	"time"
 
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 )
-
-// BootToken is what is kept of a boot token: never the token.
-type BootToken struct {
-	JTI       string
-	Runner    muster.RunnerID
-	Workspace string
-	ExpiresAt time.Time
-}
 
 // SaveBootToken remembers a token that was minted for a runner. CodeNotFound if
 // there is no such runner in the workspace, CodeConflict if the id was saved before.
-func (s *Store) SaveBootToken(ctx context.Context, b BootToken) error {
+func (s *Store) SaveBootToken(ctx context.Context, b muster.BootToken) error {
 	if b.JTI == "" {
 		return muster.Errorf(muster.CodeInvalid, "a boot token needs an id")
 	}
@@ -42,10 +34,10 @@ func (s *Store) SaveBootToken(ctx context.Context, b BootToken) error {
 // never saved, CodeUnauthenticated for one that has expired, CodeGone when its
 // runner is draining or destroyed, and CodeConflict when another nonce has used
 // it, or this one too long ago.
-func (s *Store) UseBootToken(ctx context.Context, jti, nonce string, now time.Time, window time.Duration) (b BootToken, replay bool, err error) {
+func (s *Store) UseBootToken(ctx context.Context, jti, nonce string, now time.Time, window time.Duration) (b muster.BootToken, replay bool, err error) {
 	hash := sha256.Sum256([]byte(nonce))
 	err = s.write(ctx, func(t *tx) error {
-		b, replay = BootToken{JTI: jti}, false
+		b, replay = muster.BootToken{JTI: jti}, false
 		var expires, used int64
 		var usedBy []byte
 		found, err := t.row("SELECT workspace, runner, expires_at, used_at, nonce_hash FROM boot_tokens WHERE jti = ?"+t.forUpdate(),
@@ -79,7 +71,7 @@ func (s *Store) UseBootToken(ctx context.Context, jti, nonce string, now time.Ti
 		return err
 	})
 	if err != nil {
-		return BootToken{}, false, err
+		return muster.BootToken{}, false, err
 	}
 	return b, replay, nil
 }

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 )
 
 const (

@@ -4,25 +4,8 @@ import (
 	"context"
 	"time"
 
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 )
-
-// DecisionRecord is a decision with what it was taken from.
-type DecisionRecord struct {
-	ID        int64
-	Workspace string
-	Pool      string
-	At        time.Time
-	Snapshot  muster.Snapshot
-	Decision  muster.Decision
-	// Runners are those that the decision made. They are written with it and not
-	// returned with it.
-	Runners []muster.Runner
-	// Count is how many times in a row it was decided, the last time at LastAt;
-	// Snapshot and Decision are the first ones. The store sets both.
-	Count  int
-	LastAt time.Time
-}
 
 // decisionDoc is what no query looks at.
 type decisionDoc struct {
@@ -35,7 +18,7 @@ type decisionDoc struct {
 // reason of the pool's last one is only counted there. Scaling up or down sets
 // the pool's LastScaling. CodeNotFound if the pool is unknown, CodeConflict if a
 // runner's id is taken; then nothing is written.
-func (s *Store) RecordDecision(ctx context.Context, d DecisionRecord) (id int64, err error) {
+func (s *Store) RecordDecision(ctx context.Context, d muster.DecisionRecord) (id int64, err error) {
 	d = normal(d)
 	text, err := encode(decisionDoc{d.Snapshot, d.Decision})
 	if err != nil {
@@ -92,20 +75,27 @@ func (s *Store) RecordDecision(ctx context.Context, d DecisionRecord) (id int64,
 	return id, nil
 }
 
-// Decisions returns a pool's decisions, the newest first. A limit of 0 or less
+// Decisions returns a pool's decisions, or those of all the workspace's pools
+// for "", the newest first, without the runners that they made. A record that
+// was folded has the inputs of the first of its decisions. A limit of 0 or less
 // means 100.
-func (s *Store) Decisions(ctx context.Context, workspace, pool string, limit int) ([]DecisionRecord, error) {
+func (s *Store) Decisions(ctx context.Context, workspace, pool string, limit int) ([]muster.DecisionRecord, error) {
 	if limit <= 0 {
 		limit = 100
 	}
-	var out []DecisionRecord
+	var out []muster.DecisionRecord
+	var w where
+	w.and("d.workspace = ?", workspace)
+	if pool != "" {
+		w.and("d.pool = ?", pool)
+	}
+	w.limit("d.id DESC", limit, maxRows)
 	err := s.read(ctx, func(t *tx) error {
-		return t.rows(`SELECT d.id, d.at, d.last_at, d.count, i.doc FROM decisions d JOIN decision_inputs i ON i.decision = d.id
-			WHERE d.workspace = ? AND d.pool = ? ORDER BY d.id DESC LIMIT ?`, []any{workspace, pool, limit}, func(scan scanner) error {
-			r := DecisionRecord{Workspace: workspace, Pool: pool}
+		return t.rows("SELECT d.id, d.pool, d.at, d.last_at, d.count, i.doc FROM decisions d JOIN decision_inputs i ON i.decision = d.id"+w.text.String(), w.args, func(scan scanner) error {
+			r := muster.DecisionRecord{Workspace: workspace}
 			var at, last int64
 			var text string
-			if err := scan(&r.ID, &at, &last, &r.Count, &text); err != nil {
+			if err := scan(&r.ID, &r.Pool, &at, &last, &r.Count, &text); err != nil {
 				return err
 			}
 			r.At, r.LastAt = instant(at), instant(last)
@@ -119,7 +109,7 @@ func (s *Store) Decisions(ctx context.Context, workspace, pool string, limit int
 }
 
 // LastDecision returns a pool's newest decision; ok is false if there is none.
-func (s *Store) LastDecision(ctx context.Context, workspace, pool string) (d DecisionRecord, ok bool, err error) {
+func (s *Store) LastDecision(ctx context.Context, workspace, pool string) (d muster.DecisionRecord, ok bool, err error) {
 	list, err := s.Decisions(ctx, workspace, pool, 1)
 	if err != nil || len(list) == 0 {
 		return d, false, err

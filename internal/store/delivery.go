@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 )
 
 // DeliveryFilter selects deliveries; the zero value selects the newest of all.

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 	"github.com/pressly/goose/v3"
 	moderncsqlite "modernc.org/sqlite"
 )

@@ -4,7 +4,7 @@ import (
 	"context"
 	"sync"
 
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 )
 
 // feedBuffer is how many changes a subscriber may lag behind before it misses some.

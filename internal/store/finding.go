@@ -2,21 +2,12 @@ package store
 
 import (
 	"context"
-	"time"
+
+	"github.com/muster-ci/muster"
 )
 
-// Finding is something that the sweep found and what it did about it.
-type Finding struct {
-	At        time.Time
-	Workspace string
-	// Kind is a fixed word: "leaked_instance", "ghost_registration", "lost_runner", …
-	Kind    string
-	Subject string
-	Action  string
-}
-
 // RecordFinding writes a finding.
-func (s *Store) RecordFinding(ctx context.Context, f Finding) error {
+func (s *Store) RecordFinding(ctx context.Context, f muster.Finding) error {
 	return s.write(ctx, func(t *tx) error {
 		_, err := t.exec("INSERT INTO findings (workspace, at, kind, subject, action) VALUES (?, ?, ?, ?, ?)", f.Workspace, f.At, f.Kind, f.Subject, f.Action)
 		t.changed("finding", f.Workspace, f.Subject)
@@ -26,14 +17,14 @@ func (s *Store) RecordFinding(ctx context.Context, f Finding) error {
 
 // Findings returns a workspace's findings, the newest first. A limit of 0 or
 // less means 100.
-func (s *Store) Findings(ctx context.Context, workspace string, limit int) ([]Finding, error) {
+func (s *Store) Findings(ctx context.Context, workspace string, limit int) ([]muster.Finding, error) {
 	if limit <= 0 {
 		limit = 100
 	}
-	var out []Finding
+	var out []muster.Finding
 	err := s.read(ctx, func(t *tx) error {
 		return t.rows("SELECT at, kind, subject, action FROM findings WHERE workspace = ? ORDER BY id DESC LIMIT ?", []any{workspace, limit}, func(scan scanner) error {
-			f := Finding{Workspace: workspace}
+			f := muster.Finding{Workspace: workspace}
 			var at int64
 			err := scan(&at, &f.Kind, &f.Subject, &f.Action)
 			f.At = instant(at)

@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"context"
 
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 )
 
 // The states of an installation.

@@ -3,38 +3,23 @@ package store
 import (
 	"cmp"
 	"context"
+	"strings"
 	"time"
 
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 )
-
-// Applied says what an event did.
-type Applied struct {
-	// Job is the job after the event.
-	Job    muster.Job
-	Change muster.JobChange
-	// Before is the state before the event, "" for a job never heard of.
-	Before muster.JobState
-	// Runner is our runner that took the job, "" if none did.
-	Runner muster.RunnerID
-	// Stolen is true if Runner was made by another pool than the job's (4-2).
-	Stolen bool
-}
-
-// Sighting is when one sense first reported one state of a job.
-type Sighting struct {
-	Sense    muster.Sense
-	State    muster.JobState
-	At       time.Time
-	Delivery string
-}
 
 // JobFilter selects jobs; the zero value selects the newest of all.
 type JobFilter struct {
-	States     []muster.JobState
-	Pool       string
+	States []muster.JobState
+	Pool   string
+	// Repository is owner/name, whatever the case.
 	Repository string
 	RunID      int64
+	// Text is looked for, whatever the case, in the job's name, workflow, branch,
+	// repository, runner name, labels, conclusion and id. Jobs are read one by one
+	// until enough have it.
+	Text string
 	// Since leaves out jobs that Muster first heard of before it.
 	Since time.Time
 	// BeforeID continues a list: only jobs with a lower id.
@@ -51,24 +36,24 @@ type JobFilter struct {
 // that it ever registered with, both are linked: the runner's Job is set by the
 // first such job, or by a later one of a kept runner, and Busy follows the job.
 // The runner's State is left to whoever runs its life.
-func (s *Store) ApplyJobEvent(ctx context.Context, workspace string, e muster.JobEvent, route func(muster.Job) string) (Applied, error) {
+func (s *Store) ApplyJobEvent(ctx context.Context, workspace string, e muster.JobEvent, route func(muster.Job) string) (muster.Applied, error) {
 	e = normal(e)
 	seen, _, err := muster.Job{}.Apply(e) // the state that the event itself reports
 	if err != nil {
-		return Applied{}, err
+		return muster.Applied{}, err
 	}
-	var a Applied
+	var a muster.Applied
 	err = s.write(ctx, func(t *tx) error {
 		// Locks are taken in the order name, runner, job everywhere.
 		r, ours, err := t.lockRunnerByName(workspace, e.RunnerName)
 		if err != nil {
 			return err
 		}
-		old, queuedAt, known, err := t.lockJob(workspace, e.Key())
+		old, known, err := t.lockJob(workspace, e.Key())
 		if err != nil {
 			return err
 		}
-		a = Applied{Before: old.State}
+		a = muster.Applied{Before: old.State}
 		if a.Job, a.Change, err = old.Apply(e); err != nil {
 			return err
 		}
@@ -76,11 +61,6 @@ func (s *Store) ApplyJobEvent(ctx context.Context, workspace string, e muster.Jo
 		j.Workspace = workspace
 		if j.Pool == "" && route != nil {
 			j.Pool = route(*j)
-		}
-		if !known {
-			queuedAt = micros(cmp.Or(j.CreatedAt, j.SeenAt))
-		} else if old.State == muster.JobWaiting && j.State == muster.JobQueued {
-			queuedAt = micros(e.ReceivedAt) // behind an approval it waited for nobody of ours (4-49)
 		}
 		linked := false
 		if ours && e.RunnerName == j.RunnerName && j.Runner == "" {
@@ -96,7 +76,7 @@ func (s *Store) ApplyJobEvent(ctx context.Context, workspace string, e muster.Jo
 			}
 		}
 		if !known || linked || a.Change != muster.JobUnchanged || j.Pool != old.Pool {
-			if err := t.putJob(*j, queuedAt, known); err != nil {
+			if err := t.putJob(*j, known); err != nil {
 				return err
 			}
 		}
@@ -108,7 +88,7 @@ func (s *Store) ApplyJobEvent(ctx context.Context, workspace string, e muster.Jo
 		return err
 	})
 	if err != nil {
-		return Applied{}, err
+		return muster.Applied{}, err
 	}
 	return a, nil
 }
@@ -139,13 +119,7 @@ func (s *Store) oneJob(ctx context.Context, name, query string, args ...any) (mu
 func (s *Store) Jobs(ctx context.Context, workspace string, f JobFilter) ([]muster.Job, error) {
 	var w where
 	w.and("workspace = ?", workspace)
-	if len(f.States) > 0 {
-		args := make([]any, len(f.States))
-		for i, state := range f.States {
-			args[i] = state
-		}
-		w.and("state IN "+in(len(args)), args...)
-	}
+	andIn(&w, "state", f.States)
 	if f.Pool != "" {
 		w.and("pool = ?", f.Pool)
 	}
@@ -161,22 +135,51 @@ func (s *Store) Jobs(ctx context.Context, workspace string, f JobFilter) ([]must
 	if f.BeforeID > 0 {
 		w.and("id < ?", f.BeforeID)
 	}
-	w.limit("id DESC, attempt DESC", f.Limit, maxRows)
+	limit := maxRows
+	if f.Limit > 0 {
+		limit = min(f.Limit, maxRows)
+	}
+	w.text.WriteString(" ORDER BY id DESC, attempt DESC")
+	if f.Text == "" {
+		w.text.WriteString(" LIMIT ?")
+		w.args = append(w.args, limit)
+	}
+	text := strings.ToLower(f.Text)
 	var out []muster.Job
-	err := s.read(ctx, func(t *tx) (err error) {
-		out, err = all[muster.Job](t, "SELECT doc FROM jobs"+w.text.String(), w.args...)
-		return err
+	err := s.read(ctx, func(t *tx) error {
+		return t.rows("SELECT doc FROM jobs"+w.text.String(), w.args, func(scan scanner) error {
+			var doc string
+			if err := scan(&doc); err != nil {
+				return err
+			}
+			j, err := decode[muster.Job](doc)
+			if err != nil || !mentions(j, text) {
+				return err
+			}
+			if out = append(out, j); len(out) == limit {
+				return errEnough
+			}
+			return nil
+		})
 	})
 	return out, err
 }
 
+func mentions(j muster.Job, text string) bool {
+	if text == "" {
+		return true
+	}
+	fields := []string{j.Name, j.Workflow, j.HeadBranch, j.Repository, j.RunnerName, j.Labels.String(), j.Conclusion, key(j.Key.ID)}
+	return strings.Contains(strings.ToLower(strings.Join(fields, "\n")), text)
+}
+
 // Sightings returns when each sense first reported each state of a job, earliest first.
-func (s *Store) Sightings(ctx context.Context, workspace string, k muster.JobKey) ([]Sighting, error) {
-	var out []Sighting
+func (s *Store) Sightings(ctx context.Context, workspace string, k muster.JobKey) ([]muster.Sighting, error) {
+	var out []muster.Sighting
 	err := s.read(ctx, func(t *tx) error {
 		return t.rows("SELECT sense, state, at, delivery FROM sightings WHERE workspace = ? AND job = ? AND attempt = ? ORDER BY at, sense, state",
 			[]any{workspace, k.ID, max(1, k.Attempt)}, func(scan scanner) error {
-				var v Sighting
+				var v muster.Sighting
 				var at int64
 				err := scan(&v.Sense, &v.State, &at, &v.Delivery)
 				v.At = instant(at)
@@ -214,23 +217,16 @@ func (s *Store) Ahead(ctx context.Context, workspace, pool string, queuedBefore 
 }
 
 // lockJob reads a job that the transaction is about to change.
-func (t *tx) lockJob(workspace string, k muster.JobKey) (j muster.Job, queuedAt int64, found bool, err error) {
-	var text string
-	found, err = t.row("SELECT doc, queued_at FROM jobs WHERE workspace = ? AND id = ? AND attempt = ?"+t.forUpdate(),
-		[]any{workspace, k.ID, k.Attempt}, &text, &queuedAt)
-	if err != nil || !found {
-		return j, 0, false, err
-	}
-	j, err = decode[muster.Job](text)
-	return j, queuedAt, true, err
+func (t *tx) lockJob(workspace string, k muster.JobKey) (j muster.Job, found bool, err error) {
+	return one[muster.Job](t, "SELECT doc FROM jobs WHERE workspace = ? AND id = ? AND attempt = ?"+t.forUpdate(), workspace, k.ID, k.Attempt)
 }
 
-func (t *tx) putJob(j muster.Job, queuedAt int64, known bool) error {
+func (t *tx) putJob(j muster.Job, known bool) error {
 	text, err := encode(j)
 	if err != nil {
 		return err
 	}
-	args := []any{j.State, j.Pool, fold(j.Repository), j.RunID, j.RunnerName, queuedAt, j.SeenAt, text, j.Workspace, j.Key.ID, j.Key.Attempt}
+	args := []any{j.State, j.Pool, fold(j.Repository), j.RunID, j.RunnerName, cmp.Or(j.QueuedAt(), j.SeenAt), j.SeenAt, text, j.Workspace, j.Key.ID, j.Key.Attempt}
 	query := `UPDATE jobs SET state = ?, pool = ?, repository = ?, run_id = ?, runner_name = ?, queued_at = ?, seen_at = ?, doc = ?
 		WHERE workspace = ? AND id = ? AND attempt = ?`
 	if !known {
@@ -290,7 +286,7 @@ func (t *tx) linkJobs(r *muster.Runner, at time.Time) error {
 		return err
 	}
 	for _, k := range keys {
-		j, queuedAt, known, err := t.lockJob(r.Workspace, k)
+		j, known, err := t.lockJob(r.Workspace, k)
 		if err != nil {
 			return err
 		}
@@ -298,7 +294,7 @@ func (t *tx) linkJobs(r *muster.Runner, at time.Time) error {
 			continue
 		}
 		j.Runner = r.ID
-		if err := t.putJob(j, queuedAt, true); err != nil {
+		if err := t.putJob(j, true); err != nil {
 			return err
 		}
 		if err := t.giveJob(r, j, at); err != nil {

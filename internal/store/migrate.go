@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 )

@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 )
 
 // SyncPools writes the pools and offerings of the configuration, in their order.
@@ -89,6 +89,16 @@ func (s *Store) Pool(ctx context.Context, workspace, name string) (muster.Pool, 
 	return row.effective(), err
 }
 
+// PoolOverride returns what an operator laid over a pool's configuration.
+func (s *Store) PoolOverride(ctx context.Context, workspace, name string) (muster.PoolOverride, error) {
+	var row poolRow
+	err := s.read(ctx, func(t *tx) (err error) {
+		row, err = t.pool(workspace, name, "")
+		return err
+	})
+	return row.override, err
+}
+
 // Pools returns a workspace's pools, as Pool does, in configured order; those
 // that are no longer configured come last, by name.
 func (s *Store) Pools(ctx context.Context, workspace string) ([]muster.Pool, error) {
@@ -145,11 +155,11 @@ func (s *Store) PoolSnapshot(ctx context.Context, workspace, pool string) (muste
 			return err
 		}
 		for _, state := range []muster.JobState{muster.JobInProgress, muster.JobQueued} {
-			err := t.rows("SELECT id, queued_at FROM jobs WHERE workspace = ? AND pool = ? AND state = ? ORDER BY queued_at, id",
+			err := t.rows("SELECT id, attempt, queued_at FROM jobs WHERE workspace = ? AND pool = ? AND state = ? ORDER BY queued_at, id, attempt",
 				[]any{workspace, pool, state}, func(scan scanner) error {
 					var at int64
 					j := muster.PlanJob{State: state}
-					err := scan(&j.ID, &at)
+					err := scan(&j.ID, &j.Attempt, &at)
 					j.QueuedAt = instant(at)
 					snap.Jobs = append(snap.Jobs, j)
 					return err

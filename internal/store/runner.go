@@ -5,18 +5,13 @@ import (
 	"slices"
 	"time"
 
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 )
-
-// RunnerEvent is one line of a runner's history.
-type RunnerEvent struct {
-	At    time.Time
-	State muster.RunnerState
-	Note  string
-}
 
 // RunnerFilter selects runners; the zero value selects the newest of all.
 type RunnerFilter struct {
+	// IDs, when not empty, are the only ones wanted; unknown ones are left out.
+	IDs    []muster.RunnerID
 	States []muster.RunnerState
 	Pool   string
 	// Live leaves out destroyed runners.
@@ -55,13 +50,8 @@ func (s *Store) RunnerByName(ctx context.Context, workspace, name string) (muste
 func (s *Store) Runners(ctx context.Context, workspace string, f RunnerFilter) ([]muster.Runner, error) {
 	var w where
 	w.and("workspace = ?", workspace)
-	if len(f.States) > 0 {
-		args := make([]any, len(f.States))
-		for i, state := range f.States {
-			args[i] = state
-		}
-		w.and("state IN "+in(len(args)), args...)
-	}
+	andIn(&w, "id", f.IDs)
+	andIn(&w, "state", f.States)
 	if f.Live {
 		w.and("state <> 'destroyed'")
 	}
@@ -135,11 +125,11 @@ func (s *Store) UpdateRunner(ctx context.Context, workspace string, id muster.Ru
 }
 
 // RunnerEvents returns a runner's history, in the order in which it was written.
-func (s *Store) RunnerEvents(ctx context.Context, workspace string, id muster.RunnerID) ([]RunnerEvent, error) {
-	var out []RunnerEvent
+func (s *Store) RunnerEvents(ctx context.Context, workspace string, id muster.RunnerID) ([]muster.RunnerEvent, error) {
+	var out []muster.RunnerEvent
 	err := s.read(ctx, func(t *tx) error {
 		return t.rows("SELECT at, state, note FROM runner_events WHERE workspace = ? AND runner = ? ORDER BY id", []any{workspace, id}, func(scan scanner) error {
-			var e RunnerEvent
+			var e muster.RunnerEvent
 			var at int64
 			err := scan(&at, &e.State, &e.Note)
 			e.At = instant(at)

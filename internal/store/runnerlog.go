@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 )
 
 const (

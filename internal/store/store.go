@@ -13,7 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 	_ "modernc.org/sqlite" // the driver named "sqlite"
 )
 

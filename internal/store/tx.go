@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -10,11 +11,14 @@ import (
 	"strings"
 	"time"
 
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 )
 
 // errAgain asks write to run the transaction once more: another one was quicker.
 var errAgain = errors.New("transaction overtaken by another one")
+
+// errEnough ends the reading of rows before their end.
+var errEnough = errors.New("enough rows")
 
 // maxTries bounds how often a transaction is run that loses to others.
 const maxTries = 20
@@ -104,11 +108,8 @@ func (t *tx) exec(query string, args ...any) (int64, error) {
 // row reads the first row of a query into dest; found is false if there is none.
 func (t *tx) row(query string, args []any, dest ...any) (found bool, err error) {
 	err = t.rows(query, args, func(scan scanner) error {
-		if found {
-			return nil
-		}
 		found = true
-		return scan(dest...)
+		return cmp.Or(scan(dest...), errEnough)
 	})
 	return found, err
 }
@@ -124,7 +125,9 @@ func (t *tx) rows(query string, args []any, each func(scan scanner) error) error
 	}
 	defer rows.Close()
 	for rows.Next() {
-		if err := each(rows.Scan); err != nil {
+		if err := each(rows.Scan); err == errEnough {
+			return nil
+		} else if err != nil {
 			return fmt.Errorf("%s: %w", verb(query), err)
 		}
 	}
@@ -211,6 +214,18 @@ func (w *where) and(condition string, args ...any) {
 	}
 	w.text.WriteString(condition)
 	w.args = append(w.args, args...)
+}
+
+// andIn wants the column to be one of the values, if there are any.
+func andIn[T any](w *where, column string, values []T) {
+	if len(values) == 0 {
+		return
+	}
+	args := make([]any, len(values))
+	for i, v := range values {
+		args[i] = v
+	}
+	w.and(column+" IN "+in(len(args)), args...)
 }
 
 // limit appends ORDER BY and LIMIT; n of 0 or less means ceiling.

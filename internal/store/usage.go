@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	muster "github.com/muster-ci/muster"
+	"github.com/muster-ci/muster"
 )
 
 // UsageFilter selects receipts by completion and wastes by time; the zero value
