@@ -1,0 +1,275 @@
+//go:build linux
+
+package process
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/muster-ci/muster"
+)
+
+// A runner's directory, below Root and the owner's directory:
+//
+//	state.json   what this provider knows; the control plane's alone
+//	agent.log    what the agent and the runner print
+//	runner/      the runner's own tree, with its work directory
+//	home/ tmp/   HOME and TMPDIR
+const (
+	stateFile = "state.json"
+	logFile   = "agent.log"
+)
+
+// stage is how far Create has come. It is written before the step that it names,
+// so that whoever finds the directory after a crash knows what may exist.
+type stage string
+
+const (
+	preparing stage = "preparing" // no process exists
+	starting  stage = "starting"  // a process may exist
+	started   stage = "started"   // the process is recorded
+)
+
+// state is the file in a runner's directory.
+type state struct {
+	Runner    muster.RunnerID `json:"runner"`
+	Owner     string          `json:"owner"`
+	Workspace string          `json:"workspace"`
+	Pool      string          `json:"pool"`
+	TraceID   string          `json:"trace_id,omitempty"`
+	CreatedAt time.Time       `json:"created_at"`
+	MaxAge    time.Duration   `json:"max_age_ns,omitempty"`
+	MemoryMiB int64           `json:"memory_mib,omitempty"`
+	Stage     stage           `json:"stage"`
+	// PID, Start and Boot identify the agent.
+	PID   int    `json:"pid,omitempty"`
+	Start uint64 `json:"start,omitempty"`
+	Boot  string `json:"boot,omitempty"`
+	// Told is when Delete first asked the agent to end.
+	Told time.Time `json:"told,omitzero"`
+	// Ended is why the instance ended, where we know.
+	Ended string `json:"ended,omitempty"`
+}
+
+func (st state) tooOld(now time.Time, margin time.Duration) bool {
+	return st.MaxAge > 0 && now.After(st.CreatedAt.Add(st.MaxAge+margin))
+}
+
+func readState(dir string) (state, error) {
+	var st state
+	text, err := os.ReadFile(filepath.Join(dir, stateFile))
+	if err == nil {
+		err = json.Unmarshal(text, &st)
+	}
+	return st, err
+}
+
+// write replaces the file at once, so that a reader sees the old or the new one.
+func (st state) write(dir string) error {
+	text, err := json.Marshal(st)
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(dir, stateFile+".new")
+	if err := os.WriteFile(tmp, append(text, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(dir, stateFile))
+}
+
+var errLocked = errors.New("locked by another call")
+
+// lock takes the flock of a directory. It holds until the file is closed or this
+// program ends, however it ends. A wait of false returns errLocked instead of waiting.
+func lock(ctx context.Context, dir string, how int, waiting bool) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", dir, err)
+		}
+		if !waiting {
+			f.Close()
+			return nil, errLocked
+		}
+		if err := sleep(ctx, pause); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// current reports whether the directory that f has open is still the one at path.
+func current(f *os.File, path string) bool {
+	a, err1 := f.Stat()
+	b, err2 := os.Stat(path)
+	return err1 == nil && err2 == nil && os.SameFile(a, b)
+}
+
+// smallFile is up to where a file of the runner is copied. Scripts are rewritten in
+// place by the runner (run.sh copies run-helper.sh at every start), which through a
+// hard link would change them under another runner; libraries are not, and copying
+// them would take longer than starting them.
+const smallFile = 64 << 10
+
+// leftOut are the names at the top of a runner's directory that belong to one
+// registration or one job.
+func leftOut(name string) bool {
+	switch name {
+	case ".runner", ".credentials", ".credentials_rsaparams", ".jitconfig", ".runner_migrated", ".credentials_migrated", ".service":
+		return true
+	}
+	return strings.HasPrefix(name, "_") // _work, _diag, _tool, _update
+}
+
+// farm gives dst its own tree of src, owned by uid and gid if uid is not -1.
+func farm(ctx context.Context, src, dst string, uid, gid int) error {
+	return farmDir(ctx, src, dst, true, uid, gid)
+}
+
+func farmDir(ctx context.Context, src, dst string, top bool, uid, gid int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	mode := fs.FileMode(0o755)
+	if top {
+		mode = 0o700 // the runner writes its credentials here
+	}
+	if err := os.Mkdir(dst, mode); err != nil {
+		return err
+	}
+	if err := own(dst, uid, gid); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(src)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		from, to := filepath.Join(src, e.Name()), filepath.Join(dst, e.Name())
+		switch {
+		case top && leftOut(e.Name()):
+		case top && e.Name() == "externals" && e.IsDir():
+			// Thousands of files (whole Node.js trees) that are only ever read. bin must
+			// be real: the runner finds its root by the real path of its program.
+			err = os.Symlink(from, to)
+		case e.IsDir():
+			err = farmDir(ctx, from, to, false, uid, gid)
+		case e.Type()&fs.ModeSymlink != 0:
+			var target string
+			if target, err = os.Readlink(from); err == nil {
+				err = os.Symlink(target, to)
+			}
+		case e.Type().IsRegular():
+			err = farmFile(from, to, uid, gid)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func farmFile(from, to string, uid, gid int) error {
+	info, err := os.Lstat(from)
+	if err != nil {
+		return err
+	}
+	// A link is refused across file systems and, by fs.protected_hardlinks, to
+	// somebody else's file; a copy always works.
+	if info.Size() > smallFile && os.Link(from, to) == nil {
+		return nil
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, info.Mode().Perm())
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close(), own(to, uid, gid))
+}
+
+func own(path string, uid, gid int) error {
+	if uid < 0 {
+		return nil
+	}
+	return os.Lchown(path, uid, gid)
+}
+
+// removeTree removes a directory that a job has filled, which may hold directories
+// without permissions. state.json goes last, so that an interrupted removal is still
+// an instance that can be found.
+func removeTree(ctx context.Context, dir string) error {
+	if err := empty(ctx, dir, stateFile); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(dir, stateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Remove(dir)
+}
+
+func empty(ctx context.Context, dir, except string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrPermission) {
+		if err = os.Chmod(dir, 0o700); err == nil {
+			entries, err = os.ReadDir(dir)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if e.Name() == except {
+			continue
+		}
+		if e.IsDir() {
+			if err := empty(ctx, path, ""); err != nil {
+				return err
+			}
+		}
+		err := os.Remove(path)
+		if errors.Is(err, fs.ErrPermission) && os.Chmod(dir, 0o700) == nil {
+			err = os.Remove(path)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
