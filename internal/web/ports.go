@@ -1,0 +1,227 @@
+package web
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/muster-ci/muster"
+)
+
+// Reads is everything that the dashboard asks about. An implementation is bound
+// to one workspace. Every method may be called concurrently and returns errors
+// of package muster; CodeNotFound becomes a page that says so.
+type Reads interface {
+	JobReads
+	RunnerReads
+	PoolReads
+	DeliveryReads
+	BookReads
+	// Health is the state of what Muster stands on. It is read on every view of
+	// the overview, so it must not call GitHub or a provider.
+	Health(ctx context.Context) (Health, error)
+}
+
+// JobReads are the questions about jobs.
+type JobReads interface {
+	// JobCounts is how many jobs are in each state.
+	JobCounts(ctx context.Context) (map[muster.JobState]int, error)
+	// Jobs are the jobs that match q, newest (highest id) first, at most q.Limit.
+	Jobs(ctx context.Context, q JobQuery) ([]muster.Job, error)
+	// Job is one attempt of one job; Attempt 0 means the latest.
+	Job(ctx context.Context, key muster.JobKey) (muster.Job, error)
+	// Sightings say when each sense first saw the job in each state, oldest first.
+	Sightings(ctx context.Context, key muster.JobKey) ([]Sighting, error)
+	// Explain is muster.Explain over the job's present situation: the ranked
+	// causes of its wait, most important first. It is asked only for jobs that
+	// have not started.
+	Explain(ctx context.Context, key muster.JobKey) ([]muster.Cause, error)
+}
+
+// RunnerReads are the questions about runners.
+type RunnerReads interface {
+	// Runners are the runners that match q, newest first, at most q.Limit.
+	Runners(ctx context.Context, q RunnerQuery) ([]muster.Runner, error)
+	Runner(ctx context.Context, id muster.RunnerID) (muster.Runner, error)
+	// RunnerEvents are the runner's changes of state and notes, oldest first.
+	RunnerEvents(ctx context.Context, id muster.RunnerID) ([]RunnerEvent, error)
+	// RunnerLog is what the runner's agent sent of the runner's output; empty if nothing.
+	RunnerLog(ctx context.Context, id muster.RunnerID) ([]byte, error)
+}
+
+// PoolReads are the questions about pools and what was decided for them.
+type PoolReads interface {
+	// Pools are the effective pools in configured order.
+	Pools(ctx context.Context) ([]PoolView, error)
+	// PoolSnapshot is what the next decision about the pool would be taken from.
+	PoolSnapshot(ctx context.Context, pool string) (muster.Snapshot, error)
+	// Decisions are the pool's decisions, newest first; pool "" means all pools.
+	Decisions(ctx context.Context, pool string, limit int) ([]DecisionRecord, error)
+}
+
+// DeliveryReads are the questions about webhooks.
+type DeliveryReads interface {
+	// Deliveries are the deliveries that match q, newest first, without bodies.
+	Deliveries(ctx context.Context, q DeliveryQuery) ([]muster.Delivery, error)
+	// Delivery is one delivery with its body.
+	Delivery(ctx context.Context, guid string) (muster.Delivery, error)
+}
+
+// BookReads are the questions about what jobs cost and what the sweep found.
+type BookReads interface {
+	// Receipt is the receipt of one attempt; CodeNotFound until it is written.
+	Receipt(ctx context.Context, key muster.JobKey) (muster.Receipt, error)
+	// Receipts are those of jobs completed in [since, until), in any order, at
+	// most limit, the latest if there are more.
+	Receipts(ctx context.Context, since, until time.Time, limit int) ([]muster.Receipt, error)
+	// Usage sums the receipts and wastes of q by "workflow", "repository", "pool"
+	// or "day" (Key is then YYYY-MM-DD in UTC), in any order.
+	Usage(ctx context.Context, q UsageQuery, by string) ([]UsageRow, error)
+	// Findings are what the sweep found, newest first.
+	Findings(ctx context.Context, limit int) ([]Finding, error)
+}
+
+// Commands are what an operator may ask for. They return when the wish is
+// durable, not when it is fulfilled; they are safe to repeat.
+type Commands interface {
+	// DrainRunner sends a runner home: an idle one at once, a busy one after its job.
+	DrainRunner(ctx context.Context, id muster.RunnerID, reason string) error
+	// SetPool changes a pool over its configuration and has it decided anew.
+	SetPool(ctx context.Context, pool string, o muster.PoolOverride) error
+	// NudgePool has the pool decided anew.
+	NudgePool(ctx context.Context, pool string) error
+	// RedispatchDelivery acts on a stored delivery once more; repeats are harmless.
+	RedispatchDelivery(ctx context.Context, guid string) error
+}
+
+// JobLogs fetches a job's log from GitHub. The caller closes it.
+type JobLogs interface {
+	JobLog(ctx context.Context, repository string, id int64) (io.ReadCloser, error)
+}
+
+// JobQuery selects jobs. Zero fields select everything.
+type JobQuery struct {
+	States     []muster.JobState
+	Pool       string
+	Repository string // owner/name, case ignored
+	// Text is looked for, ignoring case, in the job's name, workflow, branch,
+	// repository, runner name, labels, conclusion and id.
+	Text string
+	// Before is the id after which to go on, exclusive; 0 means from the newest.
+	Before int64
+	Limit  int
+}
+
+// RunnerQuery selects runners. Zero fields select everything.
+type RunnerQuery struct {
+	// IDs, when not empty, are the only runners wanted; unknown ones are left out.
+	IDs    []muster.RunnerID
+	States []muster.RunnerState
+	Pool   string
+	// Live leaves out destroyed runners.
+	Live  bool
+	Limit int
+}
+
+// DeliveryQuery selects deliveries. Zero fields select everything.
+type DeliveryQuery struct {
+	Event   string
+	Outcome string // a part of the outcome's text
+	// Before is the sequence number after which to go on, exclusive; 0 means from the newest.
+	Before int64
+	Limit  int
+}
+
+// UsageQuery selects receipts and wastes of the time [Since, Until).
+type UsageQuery struct {
+	Since, Until time.Time
+	Pool         string
+	Repository   string
+}
+
+// Sighting says when one sense first saw a job in one state.
+type Sighting struct {
+	Sense muster.Sense
+	State muster.JobState
+	At    time.Time
+	// Delivery is the webhook's GUID; "" for other senses.
+	Delivery string
+}
+
+// RunnerEvent is a change of a runner's state, or a note about it.
+type RunnerEvent struct {
+	At    time.Time
+	State muster.RunnerState
+	Note  string
+}
+
+// DecisionRecord is a decision with what it was taken from.
+type DecisionRecord struct {
+	ID       int64
+	Pool     string
+	At       time.Time
+	Snapshot muster.Snapshot
+	Decision muster.Decision
+	// Count is how many equal decisions in a row this stands for, at least 1;
+	// LastAt is when the last of them was taken.
+	Count  int
+	LastAt time.Time
+}
+
+// UsageRow is the sum over one workflow, repository, pool or day.
+type UsageRow struct {
+	Key                                          string
+	Jobs, Succeeded, Failed, Cancelled, NeverRan int
+	QueueP50, QueueP90                           time.Duration
+	Run, Billed                                  time.Duration
+	CostMicroUSD, WasteMicroUSD                  int64
+	Wasted                                       int // runners that never ran a job
+}
+
+// Finding is something that the sweep found in only one of the places that
+// should know of it, and what it did about it.
+type Finding struct {
+	At      time.Time
+	Kind    string // leaked_instance, ghost_registration, lost_runner, …
+	Subject string
+	Action  string
+}
+
+// PoolView is an effective pool, the offering it runs on (zero if unknown), and
+// whether an operator changed it over its configuration.
+type PoolView struct {
+	muster.Pool
+	Offer      muster.Offering
+	Overridden bool
+}
+
+// Health is the state of what Muster stands on.
+type Health struct {
+	// JobsLost, RunnersLeaked and BusyKilled are the promise in numbers, counted
+	// from Since: jobs that GitHub queued and nobody acted upon, machines that
+	// outlived their runner beyond the grace period, runners destroyed while they
+	// ran a job. Jobs is how many jobs completed in that time.
+	JobsLost, RunnersLeaked, BusyKilled int
+	Jobs                                int
+	Since                               time.Time
+	Providers                           []ProviderHealth
+	Budgets                             []Budget
+}
+
+// ProviderHealth is how a provider answered last.
+type ProviderHealth struct {
+	Name, Kind string
+	OK         bool
+	// Detail says what is wrong or, if nothing is, what it runs on.
+	Detail string
+	// Instances is how many machines it has; Max its limit, 0 if it has none.
+	Instances, Max int
+	CheckedAt      time.Time
+}
+
+// Budget is what an installation may still ask of GitHub.
+type Budget struct {
+	App, Account     string
+	Limit, Remaining int
+	ResetAt          time.Time
+}

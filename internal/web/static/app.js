@@ -1,0 +1,186 @@
+// Liveness and keys for pages that work without them. Nothing here knows what a
+// page shows: a region with an id and data-live="kind kind:id" is fetched anew
+// when one of its kinds changes.
+'use strict';
+
+const $ = (sel, from = document) => from.querySelector(sel);
+const $$ = (sel, from = document) => [...from.querySelectorAll(sel)];
+const root = document.documentElement;
+
+// Ticking times, by the server's clock: this machine's may be wrong.
+
+const skew = Date.parse(root.dataset.now) - Date.now();
+const two = (n) => String(n).padStart(2, '0');
+
+function duration(s) { // formatDuration of format.go, from one second up
+  s = Math.max(0, Math.floor(s));
+  const m = Math.floor(s / 60), h = Math.floor(m / 60), d = Math.floor(h / 24);
+  if (s < 60) return `${s}s`;
+  if (m < 60) return `${m}m ${two(s % 60)}s`;
+  if (h < 24) return `${h}h ${two(m % 60)}m`;
+  return `${d}d ${h % 24}h`;
+}
+
+function tick() {
+  for (const t of $$('time[data-tick]')) {
+    const text = duration((Date.now() + skew - Date.parse(t.dateTime)) / 1000) + (t.dataset.tick === 'ago' ? ' ago' : '');
+    if (t.textContent !== text) t.textContent = text;
+  }
+}
+
+// Live regions.
+
+const served = new Map(); // id → the HTML that the server last sent, before ticks changed it
+const note = (el) => { served.set(el.id, el.outerHTML); for (const row of $$('[data-row]', el)) served.set(row.id, row.outerHTML); };
+const concerns = (region, changes) => region.dataset.live.split(' ').some((want) => {
+  const [kind, id] = want.split(':');
+  return changes.some((c) => c.kind === '*' || (c.kind === kind && (!id || !c.id || c.id === id || c.id.startsWith(id + '/'))));
+});
+
+// occupied: the operator types in the region, or has selected text in it.
+function occupied(region) {
+  const sel = getSelection();
+  return region.contains(document.activeElement) && document.activeElement.matches('input, select, textarea')
+    || (sel && !sel.isCollapsed && region.contains(sel.anchorNode));
+}
+
+// swap puts the fresh region in the place of the old one and keeps what the
+// operator did there: focus, open details, scroll positions.
+function swap(old, fresh) {
+  const focus = old.contains(document.activeElement) ? document.activeElement : null;
+  const same = (el) => (a) => a.tagName === el.tagName && a.textContent === el.textContent && a.getAttribute('href') === el.getAttribute('href');
+  const open = $$('details', old).map((d) => d.open);
+  const scrolled = $$('pre', old).map((p) => (p.scrollTop + p.clientHeight >= p.scrollHeight - 4 ? Infinity : p.scrollTop));
+  const changed = $$('[data-row]', fresh).filter((row) => served.get(row.id) !== row.outerHTML);
+  note(fresh);
+  old.replaceWith(fresh);
+  $$('details', fresh).forEach((d, i) => { d.open = open[i] ?? d.open; });
+  $$('pre', fresh).forEach((p, i) => { p.scrollTop = Math.min(scrolled[i] ?? Infinity, p.scrollHeight); });
+  for (const row of changed) row.classList.add('fresh');
+  if (focus) $$('a, button, summary, pre', fresh).find(same(focus))?.focus({ preventScroll: true });
+}
+
+let stale = new Set(), busy = false, timer = 0;
+
+async function refresh() {
+  if (busy || !stale.size || document.hidden) return;
+  busy = true;
+  const wanted = stale;
+  stale = new Set();
+  const began = performance.now();
+  try {
+    const answer = await fetch(location.href, { headers: { 'Muster-Fragment': '1' } });
+    if (answer.status === 401) return location.reload(); // signed out: to the sign-in
+    if (answer.ok) {
+      const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
+      for (const id of wanted) {
+        const old = document.getElementById(id), fresh = page.getElementById(id);
+        if (!old || !fresh || served.get(id) === fresh.outerHTML) continue;
+        if (occupied(old)) stale.add(id); else swap(old, document.adoptNode(fresh));
+      }
+      tick();
+    }
+  } catch { wanted.forEach((id) => stale.add(id)); }
+  busy = false;
+  // A slow server is asked less often.
+  if (stale.size) later(Math.max(1000, 3 * (performance.now() - began)));
+}
+
+function later(ms) { clearTimeout(timer); timer = setTimeout(refresh, ms); }
+
+function changed(changes) {
+  for (const region of $$('[data-live][id]')) if (concerns(region, changes)) stale.add(region.id);
+  if (stale.size && !busy) later(30);
+}
+
+let source = null, retry = 0;
+
+function connect() {
+  const url = document.body.dataset.events;
+  if (!url || source || document.hidden) return;
+  clearTimeout(retry);
+  source = new EventSource(url);
+  source.onopen = () => { live('on', 'Live'); changed([{ kind: '*' }]); }; // what was missed meanwhile
+  source.onmessage = (e) => changed(JSON.parse(e.data));
+  source.onerror = () => {
+    live('off', 'Reconnecting…');
+    if (source?.readyState === EventSource.CLOSED) { disconnect(); retry = setTimeout(connect, 5000); }
+  };
+}
+
+// A hidden page lets go of its stream: browsers allow only six to one host.
+function disconnect() { source?.close(); source = null; }
+
+function live(state, text) {
+  const el = $('#live');
+  if (!el) return;
+  el.hidden = false;
+  el.dataset.state = state;
+  el.textContent = text;
+}
+
+// Theme: the system's, until chosen.
+
+const themes = ['auto', 'light', 'dark'];
+
+function showTheme(button) {
+  const now = root.dataset.theme || 'auto';
+  button.textContent = now[0].toUpperCase() + now.slice(1);
+  button.title = `Theme: ${now}. Change it`;
+  button.setAttribute('aria-label', `Theme: ${now}. Change it`);
+}
+
+function nextTheme(button) {
+  const next = themes[(themes.indexOf(root.dataset.theme || 'auto') + 1) % themes.length];
+  if (next === 'auto') delete root.dataset.theme; else root.dataset.theme = next;
+  try { localStorage.setItem('muster-theme', next); } catch { /* storage is off: for this page only */ }
+  showTheme(button);
+}
+
+// Keys.
+
+let prefix = 0;
+
+function moveRow(by) {
+  const rows = $$('main a.row');
+  if (!rows.length) return;
+  const at = rows.findIndex((a) => a.closest('[data-row], tr')?.contains(document.activeElement));
+  const next = rows[at < 0 ? (by > 0 ? 0 : rows.length - 1) : Math.min(rows.length - 1, Math.max(0, at + by))];
+  next.focus();
+  next.scrollIntoView({ block: 'nearest' });
+}
+
+function onKey(e) {
+  const typing = e.target.matches('input, select, textarea');
+  if (typing && e.key === 'Escape') e.target.blur();
+  if (typing || e.ctrlKey || e.metaKey || e.altKey || $('#help').open) return;
+  const went = Date.now() - prefix < 1500 && $(`nav a[data-key="g ${CSS.escape(e.key)}"]`);
+  prefix = 0;
+  if (went) location.href = went.href;
+  else if (e.key === 'g') prefix = Date.now();
+  else if (e.key === 'j') moveRow(1);
+  else if (e.key === 'k') moveRow(-1);
+  else if (e.key === '?') $('#help').showModal();
+  else if (e.key === '/') { const field = $('[data-filter]'); if (!field) return; field.focus(); field.select?.(); }
+  else return;
+  e.preventDefault();
+}
+
+// Start.
+
+for (const pre of $$('pre[data-tail]')) pre.scrollTop = pre.scrollHeight;
+$$('[data-live][id]').forEach(note);
+tick();
+setInterval(tick, 1000);
+document.addEventListener('keydown', onKey);
+document.addEventListener('visibilitychange', () => (document.hidden ? disconnect() : connect()));
+document.addEventListener('focusout', () => { if (stale.size) later(200); });
+for (const form of $$('form[data-auto]')) form.addEventListener('change', (e) => { if (e.target.matches('select')) form.requestSubmit(); });
+for (const [id, act] of [['theme', nextTheme], ['keys', () => $('#help').showModal()]]) {
+  const button = document.getElementById(id);
+  if (!button) continue;
+  button.hidden = false;
+  button.addEventListener('click', () => act(button));
+  if (id === 'theme') showTheme(button);
+}
+connect();
