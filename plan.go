@@ -82,6 +82,7 @@ type Snapshot struct {
 // PlanJob is what a decision needs to know of a job.
 type PlanJob struct {
 	ID       int64     `json:"id"`
+	Attempt  int       `json:"attempt,omitempty"`
 	State    JobState  `json:"state"`
 	QueuedAt time.Time `json:"queued_at"`
 }
@@ -92,8 +93,6 @@ type PlanRunner struct {
 	State RunnerState `json:"state"`
 	Busy  bool        `json:"busy,omitempty"`
 	Warm  bool        `json:"warm,omitempty"`
-	// Launched is whether a provider has accepted the runner's machine.
-	Launched bool `json:"launched,omitempty"`
 	// CreatedAt orders runners by age and, with the pool's limits, tells rotation and maximum age.
 	CreatedAt time.Time `json:"created_at"`
 	// IdleSince is when the runner was last ready without a job; zero if it is not idle.

@@ -1,0 +1,649 @@
+package lifecycle
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"go.temporal.io/sdk/activity"
+
+	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/usage"
+	"github.com/muster-ci/muster/provider"
+)
+
+// defaultWorkspace is the only workspace until tenants come; every row and call
+// carries it already.
+const defaultWorkspace = "default"
+
+// Activities are what workflows do. Each is idempotent: it looks at the row
+// before it acts, and a repetition after a crash finds what the first try did.
+type Activities struct {
+	Deps
+	Log  *slog.Logger
+	wake waker
+}
+
+// waker reaches workflows from activities.
+type waker interface {
+	pool(ctx context.Context, ref PoolRef) error
+	runner(ctx context.Context, ref RunnerRef) error
+	startRunner(ctx context.Context, ref RunnerRef) error
+	sink(ctx context.Context, e muster.JobEvent) error
+}
+
+// Decide takes one decision about a pool, records it with what it was taken
+// from, and sets it in motion. It is one step so that the path from a delivery to
+// a machine crosses the engine as seldom as can be.
+func (a *Activities) Decide(ctx context.Context, ref PoolRef) (Decided, error) {
+	now := a.Now()
+	snap, err := a.Store.PoolSnapshot(ctx, ref.Workspace, ref.Pool)
+	if muster.CodeOf(err) == muster.CodeNotFound {
+		return Decided{Gone: true}, nil
+	}
+	if err != nil {
+		return Decided{}, fmt.Errorf("snapshot of pool %s: %w", ref.Pool, err)
+	}
+	refusal := a.refusal(ctx, ref)
+	d := holdOff(muster.Plan(snap, now), refusal, now)
+	rows, err := a.newRunners(ctx, snap, d, now)
+	if err != nil {
+		return Decided{}, err
+	}
+	if _, err := a.Store.RecordDecision(ctx, muster.DecisionRecord{Workspace: ref.Workspace, Pool: ref.Pool, At: now, Snapshot: snap, Decision: d, Runners: rows}); err != nil {
+		return Decided{}, fmt.Errorf("record decision of pool %s: %w", ref.Pool, err)
+	}
+	a.Observer.Decided(ref.Pool, d)
+	if d.Action != muster.Maintain {
+		a.Log.Info("pool decided", "pool", ref.Pool, "action", d.Action, "rule", d.Rule, "create", d.Create, "warm", d.Warm, "drain", len(d.Drain), "reason", d.Reason)
+	}
+	if err := a.startRunners(ctx, ref, snap, rows, now); err != nil {
+		return Decided{}, err
+	}
+	for _, id := range d.Drain {
+		if err := a.askToDrain(ctx, ref.Workspace, id, d.Rule+": "+d.Reason); err != nil {
+			return Decided{}, err
+		}
+	}
+	wait := a.Times.Poll
+	if !d.WakeAt.IsZero() {
+		wait = min(wait, max(time.Second, d.WakeAt.Sub(now)))
+	}
+	return Decided{Wait: wait}, nil
+}
+
+// unstartedAfter is the age from which a runner that no provider has accepted is
+// taken to have lost its start in a crash between row and workflow (4-51).
+const unstartedAfter = 5 * time.Second
+
+func (a *Activities) startRunners(ctx context.Context, ref PoolRef, snap muster.Snapshot, rows []muster.Runner, now time.Time) error {
+	ids := make([]muster.RunnerID, 0, len(rows))
+	for _, r := range rows {
+		ids = append(ids, r.ID)
+	}
+	for _, p := range snap.Runners { // as many as may provision at once, at most
+		if p.State != muster.RunnerProvisioning || now.Sub(p.CreatedAt) < unstartedAfter {
+			continue
+		}
+		r, err := a.Store.Runner(ctx, ref.Workspace, p.ID)
+		if err != nil {
+			return fmt.Errorf("read runner %s: %w", p.ID, err)
+		}
+		if r.LaunchedAt.IsZero() {
+			ids = append(ids, r.ID)
+		}
+	}
+	for _, id := range ids {
+		if err := a.wake.startRunner(ctx, RunnerRef{ref.Workspace, id}); err != nil {
+			return fmt.Errorf("start workflow of runner %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// newRunners makes the rows that a decision asks for. Each row for a queued job
+// carries the trace id of the job that it is made for, oldest uncovered first;
+// GitHub may give the runner to another job, and then the row takes over that
+// job's trace id.
+func (a *Activities) newRunners(ctx context.Context, snap muster.Snapshot, d muster.Decision, now time.Time) ([]muster.Runner, error) {
+	traces := a.traces(ctx, snap, d)
+	rows := make([]muster.Runner, 0, d.Create+d.Warm)
+	for i := range d.Create + d.Warm {
+		var random [10]byte
+		if _, err := rand.Read(random[:]); err != nil {
+			return nil, err
+		}
+		id := muster.NewRunnerID(random)
+		r := muster.Runner{
+			ID: id, Workspace: snap.Pool.Workspace, Pool: snap.Pool.Name,
+			Name:     muster.RegistrationName(snap.Pool.Name, id, 0),
+			Provider: snap.Pool.Provider, Offering: snap.Pool.Offering,
+			State: muster.RunnerProvisioning, Reason: d.Reason,
+			Warm: i >= d.Create, TraceID: newTraceID(), CreatedAt: now,
+		}
+		if i < len(traces) {
+			r.TraceID = traces[i]
+		}
+		rows = append(rows, r)
+	}
+	return rows, nil
+}
+
+// traces returns the trace ids of the jobs that d.Create runners are made for.
+func (a *Activities) traces(ctx context.Context, snap muster.Snapshot, d muster.Decision) []string {
+	if d.Create == 0 {
+		return nil
+	}
+	var queued []muster.PlanJob
+	for _, j := range snap.Jobs {
+		if j.State == muster.JobQueued {
+			queued = append(queued, j)
+		}
+	}
+	slices.SortFunc(queued, func(x, y muster.PlanJob) int {
+		return cmp.Or(x.QueuedAt.Compare(y.QueuedAt), cmp.Compare(x.ID, y.ID))
+	})
+	covered := max(0, len(queued)-d.Metrics.PendingJobs)
+	var out []string
+	for _, j := range queued[covered:min(len(queued), covered+d.Create)] {
+		job, err := a.Store.Job(ctx, snap.Pool.Workspace, muster.JobKey{ID: j.ID, Attempt: max(1, j.Attempt)})
+		if err != nil {
+			break // a trace id is a convenience, never a reason to stop
+		}
+		out = append(out, job.TraceID)
+	}
+	return out
+}
+
+func newTraceID() string {
+	id := uuid.New()
+	return fmt.Sprintf("%x", id[:])
+}
+
+// refusal is what is remembered of a pool's provider refusing machines.
+type refusal struct {
+	Count int       `json:"count"`
+	At    time.Time `json:"at"`
+	Text  string    `json:"text"`
+}
+
+func refusalKey(ref PoolRef) string { return "provider_refusal/" + ref.Workspace + "/" + ref.Pool }
+
+// until is when the provider may be asked again: 2, 4, 8 … seconds, at most five
+// minutes after the last refusal (4-52).
+func (r refusal) until() time.Time {
+	if r.Count == 0 {
+		return time.Time{}
+	}
+	return r.At.Add(min(5*time.Minute, time.Second<<min(r.Count, 9)))
+}
+
+func (a *Activities) refusal(ctx context.Context, ref PoolRef) (r refusal) {
+	text, err := a.Store.Watermark(ctx, refusalKey(ref))
+	if err != nil || text == "" {
+		return refusal{}
+	}
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		return refusal{}
+	}
+	return r
+}
+
+func (a *Activities) setRefusal(ctx context.Context, ref PoolRef, r refusal) {
+	text := ""
+	if r.Count > 0 {
+		b, err := json.Marshal(r)
+		if err != nil {
+			return
+		}
+		text = string(b)
+	}
+	if err := a.Store.SetWatermark(ctx, refusalKey(ref), text); err != nil {
+		a.Log.Error("remember provider refusal", "pool", ref.Pool, "error", err)
+	}
+}
+
+// holdOff turns a wish for new machines into a wait while the provider refuses
+// them, so that a full or broken platform is not asked in a hot loop (4-52).
+func holdOff(d muster.Decision, r refusal, now time.Time) muster.Decision {
+	until := r.until()
+	if d.Create+d.Warm == 0 || !now.Before(until) {
+		return d
+	}
+	d.Reason = fmt.Sprintf("%d wanted, but the provider refused %d times in a row, last: %s; asked again at %s", d.Create+d.Warm, r.Count, r.Text, until.UTC().Format(time.TimeOnly))
+	d.Action, d.Rule = muster.Maintain, "provider_refusing"
+	d.Target = d.Current
+	d.Create, d.Warm = 0, 0
+	if d.WakeAt.IsZero() || until.Before(d.WakeAt) {
+		d.WakeAt = until
+	}
+	return d
+}
+
+// Launch asks the provider for the runner's machine. Whatever goes wrong for good
+// is written to the row; only what may pass is returned as an error.
+func (a *Activities) Launch(ctx context.Context, ref RunnerRef) error {
+	r, err := a.Store.Runner(ctx, ref.Workspace, ref.ID)
+	if err != nil {
+		return notFoundIsFinal(err)
+	}
+	if !r.LaunchedAt.IsZero() || r.State != muster.RunnerProvisioning {
+		return nil
+	}
+	pool, err := a.Store.Pool(ctx, ref.Workspace, r.Pool)
+	if err != nil {
+		return a.giveUp(ctx, r, fmt.Errorf("pool %s: %w", r.Pool, err))
+	}
+	offering, err := a.Store.Offering(ctx, ref.Workspace, r.Offering)
+	if err != nil && muster.CodeOf(err) != muster.CodeNotFound {
+		return fmt.Errorf("offering %s: %w", r.Offering, err)
+	}
+	backend, ok := a.Backends[r.Provider]
+	if !ok {
+		return a.giveUp(ctx, r, fmt.Errorf("provider %s is not configured: add it, or change the pool's provider", r.Provider))
+	}
+	token := muster.BootToken{JTI: uuid.NewString(), Runner: r.ID, Workspace: r.Workspace, ExpiresAt: a.Now().Add(a.Times.BootExpiry)}
+	boot, err := a.Tokens.MintBoot(token, r.Pool)
+	if err != nil {
+		return fmt.Errorf("mint boot token: %w", err)
+	}
+	if err := a.Store.SaveBootToken(ctx, token); err != nil {
+		return fmt.Errorf("save boot token: %w", err)
+	}
+	began := a.Now()
+	callCtx, cancel := context.WithTimeout(ctx, createTimeout)
+	defer cancel()
+	in, err := backend.Create(callCtx, provider.Spec{
+		Runner: r.ID, Workspace: r.Workspace, Pool: r.Pool, Owner: a.Owner, Offering: offering,
+		Boot: provider.Boot{URL: a.URL, Token: boot}, MaxAge: pool.MaxAge, TraceID: r.TraceID,
+	})
+	a.Observer.Launched(backend.Name, err, a.Now().Sub(began))
+	if err != nil {
+		return a.refused(ctx, r, backend.Name, err)
+	}
+	poolRef := PoolRef{r.Workspace, r.Pool}
+	if a.refusal(ctx, poolRef).Count > 0 {
+		a.setRefusal(ctx, poolRef, refusal{})
+	}
+	r, err = a.Store.UpdateRunner(ctx, r.Workspace, r.ID, a.Now(), "machine accepted by "+backend.Name, func(r *muster.Runner) error {
+		r.LaunchedAt, r.Instance = a.Now(), in.ID
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("record launch: %w", err)
+	}
+	a.Log.Info("runner launched", "runner", r.ID, "pool", r.Pool, "provider", backend.Name, "instance", in.ID, "trace_id", r.TraceID)
+	return nil
+}
+
+// createTimeout is how long one call to a provider's Create may take before it
+// counts as hanging.
+const createTimeout = time.Minute
+
+// refused handles an error of Create: classes that will not change by asking
+// again end the runner at once, others after launchAttempts. Either way the
+// machine may exist; Destroy deletes it by the runner's id (4-51).
+func (a *Activities) refused(ctx context.Context, r muster.Runner, backend string, err error) error {
+	final := errors.Is(err, provider.ErrInvalid) || errors.Is(err, provider.ErrQuota) || errors.Is(err, provider.ErrCapacity)
+	if !final && attempt(ctx) < launchAttempts {
+		return fmt.Errorf("create instance for %s: %w", r.ID, err)
+	}
+	ref := PoolRef{r.Workspace, r.Pool}
+	was := a.refusal(ctx, ref)
+	a.setRefusal(ctx, ref, refusal{Count: was.Count + 1, At: a.Now(), Text: err.Error()})
+	return a.giveUp(ctx, r, fmt.Errorf("provider %s refused: %w", backend, err))
+}
+
+// giveUp sends a runner that was never launched on its way out.
+func (a *Activities) giveUp(ctx context.Context, r muster.Runner, cause error) error {
+	a.Log.Warn("runner given up", "runner", r.ID, "pool", r.Pool, "cause", cause, "trace_id", r.TraceID)
+	_, err := a.Store.UpdateRunner(ctx, r.Workspace, r.ID, a.Now(), "", func(r *muster.Runner) (err error) {
+		r.State, err = r.State.To(muster.RunnerDraining)
+		r.Failed, r.Reason = true, cause.Error()
+		return err
+	})
+	return err
+}
+
+func attempt(ctx context.Context) int32 {
+	if !activity.IsActivity(ctx) {
+		return launchAttempts
+	}
+	return activity.GetInfo(ctx).Attempt
+}
+
+// LookAtRunner reads the runner's row and decides its next step.
+func (a *Activities) LookAtRunner(ctx context.Context, ref RunnerRef) (step, error) {
+	r, err := a.Store.Runner(ctx, ref.Workspace, ref.ID)
+	if muster.CodeOf(err) == muster.CodeNotFound {
+		return step{Act: actDone}, nil
+	}
+	if err != nil {
+		return step{}, err
+	}
+	l := limits{
+		Connect: a.Backends[r.Provider].ConnectTimeout, Register: registerWithin,
+		NoJob: muster.DefaultNoJobTimeout, MaxAge: muster.DefaultMaxAge,
+		AgentLost: a.Times.AgentLost, Sealed: a.Times.SealedAfter,
+	}
+	if p, err := a.Store.Pool(ctx, ref.Workspace, r.Pool); err == nil {
+		l.NoJob, l.MaxAge = p.NoJobTimeout, p.MaxAge
+		if p.ConnectTimeout > 0 {
+			l.Connect = p.ConnectTimeout
+		}
+	}
+	if r.Warm {
+		l.NoJob = 0 // the pool's floor keeps it; rotation and maximum age end it (C20, C23)
+	}
+	return next(r, a.jobDone(ctx, r), l, a.Now()), nil
+}
+
+func (a *Activities) jobDone(ctx context.Context, r muster.Runner) time.Time {
+	if r.Job.ID == 0 {
+		return time.Time{}
+	}
+	j, err := a.Store.Job(ctx, r.Workspace, r.Job)
+	if err != nil || j.State != muster.JobCompleted {
+		return time.Time{}
+	}
+	return j.CompletedAt
+}
+
+// Probe asks the provider whether the machine of a silent agent still lives. Only
+// "gone" and "ended" are answers; anything else is unknown, and unknown is busy (4-18).
+func (a *Activities) Probe(ctx context.Context, ref RunnerRef) (ended bool, err error) {
+	r, err := a.Store.Runner(ctx, ref.Workspace, ref.ID)
+	if err != nil {
+		return false, notFoundIsFinal(err)
+	}
+	backend, ok := a.Backends[r.Provider]
+	if !ok {
+		return false, final(fmt.Errorf("provider %s is not configured", r.Provider))
+	}
+	in, err := backend.Get(ctx, r.ID)
+	why := "machine vanished"
+	switch {
+	case errors.Is(err, provider.ErrNotFound):
+	case err != nil:
+		return false, fmt.Errorf("probe instance of %s: %w", r.ID, err)
+	case in.State != provider.InstanceEnded:
+		return false, nil
+	default:
+		why = "machine ended by itself"
+		if in.Detail != "" {
+			why += ": " + in.Detail
+		}
+	}
+	_, err = a.Store.UpdateRunner(ctx, r.Workspace, r.ID, a.Now(), why, func(r *muster.Runner) error {
+		if r.FinishedAt.IsZero() {
+			r.FinishedAt, r.Reason, r.Failed, r.Busy = a.Now(), why, true, false
+		}
+		return nil
+	})
+	return err == nil, err
+}
+
+// Deregister takes an idle runner off GitHub, the first half of a two-phase end
+// (4-17): GitHub itself refuses while a job runs. A refusal is retried with
+// back-off, and each try looks at the row first.
+func (a *Activities) Deregister(ctx context.Context, ref RunnerRef, s step) error {
+	r, err := a.Store.Runner(ctx, ref.Workspace, ref.ID)
+	if err != nil {
+		return notFoundIsFinal(err)
+	}
+	if gone(r) || !r.DeregisteredAt.IsZero() || r.State == muster.RunnerDestroyed {
+		return nil
+	}
+	if r.Busy && a.jobDone(ctx, r).IsZero() {
+		return nil // a job came in between: the next look waits for it
+	}
+	if r.GitHubID != 0 {
+		if err := a.removeRegistration(ctx, r); err != nil {
+			return fmt.Errorf("deregister %s: %w", r.Name, err)
+		}
+	}
+	_, err = a.Store.UpdateRunner(ctx, r.Workspace, r.ID, a.Now(), "deregistered: "+s.Reason, func(r *muster.Runner) (err error) {
+		// Draining makes a boot that is under way give up its registration.
+		r.State, err = r.State.To(muster.RunnerDraining)
+		r.Reason, r.Failed = s.Reason, r.Failed || s.Failed
+		if r.GitHubID != 0 {
+			r.DeregisteredAt = a.Now()
+		}
+		return err
+	})
+	return err
+}
+
+// removeRegistration deletes the runner's registration; gone is success.
+func (a *Activities) removeRegistration(ctx context.Context, r muster.Runner) error {
+	pool, err := a.Store.Pool(ctx, r.Workspace, r.Pool)
+	if err != nil {
+		return err
+	}
+	gh, ok := a.GitHub[pool.App]
+	if !ok {
+		return fmt.Errorf("app %s is not configured", pool.App)
+	}
+	if err := gh.RemoveRunner(ctx, pool.Scope, r.GitHubID); err != nil && muster.CodeOf(err) != muster.CodeNotFound {
+		return err
+	}
+	return nil
+}
+
+// Destroy deletes the runner's machine until it is proven gone, removes a
+// registration that no job consumed, and closes the runner's books.
+func (a *Activities) Destroy(ctx context.Context, ref RunnerRef, s step) error {
+	r, err := a.Store.Runner(ctx, ref.Workspace, ref.ID)
+	if err != nil {
+		return notFoundIsFinal(err)
+	}
+	if r.State == muster.RunnerDestroyed {
+		return nil
+	}
+	if r.State != muster.RunnerDraining {
+		r, err = a.Store.UpdateRunner(ctx, r.Workspace, r.ID, a.Now(), "", func(r *muster.Runner) (err error) {
+			r.State, err = r.State.To(muster.RunnerDraining)
+			r.Reason, r.Failed = s.Reason, r.Failed || s.Failed
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("drain %s: %w", r.ID, err)
+		}
+	}
+	if s.BusyKill {
+		a.find(ctx, muster.Finding{Workspace: r.Workspace, Kind: "busy_killed", Subject: string(r.ID), Action: s.Reason})
+	}
+	if backend, ok := a.Backends[r.Provider]; ok {
+		if err := deleteUntilGone(ctx, backend, r.ID); err != nil {
+			return fmt.Errorf("delete instance of %s: %w", r.ID, err)
+		}
+	}
+	if r.GitHubID != 0 && r.DeregisteredAt.IsZero() && !ranJob(r) {
+		// The machine is gone, so nothing is killed by this. A registration that
+		// GitHub still holds for busy, or that cannot be reached now, is left to the
+		// sweep: it costs nothing.
+		if err := a.removeRegistration(ctx, r); err != nil {
+			a.Log.Info("registration left to the sweep", "runner", r.ID, "name", r.Name, "error", err, "trace_id", r.TraceID)
+		}
+	}
+	r, err = a.Store.UpdateRunner(ctx, r.Workspace, r.ID, a.Now(), "", func(r *muster.Runner) (err error) {
+		r.State, err = r.State.To(muster.RunnerDestroyed)
+		r.DestroyedAt, r.Busy = a.Now(), false
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("record the end of %s: %w", r.ID, err)
+	}
+	a.Observer.RunnerChanged(r)
+	a.Log.Info("runner destroyed", "runner", r.ID, "pool", r.Pool, "reason", r.Reason, "failed", r.Failed, "lived", r.DestroyedAt.Sub(r.CreatedAt).Round(time.Millisecond).String(), "trace_id", r.TraceID)
+	if err := a.writeWaste(ctx, r); err != nil {
+		return err
+	}
+	return a.wake.pool(ctx, PoolRef{r.Workspace, r.Pool})
+}
+
+// deleteUntilGone repeats Delete until the provider proves that nothing is left,
+// for at most a few seconds; the activity's own retry goes on from there.
+func deleteUntilGone(ctx context.Context, b Backend, id muster.RunnerID) error {
+	pause := 10 * time.Millisecond
+	for deadline := time.Now().Add(10 * time.Second); ; pause = min(2*pause, 500*time.Millisecond) {
+		err := b.Delete(ctx, id)
+		if errors.Is(err, provider.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return errors.New("accepted, but not gone yet")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (a *Activities) writeWaste(ctx context.Context, r muster.Runner) error {
+	if ranJob(r) {
+		return nil
+	}
+	pool, offering := a.priceOf(ctx, r.Workspace, r.Pool, r.Offering)
+	w, wasted := usage.Waste(r, pool, offering, a.Book, a.Now())
+	if !wasted {
+		return nil
+	}
+	fresh, err := a.Store.WriteWaste(ctx, w)
+	if err != nil {
+		return fmt.Errorf("write waste of %s: %w", r.ID, err)
+	}
+	if fresh {
+		a.Observer.Waste(w)
+	}
+	return nil
+}
+
+// priceOf reads what a receipt needs; a pool or offering that is gone from the
+// configuration yields a zero value, and the receipt is written all the same.
+func (a *Activities) priceOf(ctx context.Context, workspace, pool, offering string) (muster.Pool, muster.Offering) {
+	p, err := a.Store.Pool(ctx, workspace, pool)
+	if err != nil {
+		p = muster.Pool{Name: pool, Workspace: workspace, Project: "default"}
+	}
+	o, err := a.Store.Offering(ctx, workspace, offering)
+	if err != nil {
+		o = muster.Offering{Name: offering}
+	}
+	return p, o
+}
+
+// CloseJob writes the receipt of a completed job, once.
+func (a *Activities) CloseJob(ctx context.Context, ref JobRef) error {
+	j, err := a.Store.Job(ctx, ref.Workspace, ref.Key)
+	if err != nil {
+		return err
+	}
+	var runner *muster.Runner
+	pool, offering := j.Pool, ""
+	if j.Runner != "" {
+		r, err := a.Store.Runner(ctx, ref.Workspace, j.Runner)
+		if err != nil && muster.CodeOf(err) != muster.CodeNotFound {
+			return err
+		}
+		if err == nil {
+			runner, pool, offering = &r, r.Pool, r.Offering
+		}
+	}
+	p, o := a.priceOf(ctx, ref.Workspace, pool, offering)
+	rec := usage.Receipt(j, runner, p, o, a.Book, a.Now())
+	fresh, err := a.Store.WriteReceipt(ctx, rec)
+	if err != nil {
+		return fmt.Errorf("write receipt of job %s: %w", ref.Key, err)
+	}
+	if fresh {
+		a.Observer.Receipt(rec)
+		a.Log.Info("receipt written", "job", ref.Key.String(), "conclusion", rec.Conclusion, "pool", rec.Pool, "runner", rec.Runner,
+			"queue", rec.Queue.String(), "run", rec.Run.String(), "cost_micro_usd", rec.CostMicroUSD, "trace_id", j.TraceID)
+	}
+	return nil
+}
+
+// RecheckJob asks GitHub about a job that has been in one state for long (4-8).
+// The answer goes the way of every event; a job that GitHub no longer knows has
+// ended without a runner.
+func (a *Activities) RecheckJob(ctx context.Context, ref JobRef) error {
+	j, err := a.Store.Job(ctx, ref.Workspace, ref.Key)
+	if err != nil {
+		return notFoundIsFinal(err)
+	}
+	gh, ok := a.GitHub[j.App]
+	if !ok || j.State == muster.JobCompleted {
+		return nil
+	}
+	e, err := gh.Job(ctx, j.Repository, j.Key.ID)
+	if muster.CodeOf(err) == muster.CodeNotFound {
+		e = muster.JobEvent{Action: "completed", ID: j.Key.ID, Attempt: j.Key.Attempt, Status: muster.JobCompleted, Conclusion: "cancelled", CompletedAt: a.Now()}
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("ask GitHub about job %s: %w", ref.Key, err)
+	}
+	e.Sense, e.ReceivedAt, e.TraceID = muster.SensePoll, a.Now(), j.TraceID
+	e.App, e.InstallationID, e.Repository = j.App, j.Installation, j.Repository
+	return a.wake.sink(ctx, e)
+}
+
+// ReportCheck writes the job's state as a check run and returns its id (S0-8).
+func (a *Activities) ReportCheck(ctx context.Context, ref JobRef, check int64) (int64, error) {
+	j, err := a.Store.Job(ctx, ref.Workspace, ref.Key)
+	if err != nil {
+		return check, notFoundIsFinal(err)
+	}
+	gh, ok := a.GitHub[j.App]
+	if !ok || j.HeadSHA == "" {
+		return check, nil
+	}
+	c := muster.Check{
+		Name: "muster: " + j.Name, HeadSHA: j.HeadSHA, Status: string(j.State), Conclusion: j.Conclusion, ExternalID: ref.Key.String(),
+		Title: "Job " + string(j.State), Summary: fmt.Sprintf("Pool %s, runner %s.", j.Pool, cmp.Or(j.RunnerName, "none yet")),
+	}
+	if j.State == muster.JobWaiting {
+		c.Status = "queued"
+	}
+	if j.State != muster.JobCompleted {
+		c.Conclusion = ""
+	}
+	if check == 0 {
+		return gh.CreateCheck(ctx, j.Repository, c)
+	}
+	return check, gh.UpdateCheck(ctx, j.Repository, check, c)
+}
+
+// askToDrain writes the wish to the row and wakes the runner's workflow.
+func (a *Activities) askToDrain(ctx context.Context, workspace string, id muster.RunnerID, reason string) error {
+	_, err := a.Store.UpdateRunner(ctx, workspace, id, a.Now(), "asked to drain: "+reason, func(r *muster.Runner) error {
+		if r.Drain == "" {
+			r.Drain = reason
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("ask %s to drain: %w", id, err)
+	}
+	return a.wake.runner(ctx, RunnerRef{workspace, id})
+}
+
+func notFoundIsFinal(err error) error {
+	if muster.CodeOf(err) == muster.CodeNotFound {
+		return final(err)
+	}
+	return err
+}

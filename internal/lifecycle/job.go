@@ -1,0 +1,69 @@
+package lifecycle
+
+import (
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/muster-ci/muster"
+)
+
+// JobRef names one attempt of a job in workflow inputs.
+type JobRef struct {
+	Workspace string
+	Key       muster.JobKey
+	// Recheck is how long a job may be in a state before GitHub is asked about it (4-8).
+	Recheck time.Duration
+	// Checks is set for pools that report on jobs by check runs (S0-8).
+	Checks bool
+}
+
+func jobWorkflowID(r JobRef) string {
+	return fmt.Sprintf("job/%s/%d/%d", r.Workspace, r.Key.ID, r.Key.Attempt)
+}
+
+// signalJob carries the state that a job has entered.
+const signalJob = "job"
+
+// JobLife follows one attempt of a job from the first news to its receipt
+// (S4-32…S4-34). States only rise, whatever order signals come in.
+func JobLife(ctx workflow.Context, ref JobRef) error {
+	var (
+		a      *Activities
+		state  muster.JobState
+		check  int64
+		states = workflow.GetSignalChannel(ctx, signalJob)
+	)
+	for state != muster.JobCompleted {
+		timerCtx, cancel := workflow.WithCancel(ctx)
+		var heard muster.JobState
+		workflow.NewSelector(ctx).
+			AddReceive(states, func(c workflow.ReceiveChannel, _ bool) { c.Receive(ctx, &heard) }).
+			AddFuture(workflow.NewTimer(timerCtx, ref.Recheck), func(f workflow.Future) {
+				if f.Get(timerCtx, nil) == nil {
+					// The answer comes back as an event like any other; a failure to ask
+					// is repeated at the next interval.
+					_ = workflow.ExecuteActivity(githubCallOnce(ctx), a.RecheckJob, ref).Get(ctx, nil)
+				}
+			}).
+			Select(ctx)
+		cancel()
+		if heard.Rank() <= state.Rank() {
+			continue
+		}
+		state = heard
+		if ref.Checks {
+			// A check run is a courtesy: its failure never holds the books up.
+			_ = workflow.ExecuteActivity(githubCallOnce(ctx), a.ReportCheck, ref, check).Get(ctx, &check)
+		}
+	}
+	return workflow.ExecuteLocalActivity(local(ctx), a.CloseJob, ref).Get(ctx, nil)
+}
+
+// githubCallOnce is the context of a call to GitHub that may fail.
+func githubCallOnce(ctx workflow.Context) workflow.Context {
+	opts := workflow.GetActivityOptions(githubCall(ctx))
+	opts.RetryPolicy.MaximumAttempts = 3
+	return workflow.WithActivityOptions(ctx, opts)
+}
