@@ -1,3 +1,5 @@
+// Package warm keeps the libraries of the design in go.mod while the packages that
+// use them are written. Nothing imports it; it goes when the last of them is there.
 package warm
 
 import (

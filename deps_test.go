@@ -1,0 +1,219 @@
+package muster_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/muster-ci/muster"
+
+// boundaries says which packages of this module a package may import: the map
+// of docs/architecture.md as a table. The first row that matches decides. Paths
+// are below the module; "." is the domain, "x/..." is x and all below it, "*" is
+// every package. A package without a row fails the test: whoever adds one says
+// here where it belongs. What only tests import is not looked at.
+var boundaries = []struct{ packages, mayImport string }{
+	// The domain and the contracts.
+	{".", ""},
+	{"provider", "."},
+	{"internal/wire", ""},
+	{"internal/proc", ""},
+	{"gen/...", "gen/..."},
+	// GitHub in a box never sees our client, nor our client it.
+	{"githubsim/...", "githubsim/..."},
+	// Adapters: never each other, never a use case.
+	{"provider/providertest", ". provider"},
+	{"provider/...", ". provider internal/proc"},
+	{"internal/store/storetest", ". internal/store"},
+	{"internal/store", ". internal/secretbox"},
+	{"internal/secretbox", "."},
+	{"internal/github", "."},
+	{"internal/engine", ". provider"},
+	{"internal/metrics", ". provider"},
+	// Pure rules.
+	{"internal/usage", "."},
+	{"internal/authz", "."},
+	{"internal/trace", "."},
+	// Use cases: never each other.
+	{"internal/ingress", ". provider internal/usage internal/authz internal/trace gen/..."},
+	{"internal/lifecycle", ". provider internal/usage internal/authz internal/trace internal/wire gen/..."},
+	{"internal/api", ". provider internal/usage internal/authz internal/trace internal/wire gen/..."},
+	{"internal/web", ". provider internal/usage internal/authz internal/trace gen/..."},
+	{"internal/compat", ". provider internal/usage internal/authz internal/trace gen/..."},
+	// The agent is small: nothing of the server reaches it.
+	{"internal/agent/bpf", ""},
+	{"internal/agent", ". internal/wire internal/proc internal/trace internal/agent/bpf gen/..."},
+	{"cmd/muster-agent", "internal/agent"},
+	// Configuration is read by the command line and handed to the server.
+	{"internal/config", ". provider internal/usage"},
+	{"internal/server", ". provider/... gen/... internal/agent internal/api internal/authz internal/compat internal/config internal/engine internal/github internal/ingress internal/lifecycle internal/metrics internal/secretbox internal/store internal/trace internal/usage internal/web internal/wire"},
+	{"internal/demo", ". githubsim/... internal/cli internal/config internal/server gen/..."},
+	{"internal/cli", ". gen/... githubsim/... internal/config internal/server internal/usage"},
+	{"cmd/muster", "internal/cli internal/demo internal/server"},
+	// Only kept alive for its imports of libraries.
+	{"internal/warm", ""},
+	// Tools stand alone; stories and benchmarks see everything.
+	{"internal/tools/...", ""},
+	{"e2e/...", "*"},
+	{"bench/...", "*"},
+}
+
+// match reports whether a package's path fits a space-separated list of patterns.
+func match(patterns, pkg string) bool {
+	for p := range strings.FieldsSeq(patterns) {
+		below, tree := strings.CutSuffix(p, "/...")
+		if p == "*" || p == pkg || tree && (pkg == below || strings.HasPrefix(pkg, below+"/")) {
+			return true
+		}
+	}
+	return false
+}
+
+// source is what the tests below need to know of one package.
+type source struct {
+	imports map[string]string // path below the module → the file that imports it
+	doc     string
+}
+
+// sources reads every package of the module but its tests. It reads by
+// os.ReadFile and directories by os.ReadDir, so that the go command knows what
+// the result depends on and does not answer from its cache.
+func sources(t *testing.T) map[string]*source {
+	t.Helper()
+	all := map[string]*source{}
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		base := d.Name()
+		if d.IsDir() {
+			if name != "." && (base == "testdata" || base == "node_modules" || base[0] == '.' || base[0] == '_') {
+				return filepath.SkipDir
+			}
+			if _, err := os.Stat(filepath.Join(name, "go.mod")); err == nil && name != "." {
+				return filepath.SkipDir // a module of its own
+			}
+			return nil
+		}
+		if !strings.HasSuffix(base, ".go") || strings.HasSuffix(base, "_test.go") || base[0] == '.' || base[0] == '_' {
+			return nil
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, text, parser.ImportsOnly|parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		pkg := path.Dir(filepath.ToSlash(name))
+		if all[pkg] == nil {
+			all[pkg] = &source{imports: map[string]string{}}
+		}
+		if file.Doc != nil {
+			all[pkg].doc += file.Doc.Text()
+		}
+		for _, imp := range file.Imports {
+			if own, ok := ownImport(imp); ok {
+				all[pkg].imports[own] = name
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// ownImport is the path below the module of an import of ours.
+func ownImport(imp *ast.ImportSpec) (string, bool) {
+	p, err := strconv.Unquote(imp.Path.Value)
+	if err != nil {
+		return "", false
+	}
+	if p == module {
+		return ".", true
+	}
+	return strings.CutPrefix(p, module+"/")
+}
+
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// S0-13: who may import whom.
+func TestBoundaries(t *testing.T) {
+	all := sources(t)
+	for _, pkg := range sorted(all) {
+		row := slices.IndexFunc(boundaries, func(b struct{ packages, mayImport string }) bool { return match(b.packages, pkg) })
+		if row < 0 {
+			t.Errorf("package %s has no row in boundaries: say there what it may import", pkg)
+			continue
+		}
+		for _, imp := range sorted(all[pkg].imports) {
+			if !match(boundaries[row].mayImport, imp) {
+				t.Errorf("%s imports %s; %s may import [%s] only", all[pkg].imports[imp], imp, pkg, boundaries[row].mayImport)
+			}
+		}
+	}
+}
+
+// S0-13: nothing of the control plane reaches the agent, by no detour.
+func TestAgentHoldsNoServer(t *testing.T) {
+	all := sources(t)
+	const forbidden = "internal/server/... internal/store/... internal/engine/... internal/lifecycle/... internal/github/... internal/secretbox/..."
+	came := map[string]string{"cmd/muster-agent": ""}
+	for queue := []string{"cmd/muster-agent"}; len(queue) > 0; queue = queue[1:] {
+		src := all[queue[0]]
+		if src == nil {
+			continue
+		}
+		for _, imp := range sorted(src.imports) {
+			if _, seen := came[imp]; seen {
+				continue
+			}
+			came[imp] = queue[0]
+			queue = append(queue, imp)
+			if match(forbidden, imp) {
+				way := imp
+				for p := queue[0]; p != ""; p = came[p] {
+					way = p + " → " + way
+				}
+				t.Errorf("the agent holds a part of the control plane: %s", way)
+			}
+		}
+	}
+}
+
+// Every package says what it owns. Generated ones cannot.
+func TestPackagesAreDocumented(t *testing.T) {
+	all := sources(t)
+	for _, pkg := range sorted(all) {
+		if strings.TrimSpace(all[pkg].doc) == "" && !match("gen/...", pkg) {
+			t.Errorf("package %s has no doc comment: write a doc.go that says what it owns, what it never does, and who calls it", pkg)
+		}
+	}
+}
+
+func TestBoundaryPatterns(t *testing.T) {
+	for _, c := range []struct {
+		patterns, pkg string
+		want          bool
+	}{
+		{".", ".", true}, {".", "provider", false}, {"", ".", false},
+		{"a b", "b", true}, {"a/...", "a", true}, {"a/...", "a/b/c", true}, {"a/...", "ab", false}, {"a", "a/b", false}, {"*", "x/y", true},
+	} {
+		if got := match(c.patterns, c.pkg); got != c.want {
+			t.Errorf("%q matches %q: %t", c.patterns, c.pkg, got)
+		}
+	}
+}
