@@ -270,7 +270,7 @@ func TestRank(t *testing.T) {
 	}
 }
 
-// Errors say what is wrong, and what is not ours to show is not shown. S1-107 4-37
+// Errors say what is wrong, and what is not ours to show is not shown. 4-37
 func TestErrors(t *testing.T) {
 	cause := &muster.Error{Code: muster.CodeConflict, Message: "the token was used", Err: errText("token abc of row 7")}
 	if got := muster.MessageOf(cause); got != "the token was used" {

@@ -227,13 +227,13 @@ func TestPlan(t *testing.T) {
 			want{muster.Maintain, muster.RuleCooldown, 0, 0, nil, 4 * time.Minute, 0, "cooldown"}},
 		"NoStarvationWhileARunnerIsIdle": {muster.Snapshot{Pool: fleetPool(nil), Jobs: queued(4, time.Hour), Runners: runners(1, registered, 0)},
 			want{muster.Maintain, muster.RuleFormula, 0, 0, nil, 24*time.Hour - time.Minute, 1, ""}},
-		// 4-27: no data is not the same as no demand. S1-113
+		// 4-27: no data is not the same as no demand.
 		"NoData": {muster.Snapshot{Pool: fleetPool(nil), DemandUnknown: true, Runners: runners(5, registered, time.Hour)},
 			want{muster.Maintain, muster.RuleNoData, 0, 0, nil, 0, 5, "5 idle"}},
-		// C34 S4-17
+		// C34
 		"Suspended": {muster.Snapshot{Pool: pool(nil), Suspended: true, Jobs: queued(3, time.Hour)},
 			want{muster.Maintain, muster.RuleSuspended, 0, 0, nil, 0, 0, "3 jobs wait"}},
-		// S1-82: a disabled pool lets its idle runners go and its busy ones finish.
+		// A disabled pool lets its idle runners go and its busy ones finish.
 		"Disabled": {muster.Snapshot{Pool: pool(func(p *muster.Pool) { p.Enabled = false; p.Scaling.MinRunners = 2; p.Scaling.MaxRunners = 5 }), Jobs: queued(3, 0),
 			Runners: slices.Concat(runners(2, registered, 0), runners(1, active, 0), runners(1, provisioning, 0))},
 			want{muster.ScaleDown, muster.RuleDisabled, 0, 0, []muster.RunnerID{"r-registered-00", "r-registered-01"}, 0, 2, "disabled"}},
@@ -250,7 +250,7 @@ func TestPlan(t *testing.T) {
 			want{muster.ScaleUp, muster.RuleProvisioningLimit, 10, 0, nil, 0, 50, "40 of 50 wait because 0 of at most 10 are starting"}},
 		"ProvisioningLimitReached": {muster.Snapshot{Pool: pool(func(p *muster.Pool) { p.Scaling = muster.OnDemandScaling(); p.Scaling.MaxRunners = 100 }), Jobs: queued(50, 0), Runners: runners(10, provisioning, 0)},
 			want{muster.Maintain, muster.RuleProvisioningLimit, 0, 0, nil, 0, 50, "40 of 40 wait"}},
-		// S1-94 4-25: down in the fleet's way, longest idle first, ties by name.
+		// 4-25: down in the fleet's way, longest idle first, ties by name.
 		"ScaleDown": {muster.Snapshot{Pool: fleetPool(func(p *muster.Pool) { p.Scaling.MinRunners = 1 }),
 			Runners: []muster.PlanRunner{runner("r-b", registered, time.Hour), runner("r-a", registered, time.Minute), runner("r-c", registered, 2*time.Hour), runner("r-d", active, 0)}},
 			want{muster.ScaleDown, muster.RuleFormula, 0, 0, []muster.RunnerID{"r-c", "r-b", "r-a"}, 21*time.Hour + 59*time.Minute, 1, "0 pending"}},
@@ -268,20 +268,20 @@ func TestPlan(t *testing.T) {
 			want{muster.ScaleDown, muster.RuleLimit, 0, 0, []muster.RunnerID{"r-registered-00"}, 4 * time.Minute, 2, "1 above the limit of 2"}},
 		"MinAboveMax": {muster.Snapshot{Pool: fleetPool(func(p *muster.Pool) { p.Scaling.MinRunners = 20 })},
 			want{muster.ScaleUp, muster.RuleWarmFloor, 0, 10, nil, 0, 10, "lacks 10"}},
-		// C20 S1-56 S1-72: first the new one …
+		// C20 S1-56: first the new one …
 		"RotationMakesTheNewOne": {muster.Snapshot{Pool: fleetPool(func(p *muster.Pool) { p.Scaling.MinRunners = 1 }), Runners: runners(1, registered, 25*time.Hour)},
 			want{muster.ScaleUp, muster.RuleRotation, 0, 1, nil, 120*time.Hour + time.Hour - 25*time.Hour - time.Minute, 2, "take its place"}},
-		// S1-73: … the old one stays until it is there …
+		// … the old one stays until it is there …
 		"RotationWaits": {muster.Snapshot{Pool: fleetPool(func(p *muster.Pool) { p.Scaling.MinRunners = 1 }), LastScaling: noon.Add(-time.Second),
 			Runners: slices.Concat(runners(1, registered, 25*time.Hour), runners(1, provisioning, 0))},
 			want{muster.Maintain, muster.RuleCooldown, 0, 0, nil, 299 * time.Second, 2, ""}},
-		// S1-74: … then the old one goes, in the cooldown too.
+		// … then the old one goes, in the cooldown too.
 		"RotationDrainsTheOldOne": {muster.Snapshot{Pool: fleetPool(func(p *muster.Pool) { p.Scaling.MinRunners = 1 }), LastScaling: noon.Add(-time.Second),
 			Runners: []muster.PlanRunner{runner("r-new", registered, 0), runner("r-old", registered, 25*time.Hour)}},
 			want{muster.ScaleDown, muster.RuleRotation, 0, 0, []muster.RunnerID{"r-old"}, 299 * time.Second, 1, "1 others are ready"}},
 		"RotationNeedsRoom": {muster.Snapshot{Pool: fleetPool(func(p *muster.Pool) { p.Scaling.MinRunners = 1; p.Scaling.MaxRunners = 1 }), Runners: runners(1, registered, 25*time.Hour)},
 			want{muster.Maintain, muster.RuleFormula, 0, 0, nil, 96*time.Hour - time.Minute, 1, ""}},
-		// S1-73 again, where the rule of scaling down would be the one to err.
+		// The same, where the rule of scaling down would be the one to err.
 		"NoDrainInFavourOfAStartingRunner": {muster.Snapshot{Pool: fleetPool(func(p *muster.Pool) { p.Scaling.MinRunners = 1 }),
 			Runners: slices.Concat(runners(1, registered, 25*time.Hour), runners(1, provisioning, 0))},
 			want{muster.Maintain, muster.RuleFormula, 0, 0, nil, 96*time.Hour - time.Minute, 2, "none can go now"}},
@@ -430,7 +430,7 @@ func acts(d muster.Decision) string {
 
 func net(d muster.Decision) int { return d.Create + d.Warm - len(d.Drain) }
 
-// S1-45 S1-48 C17 4-25 4-26 4-27 S1-113: what holds of every decision.
+// S1-45 S1-48 C17 4-25 4-26 4-27: what holds of every decision.
 func TestPlanProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := genSnapshot(t)
@@ -518,7 +518,7 @@ func TestPlanWakesInTime(t *testing.T) {
 
 // C15 4-52 4-53: a simulation in which runners boot, take the oldest job, end and
 // are replaced. Whatever the scaling, every job runs, and no two scaling actions
-// are closer than the cooldown. S1-46 S1-93
+// are closer than the cooldown. S1-46
 func TestPlanStarvesNobodyAndDoesNotFlap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := muster.Pool{

@@ -76,8 +76,8 @@ func TestPoolValidation(t *testing.T) {
 	}
 }
 
-// Which jobs a pool takes: S3-13 first match wins, S4-47 S4-62 repositories,
-// 4-31 C2 kept machines and public repositories.
+// Which jobs a pool takes: S3-13 first match wins, a pool may be limited to
+// repositories, 4-31 C2 kept machines and public repositories.
 func TestRoute(t *testing.T) {
 	job := muster.Job{App: "app", Repository: "acme/app", Labels: muster.Labels{"muster"}}
 	named := func(name string, change func(*muster.Pool)) muster.Pool {
@@ -133,7 +133,6 @@ func TestOverride(t *testing.T) {
 	}
 }
 
-// S4-51 S4-76
 func TestOffering(t *testing.T) {
 	o := muster.Offering{Name: "large", CPUs: 2.5, MemoryMiB: 8192, GPUs: 1, PriceMicroUSD: 1000}
 	if err := o.Validate(); err != nil || o.Size() != "2.5 vCPU, 8192 MiB" {

@@ -12,7 +12,7 @@ import (
 	"github.com/muster-ci/muster"
 )
 
-// S1-5 S1-54 S1-107 4-14: no way of printing shows a secret.
+// No way of printing shows a secret.
 func TestSecretIsNotShown(t *testing.T) {
 	const marker = "gh5_Canary"
 	type holder struct {

@@ -206,7 +206,7 @@ func TestWaste(t *testing.T) {
 	}
 }
 
-// S4-24 S4-57 4-49: exact on known data, and only jobs that ran belong to it.
+// S4-57 4-49: exact on known data, and only jobs that ran belong to it.
 func TestPercentile(t *testing.T) {
 	var ds []time.Duration
 	for i := 100; i >= 1; i-- {
