@@ -24,15 +24,16 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Promises are numbers that have to be zero.
+// Promises are numbers that have to be zero, counted since a time.
 type Promises struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// lost_jobs are jobs that GitHub had queued and that Muster ended without serving.
-	LostJobs int32 `protobuf:"varint,1,opt,name=lost_jobs,json=lostJobs,proto3" json:"lost_jobs,omitempty"`
-	// leaked_machines are instances that only the provider knew of.
-	LeakedMachines int32 `protobuf:"varint,2,opt,name=leaked_machines,json=leakedMachines,proto3" json:"leaked_machines,omitempty"`
-	// killed_jobs are jobs that ended because Muster destroyed their runner.
-	KilledJobs    int32 `protobuf:"varint,3,opt,name=killed_jobs,json=killedJobs,proto3" json:"killed_jobs,omitempty"`
+	// jobs_lost are jobs that GitHub had queued and that expired without a runner.
+	JobsLost int32 `protobuf:"varint,1,opt,name=jobs_lost,json=jobsLost,proto3" json:"jobs_lost,omitempty"`
+	// machines_leaked are instances that outlived their runner beyond the grace period.
+	MachinesLeaked int32 `protobuf:"varint,2,opt,name=machines_leaked,json=machinesLeaked,proto3" json:"machines_leaked,omitempty"`
+	// busy_killed are runners that were destroyed while they ran a job.
+	BusyKilled    int32                  `protobuf:"varint,3,opt,name=busy_killed,json=busyKilled,proto3" json:"busy_killed,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -67,37 +68,42 @@ func (*Promises) Descriptor() ([]byte, []int) {
 	return file_muster_v1_system_proto_rawDescGZIP(), []int{0}
 }
 
-func (x *Promises) GetLostJobs() int32 {
+func (x *Promises) GetJobsLost() int32 {
 	if x != nil {
-		return x.LostJobs
+		return x.JobsLost
 	}
 	return 0
 }
 
-func (x *Promises) GetLeakedMachines() int32 {
+func (x *Promises) GetMachinesLeaked() int32 {
 	if x != nil {
-		return x.LeakedMachines
+		return x.MachinesLeaked
 	}
 	return 0
 }
 
-func (x *Promises) GetKilledJobs() int32 {
+func (x *Promises) GetBusyKilled() int32 {
 	if x != nil {
-		return x.KilledJobs
+		return x.BusyKilled
 	}
 	return 0
+}
+
+func (x *Promises) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
 }
 
 // Budget is what is left of one installation's rate limit at GitHub.
 type Budget struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	App       string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
-	Account   string                 `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
-	Limit     int32                  `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
-	Remaining int32                  `protobuf:"varint,4,opt,name=remaining,proto3" json:"remaining,omitempty"`
-	ResetAt   *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=reset_at,json=resetAt,proto3" json:"reset_at,omitempty"`
-	// calls counts requests by route since the control plane started.
-	Calls         map[string]int64 `protobuf:"bytes,6,rep,name=calls,proto3" json:"calls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	App           string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	Account       string                 `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	Limit         int32                  `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	Remaining     int32                  `protobuf:"varint,4,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	ResetAt       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=reset_at,json=resetAt,proto3" json:"reset_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -163,13 +169,6 @@ func (x *Budget) GetRemaining() int32 {
 func (x *Budget) GetResetAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ResetAt
-	}
-	return nil
-}
-
-func (x *Budget) GetCalls() map[string]int64 {
-	if x != nil {
-		return x.Calls
 	}
 	return nil
 }
@@ -421,23 +420,19 @@ var File_muster_v1_system_proto protoreflect.FileDescriptor
 
 const file_muster_v1_system_proto_rawDesc = "" +
 	"\n" +
-	"\x16muster/v1/system.proto\x12\tmuster.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"q\n" +
+	"\x16muster/v1/system.proto\x12\tmuster.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa3\x01\n" +
 	"\bPromises\x12\x1b\n" +
-	"\tlost_jobs\x18\x01 \x01(\x05R\blostJobs\x12'\n" +
-	"\x0fleaked_machines\x18\x02 \x01(\x05R\x0eleakedMachines\x12\x1f\n" +
-	"\vkilled_jobs\x18\x03 \x01(\x05R\n" +
-	"killedJobs\"\x8d\x02\n" +
+	"\tjobs_lost\x18\x01 \x01(\x05R\bjobsLost\x12'\n" +
+	"\x0fmachines_leaked\x18\x02 \x01(\x05R\x0emachinesLeaked\x12\x1f\n" +
+	"\vbusy_killed\x18\x03 \x01(\x05R\n" +
+	"busyKilled\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x9f\x01\n" +
 	"\x06Budget\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\x05R\x05limit\x12\x1c\n" +
 	"\tremaining\x18\x04 \x01(\x05R\tremaining\x125\n" +
-	"\breset_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aresetAt\x122\n" +
-	"\x05calls\x18\x06 \x03(\v2\x1c.muster.v1.Budget.CallsEntryR\x05calls\x1a8\n" +
-	"\n" +
-	"CallsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x14\n" +
+	"\breset_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aresetAt\"\x14\n" +
 	"\x12GetOverviewRequest\"\x8e\x04\n" +
 	"\x13GetOverviewResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1c\n" +
@@ -477,7 +472,7 @@ func file_muster_v1_system_proto_rawDescGZIP() []byte {
 	return file_muster_v1_system_proto_rawDescData
 }
 
-var file_muster_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_muster_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_muster_v1_system_proto_goTypes = []any{
 	(*Promises)(nil),              // 0: muster.v1.Promises
 	(*Budget)(nil),                // 1: muster.v1.Budget
@@ -485,21 +480,20 @@ var file_muster_v1_system_proto_goTypes = []any{
 	(*GetOverviewResponse)(nil),   // 3: muster.v1.GetOverviewResponse
 	(*WatchRequest)(nil),          // 4: muster.v1.WatchRequest
 	(*WatchResponse)(nil),         // 5: muster.v1.WatchResponse
-	nil,                           // 6: muster.v1.Budget.CallsEntry
-	nil,                           // 7: muster.v1.GetOverviewResponse.JobsEntry
-	nil,                           // 8: muster.v1.GetOverviewResponse.RunnersEntry
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	nil,                           // 6: muster.v1.GetOverviewResponse.JobsEntry
+	nil,                           // 7: muster.v1.GetOverviewResponse.RunnersEntry
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
 }
 var file_muster_v1_system_proto_depIdxs = []int32{
-	9,  // 0: muster.v1.Budget.reset_at:type_name -> google.protobuf.Timestamp
-	6,  // 1: muster.v1.Budget.calls:type_name -> muster.v1.Budget.CallsEntry
-	9,  // 2: muster.v1.GetOverviewResponse.started_at:type_name -> google.protobuf.Timestamp
-	7,  // 3: muster.v1.GetOverviewResponse.jobs:type_name -> muster.v1.GetOverviewResponse.JobsEntry
-	8,  // 4: muster.v1.GetOverviewResponse.runners:type_name -> muster.v1.GetOverviewResponse.RunnersEntry
+	8,  // 0: muster.v1.Promises.since:type_name -> google.protobuf.Timestamp
+	8,  // 1: muster.v1.Budget.reset_at:type_name -> google.protobuf.Timestamp
+	8,  // 2: muster.v1.GetOverviewResponse.started_at:type_name -> google.protobuf.Timestamp
+	6,  // 3: muster.v1.GetOverviewResponse.jobs:type_name -> muster.v1.GetOverviewResponse.JobsEntry
+	7,  // 4: muster.v1.GetOverviewResponse.runners:type_name -> muster.v1.GetOverviewResponse.RunnersEntry
 	0,  // 5: muster.v1.GetOverviewResponse.promises:type_name -> muster.v1.Promises
 	1,  // 6: muster.v1.GetOverviewResponse.budgets:type_name -> muster.v1.Budget
-	9,  // 7: muster.v1.GetOverviewResponse.now:type_name -> google.protobuf.Timestamp
-	9,  // 8: muster.v1.WatchResponse.at:type_name -> google.protobuf.Timestamp
+	8,  // 7: muster.v1.GetOverviewResponse.now:type_name -> google.protobuf.Timestamp
+	8,  // 8: muster.v1.WatchResponse.at:type_name -> google.protobuf.Timestamp
 	2,  // 9: muster.v1.SystemService.GetOverview:input_type -> muster.v1.GetOverviewRequest
 	4,  // 10: muster.v1.SystemService.Watch:input_type -> muster.v1.WatchRequest
 	3,  // 11: muster.v1.SystemService.GetOverview:output_type -> muster.v1.GetOverviewResponse
@@ -522,7 +516,7 @@ func file_muster_v1_system_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_system_proto_rawDesc), len(file_muster_v1_system_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

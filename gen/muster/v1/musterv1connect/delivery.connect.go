@@ -49,11 +49,11 @@ const (
 // DeliveryServiceClient is a client for the muster.v1.DeliveryService service.
 type DeliveryServiceClient interface {
 	// ListDeliveries returns deliveries without their bodies, newest first.
-	ListDeliveries(context.Context, *connect.Request[v1.ListDeliveriesRequest]) (*connect.Response[v1.ListDeliveriesResponse], error)
+	ListDeliveries(context.Context, *v1.ListDeliveriesRequest) (*v1.ListDeliveriesResponse, error)
 	// GetDelivery returns one delivery with its headers and its body, byte for byte.
-	GetDelivery(context.Context, *connect.Request[v1.GetDeliveryRequest]) (*connect.Response[v1.GetDeliveryResponse], error)
+	GetDelivery(context.Context, *v1.GetDeliveryRequest) (*v1.GetDeliveryResponse, error)
 	// RedispatchDelivery processes a kept delivery again; harmless however often it is done.
-	RedispatchDelivery(context.Context, *connect.Request[v1.RedispatchDeliveryRequest]) (*connect.Response[v1.RedispatchDeliveryResponse], error)
+	RedispatchDelivery(context.Context, *v1.RedispatchDeliveryRequest) (*v1.RedispatchDeliveryResponse, error)
 }
 
 // NewDeliveryServiceClient constructs a client for the muster.v1.DeliveryService service. By
@@ -96,28 +96,40 @@ type deliveryServiceClient struct {
 }
 
 // ListDeliveries calls muster.v1.DeliveryService.ListDeliveries.
-func (c *deliveryServiceClient) ListDeliveries(ctx context.Context, req *connect.Request[v1.ListDeliveriesRequest]) (*connect.Response[v1.ListDeliveriesResponse], error) {
-	return c.listDeliveries.CallUnary(ctx, req)
+func (c *deliveryServiceClient) ListDeliveries(ctx context.Context, req *v1.ListDeliveriesRequest) (*v1.ListDeliveriesResponse, error) {
+	response, err := c.listDeliveries.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // GetDelivery calls muster.v1.DeliveryService.GetDelivery.
-func (c *deliveryServiceClient) GetDelivery(ctx context.Context, req *connect.Request[v1.GetDeliveryRequest]) (*connect.Response[v1.GetDeliveryResponse], error) {
-	return c.getDelivery.CallUnary(ctx, req)
+func (c *deliveryServiceClient) GetDelivery(ctx context.Context, req *v1.GetDeliveryRequest) (*v1.GetDeliveryResponse, error) {
+	response, err := c.getDelivery.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // RedispatchDelivery calls muster.v1.DeliveryService.RedispatchDelivery.
-func (c *deliveryServiceClient) RedispatchDelivery(ctx context.Context, req *connect.Request[v1.RedispatchDeliveryRequest]) (*connect.Response[v1.RedispatchDeliveryResponse], error) {
-	return c.redispatchDelivery.CallUnary(ctx, req)
+func (c *deliveryServiceClient) RedispatchDelivery(ctx context.Context, req *v1.RedispatchDeliveryRequest) (*v1.RedispatchDeliveryResponse, error) {
+	response, err := c.redispatchDelivery.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // DeliveryServiceHandler is an implementation of the muster.v1.DeliveryService service.
 type DeliveryServiceHandler interface {
 	// ListDeliveries returns deliveries without their bodies, newest first.
-	ListDeliveries(context.Context, *connect.Request[v1.ListDeliveriesRequest]) (*connect.Response[v1.ListDeliveriesResponse], error)
+	ListDeliveries(context.Context, *v1.ListDeliveriesRequest) (*v1.ListDeliveriesResponse, error)
 	// GetDelivery returns one delivery with its headers and its body, byte for byte.
-	GetDelivery(context.Context, *connect.Request[v1.GetDeliveryRequest]) (*connect.Response[v1.GetDeliveryResponse], error)
+	GetDelivery(context.Context, *v1.GetDeliveryRequest) (*v1.GetDeliveryResponse, error)
 	// RedispatchDelivery processes a kept delivery again; harmless however often it is done.
-	RedispatchDelivery(context.Context, *connect.Request[v1.RedispatchDeliveryRequest]) (*connect.Response[v1.RedispatchDeliveryResponse], error)
+	RedispatchDelivery(context.Context, *v1.RedispatchDeliveryRequest) (*v1.RedispatchDeliveryResponse, error)
 }
 
 // NewDeliveryServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -127,19 +139,19 @@ type DeliveryServiceHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewDeliveryServiceHandler(svc DeliveryServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	deliveryServiceMethods := v1.File_muster_v1_delivery_proto.Services().ByName("DeliveryService").Methods()
-	deliveryServiceListDeliveriesHandler := connect.NewUnaryHandler(
+	deliveryServiceListDeliveriesHandler := connect.NewUnaryHandlerSimple(
 		DeliveryServiceListDeliveriesProcedure,
 		svc.ListDeliveries,
 		connect.WithSchema(deliveryServiceMethods.ByName("ListDeliveries")),
 		connect.WithHandlerOptions(opts...),
 	)
-	deliveryServiceGetDeliveryHandler := connect.NewUnaryHandler(
+	deliveryServiceGetDeliveryHandler := connect.NewUnaryHandlerSimple(
 		DeliveryServiceGetDeliveryProcedure,
 		svc.GetDelivery,
 		connect.WithSchema(deliveryServiceMethods.ByName("GetDelivery")),
 		connect.WithHandlerOptions(opts...),
 	)
-	deliveryServiceRedispatchDeliveryHandler := connect.NewUnaryHandler(
+	deliveryServiceRedispatchDeliveryHandler := connect.NewUnaryHandlerSimple(
 		DeliveryServiceRedispatchDeliveryProcedure,
 		svc.RedispatchDelivery,
 		connect.WithSchema(deliveryServiceMethods.ByName("RedispatchDelivery")),
@@ -162,14 +174,14 @@ func NewDeliveryServiceHandler(svc DeliveryServiceHandler, opts ...connect.Handl
 // UnimplementedDeliveryServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedDeliveryServiceHandler struct{}
 
-func (UnimplementedDeliveryServiceHandler) ListDeliveries(context.Context, *connect.Request[v1.ListDeliveriesRequest]) (*connect.Response[v1.ListDeliveriesResponse], error) {
+func (UnimplementedDeliveryServiceHandler) ListDeliveries(context.Context, *v1.ListDeliveriesRequest) (*v1.ListDeliveriesResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.DeliveryService.ListDeliveries is not implemented"))
 }
 
-func (UnimplementedDeliveryServiceHandler) GetDelivery(context.Context, *connect.Request[v1.GetDeliveryRequest]) (*connect.Response[v1.GetDeliveryResponse], error) {
+func (UnimplementedDeliveryServiceHandler) GetDelivery(context.Context, *v1.GetDeliveryRequest) (*v1.GetDeliveryResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.DeliveryService.GetDelivery is not implemented"))
 }
 
-func (UnimplementedDeliveryServiceHandler) RedispatchDelivery(context.Context, *connect.Request[v1.RedispatchDeliveryRequest]) (*connect.Response[v1.RedispatchDeliveryResponse], error) {
+func (UnimplementedDeliveryServiceHandler) RedispatchDelivery(context.Context, *v1.RedispatchDeliveryRequest) (*v1.RedispatchDeliveryResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.DeliveryService.RedispatchDelivery is not implemented"))
 }

@@ -43,7 +43,7 @@ const (
 // InstallationServiceClient is a client for the muster.v1.InstallationService service.
 type InstallationServiceClient interface {
 	// ListInstallations returns every installation of the workspace, deleted ones included.
-	ListInstallations(context.Context, *connect.Request[v1.ListInstallationsRequest]) (*connect.Response[v1.ListInstallationsResponse], error)
+	ListInstallations(context.Context, *v1.ListInstallationsRequest) (*v1.ListInstallationsResponse, error)
 }
 
 // NewInstallationServiceClient constructs a client for the muster.v1.InstallationService service.
@@ -72,14 +72,18 @@ type installationServiceClient struct {
 }
 
 // ListInstallations calls muster.v1.InstallationService.ListInstallations.
-func (c *installationServiceClient) ListInstallations(ctx context.Context, req *connect.Request[v1.ListInstallationsRequest]) (*connect.Response[v1.ListInstallationsResponse], error) {
-	return c.listInstallations.CallUnary(ctx, req)
+func (c *installationServiceClient) ListInstallations(ctx context.Context, req *v1.ListInstallationsRequest) (*v1.ListInstallationsResponse, error) {
+	response, err := c.listInstallations.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // InstallationServiceHandler is an implementation of the muster.v1.InstallationService service.
 type InstallationServiceHandler interface {
 	// ListInstallations returns every installation of the workspace, deleted ones included.
-	ListInstallations(context.Context, *connect.Request[v1.ListInstallationsRequest]) (*connect.Response[v1.ListInstallationsResponse], error)
+	ListInstallations(context.Context, *v1.ListInstallationsRequest) (*v1.ListInstallationsResponse, error)
 }
 
 // NewInstallationServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -89,7 +93,7 @@ type InstallationServiceHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewInstallationServiceHandler(svc InstallationServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	installationServiceMethods := v1.File_muster_v1_installation_proto.Services().ByName("InstallationService").Methods()
-	installationServiceListInstallationsHandler := connect.NewUnaryHandler(
+	installationServiceListInstallationsHandler := connect.NewUnaryHandlerSimple(
 		InstallationServiceListInstallationsProcedure,
 		svc.ListInstallations,
 		connect.WithSchema(installationServiceMethods.ByName("ListInstallations")),
@@ -108,6 +112,6 @@ func NewInstallationServiceHandler(svc InstallationServiceHandler, opts ...conne
 // UnimplementedInstallationServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedInstallationServiceHandler struct{}
 
-func (UnimplementedInstallationServiceHandler) ListInstallations(context.Context, *connect.Request[v1.ListInstallationsRequest]) (*connect.Response[v1.ListInstallationsResponse], error) {
+func (UnimplementedInstallationServiceHandler) ListInstallations(context.Context, *v1.ListInstallationsRequest) (*v1.ListInstallationsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.InstallationService.ListInstallations is not implemented"))
 }

@@ -49,13 +49,13 @@ const (
 // JobServiceClient is a client for the muster.v1.JobService service.
 type JobServiceClient interface {
 	// ListJobs returns jobs, newest first, page by page.
-	ListJobs(context.Context, *connect.Request[v1.ListJobsRequest]) (*connect.Response[v1.ListJobsResponse], error)
+	ListJobs(context.Context, *v1.ListJobsRequest) (*v1.ListJobsResponse, error)
 	// GetJob returns one attempt with everything known about it.
-	GetJob(context.Context, *connect.Request[v1.GetJobRequest]) (*connect.Response[v1.GetJobResponse], error)
+	GetJob(context.Context, *v1.GetJobRequest) (*v1.GetJobResponse, error)
 	// ExplainJob answers why a job waits: causes, the most likely first.
-	ExplainJob(context.Context, *connect.Request[v1.ExplainJobRequest]) (*connect.Response[v1.ExplainJobResponse], error)
+	ExplainJob(context.Context, *v1.ExplainJobRequest) (*v1.ExplainJobResponse, error)
 	// GetJobLog streams the job's log as GitHub keeps it; not_found until the job has completed.
-	GetJobLog(context.Context, *connect.Request[v1.GetJobLogRequest]) (*connect.ServerStreamForClient[v1.GetJobLogResponse], error)
+	GetJobLog(context.Context, *v1.GetJobLogRequest) (*connect.ServerStreamForClient[v1.GetJobLogResponse], error)
 }
 
 // NewJobServiceClient constructs a client for the muster.v1.JobService service. By default, it uses
@@ -105,35 +105,47 @@ type jobServiceClient struct {
 }
 
 // ListJobs calls muster.v1.JobService.ListJobs.
-func (c *jobServiceClient) ListJobs(ctx context.Context, req *connect.Request[v1.ListJobsRequest]) (*connect.Response[v1.ListJobsResponse], error) {
-	return c.listJobs.CallUnary(ctx, req)
+func (c *jobServiceClient) ListJobs(ctx context.Context, req *v1.ListJobsRequest) (*v1.ListJobsResponse, error) {
+	response, err := c.listJobs.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // GetJob calls muster.v1.JobService.GetJob.
-func (c *jobServiceClient) GetJob(ctx context.Context, req *connect.Request[v1.GetJobRequest]) (*connect.Response[v1.GetJobResponse], error) {
-	return c.getJob.CallUnary(ctx, req)
+func (c *jobServiceClient) GetJob(ctx context.Context, req *v1.GetJobRequest) (*v1.GetJobResponse, error) {
+	response, err := c.getJob.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // ExplainJob calls muster.v1.JobService.ExplainJob.
-func (c *jobServiceClient) ExplainJob(ctx context.Context, req *connect.Request[v1.ExplainJobRequest]) (*connect.Response[v1.ExplainJobResponse], error) {
-	return c.explainJob.CallUnary(ctx, req)
+func (c *jobServiceClient) ExplainJob(ctx context.Context, req *v1.ExplainJobRequest) (*v1.ExplainJobResponse, error) {
+	response, err := c.explainJob.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // GetJobLog calls muster.v1.JobService.GetJobLog.
-func (c *jobServiceClient) GetJobLog(ctx context.Context, req *connect.Request[v1.GetJobLogRequest]) (*connect.ServerStreamForClient[v1.GetJobLogResponse], error) {
-	return c.getJobLog.CallServerStream(ctx, req)
+func (c *jobServiceClient) GetJobLog(ctx context.Context, req *v1.GetJobLogRequest) (*connect.ServerStreamForClient[v1.GetJobLogResponse], error) {
+	return c.getJobLog.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // JobServiceHandler is an implementation of the muster.v1.JobService service.
 type JobServiceHandler interface {
 	// ListJobs returns jobs, newest first, page by page.
-	ListJobs(context.Context, *connect.Request[v1.ListJobsRequest]) (*connect.Response[v1.ListJobsResponse], error)
+	ListJobs(context.Context, *v1.ListJobsRequest) (*v1.ListJobsResponse, error)
 	// GetJob returns one attempt with everything known about it.
-	GetJob(context.Context, *connect.Request[v1.GetJobRequest]) (*connect.Response[v1.GetJobResponse], error)
+	GetJob(context.Context, *v1.GetJobRequest) (*v1.GetJobResponse, error)
 	// ExplainJob answers why a job waits: causes, the most likely first.
-	ExplainJob(context.Context, *connect.Request[v1.ExplainJobRequest]) (*connect.Response[v1.ExplainJobResponse], error)
+	ExplainJob(context.Context, *v1.ExplainJobRequest) (*v1.ExplainJobResponse, error)
 	// GetJobLog streams the job's log as GitHub keeps it; not_found until the job has completed.
-	GetJobLog(context.Context, *connect.Request[v1.GetJobLogRequest], *connect.ServerStream[v1.GetJobLogResponse]) error
+	GetJobLog(context.Context, *v1.GetJobLogRequest, *connect.ServerStream[v1.GetJobLogResponse]) error
 }
 
 // NewJobServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -143,25 +155,25 @@ type JobServiceHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewJobServiceHandler(svc JobServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	jobServiceMethods := v1.File_muster_v1_job_proto.Services().ByName("JobService").Methods()
-	jobServiceListJobsHandler := connect.NewUnaryHandler(
+	jobServiceListJobsHandler := connect.NewUnaryHandlerSimple(
 		JobServiceListJobsProcedure,
 		svc.ListJobs,
 		connect.WithSchema(jobServiceMethods.ByName("ListJobs")),
 		connect.WithHandlerOptions(opts...),
 	)
-	jobServiceGetJobHandler := connect.NewUnaryHandler(
+	jobServiceGetJobHandler := connect.NewUnaryHandlerSimple(
 		JobServiceGetJobProcedure,
 		svc.GetJob,
 		connect.WithSchema(jobServiceMethods.ByName("GetJob")),
 		connect.WithHandlerOptions(opts...),
 	)
-	jobServiceExplainJobHandler := connect.NewUnaryHandler(
+	jobServiceExplainJobHandler := connect.NewUnaryHandlerSimple(
 		JobServiceExplainJobProcedure,
 		svc.ExplainJob,
 		connect.WithSchema(jobServiceMethods.ByName("ExplainJob")),
 		connect.WithHandlerOptions(opts...),
 	)
-	jobServiceGetJobLogHandler := connect.NewServerStreamHandler(
+	jobServiceGetJobLogHandler := connect.NewServerStreamHandlerSimple(
 		JobServiceGetJobLogProcedure,
 		svc.GetJobLog,
 		connect.WithSchema(jobServiceMethods.ByName("GetJobLog")),
@@ -186,18 +198,18 @@ func NewJobServiceHandler(svc JobServiceHandler, opts ...connect.HandlerOption) 
 // UnimplementedJobServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedJobServiceHandler struct{}
 
-func (UnimplementedJobServiceHandler) ListJobs(context.Context, *connect.Request[v1.ListJobsRequest]) (*connect.Response[v1.ListJobsResponse], error) {
+func (UnimplementedJobServiceHandler) ListJobs(context.Context, *v1.ListJobsRequest) (*v1.ListJobsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.JobService.ListJobs is not implemented"))
 }
 
-func (UnimplementedJobServiceHandler) GetJob(context.Context, *connect.Request[v1.GetJobRequest]) (*connect.Response[v1.GetJobResponse], error) {
+func (UnimplementedJobServiceHandler) GetJob(context.Context, *v1.GetJobRequest) (*v1.GetJobResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.JobService.GetJob is not implemented"))
 }
 
-func (UnimplementedJobServiceHandler) ExplainJob(context.Context, *connect.Request[v1.ExplainJobRequest]) (*connect.Response[v1.ExplainJobResponse], error) {
+func (UnimplementedJobServiceHandler) ExplainJob(context.Context, *v1.ExplainJobRequest) (*v1.ExplainJobResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.JobService.ExplainJob is not implemented"))
 }
 
-func (UnimplementedJobServiceHandler) GetJobLog(context.Context, *connect.Request[v1.GetJobLogRequest], *connect.ServerStream[v1.GetJobLogResponse]) error {
+func (UnimplementedJobServiceHandler) GetJobLog(context.Context, *v1.GetJobLogRequest, *connect.ServerStream[v1.GetJobLogResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.JobService.GetJobLog is not implemented"))
 }

@@ -50,14 +50,14 @@ const (
 // PoolServiceClient is a client for the muster.v1.PoolService service.
 type PoolServiceClient interface {
 	// ListPools returns every pool of the workspace in configured order, with its status.
-	ListPools(context.Context, *connect.Request[v1.ListPoolsRequest]) (*connect.Response[v1.ListPoolsResponse], error)
+	ListPools(context.Context, *v1.ListPoolsRequest) (*v1.ListPoolsResponse, error)
 	// GetPool returns one pool with its offering and status; not_found if there is none of that name.
-	GetPool(context.Context, *connect.Request[v1.GetPoolRequest]) (*connect.Response[v1.GetPoolResponse], error)
+	GetPool(context.Context, *v1.GetPoolRequest) (*v1.GetPoolResponse, error)
 	// ListDecisions returns the latest scaling decisions of a pool, newest first.
-	ListDecisions(context.Context, *connect.Request[v1.ListDecisionsRequest]) (*connect.Response[v1.ListDecisionsResponse], error)
+	ListDecisions(context.Context, *v1.ListDecisionsRequest) (*v1.ListDecisionsResponse, error)
 	// SetPool overrides the configuration until the next SetPool. Fields that are
 	// absent keep their value.
-	SetPool(context.Context, *connect.Request[v1.SetPoolRequest]) (*connect.Response[v1.SetPoolResponse], error)
+	SetPool(context.Context, *v1.SetPoolRequest) (*v1.SetPoolResponse, error)
 }
 
 // NewPoolServiceClient constructs a client for the muster.v1.PoolService service. By default, it
@@ -107,36 +107,52 @@ type poolServiceClient struct {
 }
 
 // ListPools calls muster.v1.PoolService.ListPools.
-func (c *poolServiceClient) ListPools(ctx context.Context, req *connect.Request[v1.ListPoolsRequest]) (*connect.Response[v1.ListPoolsResponse], error) {
-	return c.listPools.CallUnary(ctx, req)
+func (c *poolServiceClient) ListPools(ctx context.Context, req *v1.ListPoolsRequest) (*v1.ListPoolsResponse, error) {
+	response, err := c.listPools.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // GetPool calls muster.v1.PoolService.GetPool.
-func (c *poolServiceClient) GetPool(ctx context.Context, req *connect.Request[v1.GetPoolRequest]) (*connect.Response[v1.GetPoolResponse], error) {
-	return c.getPool.CallUnary(ctx, req)
+func (c *poolServiceClient) GetPool(ctx context.Context, req *v1.GetPoolRequest) (*v1.GetPoolResponse, error) {
+	response, err := c.getPool.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // ListDecisions calls muster.v1.PoolService.ListDecisions.
-func (c *poolServiceClient) ListDecisions(ctx context.Context, req *connect.Request[v1.ListDecisionsRequest]) (*connect.Response[v1.ListDecisionsResponse], error) {
-	return c.listDecisions.CallUnary(ctx, req)
+func (c *poolServiceClient) ListDecisions(ctx context.Context, req *v1.ListDecisionsRequest) (*v1.ListDecisionsResponse, error) {
+	response, err := c.listDecisions.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // SetPool calls muster.v1.PoolService.SetPool.
-func (c *poolServiceClient) SetPool(ctx context.Context, req *connect.Request[v1.SetPoolRequest]) (*connect.Response[v1.SetPoolResponse], error) {
-	return c.setPool.CallUnary(ctx, req)
+func (c *poolServiceClient) SetPool(ctx context.Context, req *v1.SetPoolRequest) (*v1.SetPoolResponse, error) {
+	response, err := c.setPool.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // PoolServiceHandler is an implementation of the muster.v1.PoolService service.
 type PoolServiceHandler interface {
 	// ListPools returns every pool of the workspace in configured order, with its status.
-	ListPools(context.Context, *connect.Request[v1.ListPoolsRequest]) (*connect.Response[v1.ListPoolsResponse], error)
+	ListPools(context.Context, *v1.ListPoolsRequest) (*v1.ListPoolsResponse, error)
 	// GetPool returns one pool with its offering and status; not_found if there is none of that name.
-	GetPool(context.Context, *connect.Request[v1.GetPoolRequest]) (*connect.Response[v1.GetPoolResponse], error)
+	GetPool(context.Context, *v1.GetPoolRequest) (*v1.GetPoolResponse, error)
 	// ListDecisions returns the latest scaling decisions of a pool, newest first.
-	ListDecisions(context.Context, *connect.Request[v1.ListDecisionsRequest]) (*connect.Response[v1.ListDecisionsResponse], error)
+	ListDecisions(context.Context, *v1.ListDecisionsRequest) (*v1.ListDecisionsResponse, error)
 	// SetPool overrides the configuration until the next SetPool. Fields that are
 	// absent keep their value.
-	SetPool(context.Context, *connect.Request[v1.SetPoolRequest]) (*connect.Response[v1.SetPoolResponse], error)
+	SetPool(context.Context, *v1.SetPoolRequest) (*v1.SetPoolResponse, error)
 }
 
 // NewPoolServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -146,25 +162,25 @@ type PoolServiceHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewPoolServiceHandler(svc PoolServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	poolServiceMethods := v1.File_muster_v1_pool_proto.Services().ByName("PoolService").Methods()
-	poolServiceListPoolsHandler := connect.NewUnaryHandler(
+	poolServiceListPoolsHandler := connect.NewUnaryHandlerSimple(
 		PoolServiceListPoolsProcedure,
 		svc.ListPools,
 		connect.WithSchema(poolServiceMethods.ByName("ListPools")),
 		connect.WithHandlerOptions(opts...),
 	)
-	poolServiceGetPoolHandler := connect.NewUnaryHandler(
+	poolServiceGetPoolHandler := connect.NewUnaryHandlerSimple(
 		PoolServiceGetPoolProcedure,
 		svc.GetPool,
 		connect.WithSchema(poolServiceMethods.ByName("GetPool")),
 		connect.WithHandlerOptions(opts...),
 	)
-	poolServiceListDecisionsHandler := connect.NewUnaryHandler(
+	poolServiceListDecisionsHandler := connect.NewUnaryHandlerSimple(
 		PoolServiceListDecisionsProcedure,
 		svc.ListDecisions,
 		connect.WithSchema(poolServiceMethods.ByName("ListDecisions")),
 		connect.WithHandlerOptions(opts...),
 	)
-	poolServiceSetPoolHandler := connect.NewUnaryHandler(
+	poolServiceSetPoolHandler := connect.NewUnaryHandlerSimple(
 		PoolServiceSetPoolProcedure,
 		svc.SetPool,
 		connect.WithSchema(poolServiceMethods.ByName("SetPool")),
@@ -189,18 +205,18 @@ func NewPoolServiceHandler(svc PoolServiceHandler, opts ...connect.HandlerOption
 // UnimplementedPoolServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedPoolServiceHandler struct{}
 
-func (UnimplementedPoolServiceHandler) ListPools(context.Context, *connect.Request[v1.ListPoolsRequest]) (*connect.Response[v1.ListPoolsResponse], error) {
+func (UnimplementedPoolServiceHandler) ListPools(context.Context, *v1.ListPoolsRequest) (*v1.ListPoolsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.PoolService.ListPools is not implemented"))
 }
 
-func (UnimplementedPoolServiceHandler) GetPool(context.Context, *connect.Request[v1.GetPoolRequest]) (*connect.Response[v1.GetPoolResponse], error) {
+func (UnimplementedPoolServiceHandler) GetPool(context.Context, *v1.GetPoolRequest) (*v1.GetPoolResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.PoolService.GetPool is not implemented"))
 }
 
-func (UnimplementedPoolServiceHandler) ListDecisions(context.Context, *connect.Request[v1.ListDecisionsRequest]) (*connect.Response[v1.ListDecisionsResponse], error) {
+func (UnimplementedPoolServiceHandler) ListDecisions(context.Context, *v1.ListDecisionsRequest) (*v1.ListDecisionsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.PoolService.ListDecisions is not implemented"))
 }
 
-func (UnimplementedPoolServiceHandler) SetPool(context.Context, *connect.Request[v1.SetPoolRequest]) (*connect.Response[v1.SetPoolResponse], error) {
+func (UnimplementedPoolServiceHandler) SetPool(context.Context, *v1.SetPoolRequest) (*v1.SetPoolResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.PoolService.SetPool is not implemented"))
 }

@@ -51,14 +51,14 @@ const (
 // RunnerServiceClient is a client for the muster.v1.RunnerService service.
 type RunnerServiceClient interface {
 	// ListRunners returns runners, newest first; only live ones unless asked otherwise.
-	ListRunners(context.Context, *connect.Request[v1.ListRunnersRequest]) (*connect.Response[v1.ListRunnersResponse], error)
+	ListRunners(context.Context, *v1.ListRunnersRequest) (*v1.ListRunnersResponse, error)
 	// GetRunner returns one runner, by id or by its name on GitHub, with its history.
-	GetRunner(context.Context, *connect.Request[v1.GetRunnerRequest]) (*connect.Response[v1.GetRunnerResponse], error)
+	GetRunner(context.Context, *v1.GetRunnerRequest) (*v1.GetRunnerResponse, error)
 	// GetRunnerLog returns what the runner itself printed, at most its first 1 MiB.
-	GetRunnerLog(context.Context, *connect.Request[v1.GetRunnerLogRequest]) (*connect.Response[v1.GetRunnerLogResponse], error)
+	GetRunnerLog(context.Context, *v1.GetRunnerLogRequest) (*v1.GetRunnerLogResponse, error)
 	// DrainRunner asks for the graceful end of a runner: it takes no new job, a job
 	// that runs is finished, then the machine is destroyed.
-	DrainRunner(context.Context, *connect.Request[v1.DrainRunnerRequest]) (*connect.Response[v1.DrainRunnerResponse], error)
+	DrainRunner(context.Context, *v1.DrainRunnerRequest) (*v1.DrainRunnerResponse, error)
 }
 
 // NewRunnerServiceClient constructs a client for the muster.v1.RunnerService service. By default,
@@ -108,36 +108,52 @@ type runnerServiceClient struct {
 }
 
 // ListRunners calls muster.v1.RunnerService.ListRunners.
-func (c *runnerServiceClient) ListRunners(ctx context.Context, req *connect.Request[v1.ListRunnersRequest]) (*connect.Response[v1.ListRunnersResponse], error) {
-	return c.listRunners.CallUnary(ctx, req)
+func (c *runnerServiceClient) ListRunners(ctx context.Context, req *v1.ListRunnersRequest) (*v1.ListRunnersResponse, error) {
+	response, err := c.listRunners.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // GetRunner calls muster.v1.RunnerService.GetRunner.
-func (c *runnerServiceClient) GetRunner(ctx context.Context, req *connect.Request[v1.GetRunnerRequest]) (*connect.Response[v1.GetRunnerResponse], error) {
-	return c.getRunner.CallUnary(ctx, req)
+func (c *runnerServiceClient) GetRunner(ctx context.Context, req *v1.GetRunnerRequest) (*v1.GetRunnerResponse, error) {
+	response, err := c.getRunner.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // GetRunnerLog calls muster.v1.RunnerService.GetRunnerLog.
-func (c *runnerServiceClient) GetRunnerLog(ctx context.Context, req *connect.Request[v1.GetRunnerLogRequest]) (*connect.Response[v1.GetRunnerLogResponse], error) {
-	return c.getRunnerLog.CallUnary(ctx, req)
+func (c *runnerServiceClient) GetRunnerLog(ctx context.Context, req *v1.GetRunnerLogRequest) (*v1.GetRunnerLogResponse, error) {
+	response, err := c.getRunnerLog.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // DrainRunner calls muster.v1.RunnerService.DrainRunner.
-func (c *runnerServiceClient) DrainRunner(ctx context.Context, req *connect.Request[v1.DrainRunnerRequest]) (*connect.Response[v1.DrainRunnerResponse], error) {
-	return c.drainRunner.CallUnary(ctx, req)
+func (c *runnerServiceClient) DrainRunner(ctx context.Context, req *v1.DrainRunnerRequest) (*v1.DrainRunnerResponse, error) {
+	response, err := c.drainRunner.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // RunnerServiceHandler is an implementation of the muster.v1.RunnerService service.
 type RunnerServiceHandler interface {
 	// ListRunners returns runners, newest first; only live ones unless asked otherwise.
-	ListRunners(context.Context, *connect.Request[v1.ListRunnersRequest]) (*connect.Response[v1.ListRunnersResponse], error)
+	ListRunners(context.Context, *v1.ListRunnersRequest) (*v1.ListRunnersResponse, error)
 	// GetRunner returns one runner, by id or by its name on GitHub, with its history.
-	GetRunner(context.Context, *connect.Request[v1.GetRunnerRequest]) (*connect.Response[v1.GetRunnerResponse], error)
+	GetRunner(context.Context, *v1.GetRunnerRequest) (*v1.GetRunnerResponse, error)
 	// GetRunnerLog returns what the runner itself printed, at most its first 1 MiB.
-	GetRunnerLog(context.Context, *connect.Request[v1.GetRunnerLogRequest]) (*connect.Response[v1.GetRunnerLogResponse], error)
+	GetRunnerLog(context.Context, *v1.GetRunnerLogRequest) (*v1.GetRunnerLogResponse, error)
 	// DrainRunner asks for the graceful end of a runner: it takes no new job, a job
 	// that runs is finished, then the machine is destroyed.
-	DrainRunner(context.Context, *connect.Request[v1.DrainRunnerRequest]) (*connect.Response[v1.DrainRunnerResponse], error)
+	DrainRunner(context.Context, *v1.DrainRunnerRequest) (*v1.DrainRunnerResponse, error)
 }
 
 // NewRunnerServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -147,25 +163,25 @@ type RunnerServiceHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewRunnerServiceHandler(svc RunnerServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	runnerServiceMethods := v1.File_muster_v1_runner_proto.Services().ByName("RunnerService").Methods()
-	runnerServiceListRunnersHandler := connect.NewUnaryHandler(
+	runnerServiceListRunnersHandler := connect.NewUnaryHandlerSimple(
 		RunnerServiceListRunnersProcedure,
 		svc.ListRunners,
 		connect.WithSchema(runnerServiceMethods.ByName("ListRunners")),
 		connect.WithHandlerOptions(opts...),
 	)
-	runnerServiceGetRunnerHandler := connect.NewUnaryHandler(
+	runnerServiceGetRunnerHandler := connect.NewUnaryHandlerSimple(
 		RunnerServiceGetRunnerProcedure,
 		svc.GetRunner,
 		connect.WithSchema(runnerServiceMethods.ByName("GetRunner")),
 		connect.WithHandlerOptions(opts...),
 	)
-	runnerServiceGetRunnerLogHandler := connect.NewUnaryHandler(
+	runnerServiceGetRunnerLogHandler := connect.NewUnaryHandlerSimple(
 		RunnerServiceGetRunnerLogProcedure,
 		svc.GetRunnerLog,
 		connect.WithSchema(runnerServiceMethods.ByName("GetRunnerLog")),
 		connect.WithHandlerOptions(opts...),
 	)
-	runnerServiceDrainRunnerHandler := connect.NewUnaryHandler(
+	runnerServiceDrainRunnerHandler := connect.NewUnaryHandlerSimple(
 		RunnerServiceDrainRunnerProcedure,
 		svc.DrainRunner,
 		connect.WithSchema(runnerServiceMethods.ByName("DrainRunner")),
@@ -190,18 +206,18 @@ func NewRunnerServiceHandler(svc RunnerServiceHandler, opts ...connect.HandlerOp
 // UnimplementedRunnerServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedRunnerServiceHandler struct{}
 
-func (UnimplementedRunnerServiceHandler) ListRunners(context.Context, *connect.Request[v1.ListRunnersRequest]) (*connect.Response[v1.ListRunnersResponse], error) {
+func (UnimplementedRunnerServiceHandler) ListRunners(context.Context, *v1.ListRunnersRequest) (*v1.ListRunnersResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.RunnerService.ListRunners is not implemented"))
 }
 
-func (UnimplementedRunnerServiceHandler) GetRunner(context.Context, *connect.Request[v1.GetRunnerRequest]) (*connect.Response[v1.GetRunnerResponse], error) {
+func (UnimplementedRunnerServiceHandler) GetRunner(context.Context, *v1.GetRunnerRequest) (*v1.GetRunnerResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.RunnerService.GetRunner is not implemented"))
 }
 
-func (UnimplementedRunnerServiceHandler) GetRunnerLog(context.Context, *connect.Request[v1.GetRunnerLogRequest]) (*connect.Response[v1.GetRunnerLogResponse], error) {
+func (UnimplementedRunnerServiceHandler) GetRunnerLog(context.Context, *v1.GetRunnerLogRequest) (*v1.GetRunnerLogResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.RunnerService.GetRunnerLog is not implemented"))
 }
 
-func (UnimplementedRunnerServiceHandler) DrainRunner(context.Context, *connect.Request[v1.DrainRunnerRequest]) (*connect.Response[v1.DrainRunnerResponse], error) {
+func (UnimplementedRunnerServiceHandler) DrainRunner(context.Context, *v1.DrainRunnerRequest) (*v1.DrainRunnerResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.RunnerService.DrainRunner is not implemented"))
 }

@@ -46,11 +46,11 @@ const (
 type SystemServiceClient interface {
 	// GetOverview returns counts, the promises that are kept at zero, the rate-limit
 	// budget and the version.
-	GetOverview(context.Context, *connect.Request[v1.GetOverviewRequest]) (*connect.Response[v1.GetOverviewResponse], error)
+	GetOverview(context.Context, *v1.GetOverviewRequest) (*v1.GetOverviewResponse, error)
 	// Watch tells of changes as they are committed, without their content. A slow
 	// reader may miss some; the first message has an empty kind and says that
 	// watching has begun.
-	Watch(context.Context, *connect.Request[v1.WatchRequest]) (*connect.ServerStreamForClient[v1.WatchResponse], error)
+	Watch(context.Context, *v1.WatchRequest) (*connect.ServerStreamForClient[v1.WatchResponse], error)
 }
 
 // NewSystemServiceClient constructs a client for the muster.v1.SystemService service. By default,
@@ -86,24 +86,28 @@ type systemServiceClient struct {
 }
 
 // GetOverview calls muster.v1.SystemService.GetOverview.
-func (c *systemServiceClient) GetOverview(ctx context.Context, req *connect.Request[v1.GetOverviewRequest]) (*connect.Response[v1.GetOverviewResponse], error) {
-	return c.getOverview.CallUnary(ctx, req)
+func (c *systemServiceClient) GetOverview(ctx context.Context, req *v1.GetOverviewRequest) (*v1.GetOverviewResponse, error) {
+	response, err := c.getOverview.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // Watch calls muster.v1.SystemService.Watch.
-func (c *systemServiceClient) Watch(ctx context.Context, req *connect.Request[v1.WatchRequest]) (*connect.ServerStreamForClient[v1.WatchResponse], error) {
-	return c.watch.CallServerStream(ctx, req)
+func (c *systemServiceClient) Watch(ctx context.Context, req *v1.WatchRequest) (*connect.ServerStreamForClient[v1.WatchResponse], error) {
+	return c.watch.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // SystemServiceHandler is an implementation of the muster.v1.SystemService service.
 type SystemServiceHandler interface {
 	// GetOverview returns counts, the promises that are kept at zero, the rate-limit
 	// budget and the version.
-	GetOverview(context.Context, *connect.Request[v1.GetOverviewRequest]) (*connect.Response[v1.GetOverviewResponse], error)
+	GetOverview(context.Context, *v1.GetOverviewRequest) (*v1.GetOverviewResponse, error)
 	// Watch tells of changes as they are committed, without their content. A slow
 	// reader may miss some; the first message has an empty kind and says that
 	// watching has begun.
-	Watch(context.Context, *connect.Request[v1.WatchRequest], *connect.ServerStream[v1.WatchResponse]) error
+	Watch(context.Context, *v1.WatchRequest, *connect.ServerStream[v1.WatchResponse]) error
 }
 
 // NewSystemServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -113,13 +117,13 @@ type SystemServiceHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewSystemServiceHandler(svc SystemServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	systemServiceMethods := v1.File_muster_v1_system_proto.Services().ByName("SystemService").Methods()
-	systemServiceGetOverviewHandler := connect.NewUnaryHandler(
+	systemServiceGetOverviewHandler := connect.NewUnaryHandlerSimple(
 		SystemServiceGetOverviewProcedure,
 		svc.GetOverview,
 		connect.WithSchema(systemServiceMethods.ByName("GetOverview")),
 		connect.WithHandlerOptions(opts...),
 	)
-	systemServiceWatchHandler := connect.NewServerStreamHandler(
+	systemServiceWatchHandler := connect.NewServerStreamHandlerSimple(
 		SystemServiceWatchProcedure,
 		svc.Watch,
 		connect.WithSchema(systemServiceMethods.ByName("Watch")),
@@ -140,10 +144,10 @@ func NewSystemServiceHandler(svc SystemServiceHandler, opts ...connect.HandlerOp
 // UnimplementedSystemServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedSystemServiceHandler struct{}
 
-func (UnimplementedSystemServiceHandler) GetOverview(context.Context, *connect.Request[v1.GetOverviewRequest]) (*connect.Response[v1.GetOverviewResponse], error) {
+func (UnimplementedSystemServiceHandler) GetOverview(context.Context, *v1.GetOverviewRequest) (*v1.GetOverviewResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.SystemService.GetOverview is not implemented"))
 }
 
-func (UnimplementedSystemServiceHandler) Watch(context.Context, *connect.Request[v1.WatchRequest], *connect.ServerStream[v1.WatchResponse]) error {
+func (UnimplementedSystemServiceHandler) Watch(context.Context, *v1.WatchRequest, *connect.ServerStream[v1.WatchResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.SystemService.Watch is not implemented"))
 }

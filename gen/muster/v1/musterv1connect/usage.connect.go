@@ -50,13 +50,13 @@ const (
 // UsageServiceClient is a client for the muster.v1.UsageService service.
 type UsageServiceClient interface {
 	// GetSummary adds up receipts and waste by workflow, repository, pool or day.
-	GetSummary(context.Context, *connect.Request[v1.GetSummaryRequest]) (*connect.Response[v1.GetSummaryResponse], error)
+	GetSummary(context.Context, *v1.GetSummaryRequest) (*v1.GetSummaryResponse, error)
 	// ListReceipts returns receipts, newest first.
-	ListReceipts(context.Context, *connect.Request[v1.ListReceiptsRequest]) (*connect.Response[v1.ListReceiptsResponse], error)
+	ListReceipts(context.Context, *v1.ListReceiptsRequest) (*v1.ListReceiptsResponse, error)
 	// ListWaste returns what runners cost that never ran a job, newest first.
-	ListWaste(context.Context, *connect.Request[v1.ListWasteRequest]) (*connect.Response[v1.ListWasteResponse], error)
+	ListWaste(context.Context, *v1.ListWasteRequest) (*v1.ListWasteResponse, error)
 	// GetRunnerMetrics returns percentiles and failure rates per pool.
-	GetRunnerMetrics(context.Context, *connect.Request[v1.GetRunnerMetricsRequest]) (*connect.Response[v1.GetRunnerMetricsResponse], error)
+	GetRunnerMetrics(context.Context, *v1.GetRunnerMetricsRequest) (*v1.GetRunnerMetricsResponse, error)
 }
 
 // NewUsageServiceClient constructs a client for the muster.v1.UsageService service. By default, it
@@ -106,35 +106,51 @@ type usageServiceClient struct {
 }
 
 // GetSummary calls muster.v1.UsageService.GetSummary.
-func (c *usageServiceClient) GetSummary(ctx context.Context, req *connect.Request[v1.GetSummaryRequest]) (*connect.Response[v1.GetSummaryResponse], error) {
-	return c.getSummary.CallUnary(ctx, req)
+func (c *usageServiceClient) GetSummary(ctx context.Context, req *v1.GetSummaryRequest) (*v1.GetSummaryResponse, error) {
+	response, err := c.getSummary.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // ListReceipts calls muster.v1.UsageService.ListReceipts.
-func (c *usageServiceClient) ListReceipts(ctx context.Context, req *connect.Request[v1.ListReceiptsRequest]) (*connect.Response[v1.ListReceiptsResponse], error) {
-	return c.listReceipts.CallUnary(ctx, req)
+func (c *usageServiceClient) ListReceipts(ctx context.Context, req *v1.ListReceiptsRequest) (*v1.ListReceiptsResponse, error) {
+	response, err := c.listReceipts.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // ListWaste calls muster.v1.UsageService.ListWaste.
-func (c *usageServiceClient) ListWaste(ctx context.Context, req *connect.Request[v1.ListWasteRequest]) (*connect.Response[v1.ListWasteResponse], error) {
-	return c.listWaste.CallUnary(ctx, req)
+func (c *usageServiceClient) ListWaste(ctx context.Context, req *v1.ListWasteRequest) (*v1.ListWasteResponse, error) {
+	response, err := c.listWaste.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // GetRunnerMetrics calls muster.v1.UsageService.GetRunnerMetrics.
-func (c *usageServiceClient) GetRunnerMetrics(ctx context.Context, req *connect.Request[v1.GetRunnerMetricsRequest]) (*connect.Response[v1.GetRunnerMetricsResponse], error) {
-	return c.getRunnerMetrics.CallUnary(ctx, req)
+func (c *usageServiceClient) GetRunnerMetrics(ctx context.Context, req *v1.GetRunnerMetricsRequest) (*v1.GetRunnerMetricsResponse, error) {
+	response, err := c.getRunnerMetrics.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // UsageServiceHandler is an implementation of the muster.v1.UsageService service.
 type UsageServiceHandler interface {
 	// GetSummary adds up receipts and waste by workflow, repository, pool or day.
-	GetSummary(context.Context, *connect.Request[v1.GetSummaryRequest]) (*connect.Response[v1.GetSummaryResponse], error)
+	GetSummary(context.Context, *v1.GetSummaryRequest) (*v1.GetSummaryResponse, error)
 	// ListReceipts returns receipts, newest first.
-	ListReceipts(context.Context, *connect.Request[v1.ListReceiptsRequest]) (*connect.Response[v1.ListReceiptsResponse], error)
+	ListReceipts(context.Context, *v1.ListReceiptsRequest) (*v1.ListReceiptsResponse, error)
 	// ListWaste returns what runners cost that never ran a job, newest first.
-	ListWaste(context.Context, *connect.Request[v1.ListWasteRequest]) (*connect.Response[v1.ListWasteResponse], error)
+	ListWaste(context.Context, *v1.ListWasteRequest) (*v1.ListWasteResponse, error)
 	// GetRunnerMetrics returns percentiles and failure rates per pool.
-	GetRunnerMetrics(context.Context, *connect.Request[v1.GetRunnerMetricsRequest]) (*connect.Response[v1.GetRunnerMetricsResponse], error)
+	GetRunnerMetrics(context.Context, *v1.GetRunnerMetricsRequest) (*v1.GetRunnerMetricsResponse, error)
 }
 
 // NewUsageServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -144,25 +160,25 @@ type UsageServiceHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewUsageServiceHandler(svc UsageServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	usageServiceMethods := v1.File_muster_v1_usage_proto.Services().ByName("UsageService").Methods()
-	usageServiceGetSummaryHandler := connect.NewUnaryHandler(
+	usageServiceGetSummaryHandler := connect.NewUnaryHandlerSimple(
 		UsageServiceGetSummaryProcedure,
 		svc.GetSummary,
 		connect.WithSchema(usageServiceMethods.ByName("GetSummary")),
 		connect.WithHandlerOptions(opts...),
 	)
-	usageServiceListReceiptsHandler := connect.NewUnaryHandler(
+	usageServiceListReceiptsHandler := connect.NewUnaryHandlerSimple(
 		UsageServiceListReceiptsProcedure,
 		svc.ListReceipts,
 		connect.WithSchema(usageServiceMethods.ByName("ListReceipts")),
 		connect.WithHandlerOptions(opts...),
 	)
-	usageServiceListWasteHandler := connect.NewUnaryHandler(
+	usageServiceListWasteHandler := connect.NewUnaryHandlerSimple(
 		UsageServiceListWasteProcedure,
 		svc.ListWaste,
 		connect.WithSchema(usageServiceMethods.ByName("ListWaste")),
 		connect.WithHandlerOptions(opts...),
 	)
-	usageServiceGetRunnerMetricsHandler := connect.NewUnaryHandler(
+	usageServiceGetRunnerMetricsHandler := connect.NewUnaryHandlerSimple(
 		UsageServiceGetRunnerMetricsProcedure,
 		svc.GetRunnerMetrics,
 		connect.WithSchema(usageServiceMethods.ByName("GetRunnerMetrics")),
@@ -187,18 +203,18 @@ func NewUsageServiceHandler(svc UsageServiceHandler, opts ...connect.HandlerOpti
 // UnimplementedUsageServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedUsageServiceHandler struct{}
 
-func (UnimplementedUsageServiceHandler) GetSummary(context.Context, *connect.Request[v1.GetSummaryRequest]) (*connect.Response[v1.GetSummaryResponse], error) {
+func (UnimplementedUsageServiceHandler) GetSummary(context.Context, *v1.GetSummaryRequest) (*v1.GetSummaryResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.UsageService.GetSummary is not implemented"))
 }
 
-func (UnimplementedUsageServiceHandler) ListReceipts(context.Context, *connect.Request[v1.ListReceiptsRequest]) (*connect.Response[v1.ListReceiptsResponse], error) {
+func (UnimplementedUsageServiceHandler) ListReceipts(context.Context, *v1.ListReceiptsRequest) (*v1.ListReceiptsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.UsageService.ListReceipts is not implemented"))
 }
 
-func (UnimplementedUsageServiceHandler) ListWaste(context.Context, *connect.Request[v1.ListWasteRequest]) (*connect.Response[v1.ListWasteResponse], error) {
+func (UnimplementedUsageServiceHandler) ListWaste(context.Context, *v1.ListWasteRequest) (*v1.ListWasteResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.UsageService.ListWaste is not implemented"))
 }
 
-func (UnimplementedUsageServiceHandler) GetRunnerMetrics(context.Context, *connect.Request[v1.GetRunnerMetricsRequest]) (*connect.Response[v1.GetRunnerMetricsResponse], error) {
+func (UnimplementedUsageServiceHandler) GetRunnerMetrics(context.Context, *v1.GetRunnerMetricsRequest) (*v1.GetRunnerMetricsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.UsageService.GetRunnerMetrics is not implemented"))
 }

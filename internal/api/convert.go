@@ -1,0 +1,221 @@
+package api
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/muster-ci/muster"
+	v1 "github.com/muster-ci/muster/gen/muster/v1"
+)
+
+// stamp is a time, absent if zero.
+func stamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+// when is the inverse of stamp.
+func when(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
+}
+
+func span(d time.Duration) *durationpb.Duration { return durationpb.New(d) }
+
+func texts[T ~string](xs []T) []string {
+	out := make([]string, len(xs))
+	for i, x := range xs {
+		out[i] = string(x)
+	}
+	return out
+}
+
+// each converts a list.
+func each[T, U any](xs []T, f func(T) U) []U {
+	out := make([]U, len(xs))
+	for i, x := range xs {
+		out[i] = f(x)
+	}
+	return out
+}
+
+func poolOf(p muster.Pool) *v1.Pool {
+	out := &v1.Pool{
+		Name: p.Name, Workspace: p.Workspace, Project: p.Project, App: p.App, Scope: p.Scope.String(),
+		Labels: p.Labels, RunnerLabels: p.RunnerLabels, RunnerGroup: p.RunnerGroup,
+		Provider: p.Provider, Offering: p.Offering, Lifecycle: string(p.Lifecycle), Registration: string(p.Registration),
+		Scaling: &v1.Scaling{
+			MinRunners: int32(p.Scaling.MinRunners), MaxRunners: int32(p.Scaling.MaxRunners), JobsPerRunner: int32(p.Scaling.JobsPerRunner),
+			ScaleUpThreshold: int32(p.Scaling.ScaleUpThreshold), ScaleDownThreshold: int32(p.Scaling.ScaleDownThreshold), Cooldown: span(p.Scaling.Cooldown),
+		},
+		Enabled: p.Enabled, Repositories: p.Repositories, AllowPublic: p.AllowPublic, MaxJobCount: int32(p.MaxJobCount), ReportChecks: p.ReportChecks,
+		NoJobTimeout: span(p.NoJobTimeout), RotationInterval: span(p.RotationInterval), MaxAge: span(p.MaxAge), Provisioning: int32(p.Provisioning),
+	}
+	if p.ConnectTimeout > 0 {
+		out.ConnectTimeout = span(p.ConnectTimeout)
+	}
+	return out
+}
+
+// statusFrom counts what a pool has led to. Each runner counts once: a runner
+// that goes is draining whatever it does, and a busy one is busy whatever its state.
+func statusFrom(s muster.Snapshot) *v1.PoolStatus {
+	out := &v1.PoolStatus{}
+	var oldest time.Time
+	for _, j := range s.Jobs {
+		switch j.State {
+		case muster.JobQueued:
+			out.JobsQueued++
+			if oldest.IsZero() || j.QueuedAt.Before(oldest) {
+				oldest = j.QueuedAt
+			}
+		case muster.JobInProgress:
+			out.JobsInProgress++
+		}
+	}
+	out.OldestQueuedAt = stamp(oldest)
+	for _, r := range s.Runners {
+		switch {
+		case r.State == muster.RunnerDraining:
+			out.RunnersDraining++
+		case r.Busy || r.State == muster.RunnerActive:
+			out.RunnersBusy++
+		case r.State == muster.RunnerRegistered:
+			out.RunnersIdle++
+		case r.State == muster.RunnerProvisioning:
+			out.RunnersStarting++
+		}
+	}
+	return out
+}
+
+func decisionOf(d muster.DecisionRecord) *v1.Decision {
+	return &v1.Decision{
+		Id: d.ID, Pool: d.Pool, At: stamp(d.At), Action: string(d.Decision.Action),
+		TargetRunnerCount: int32(d.Decision.Target), CurrentRunnerCount: int32(d.Decision.Current),
+		Reason: d.Decision.Reason, Rule: d.Decision.Rule, Create: int32(d.Decision.Create), Warm: int32(d.Decision.Warm),
+		Drain: texts(d.Decision.Drain),
+		Metrics: &v1.QueueMetrics{
+			PendingJobs: int32(d.Decision.Metrics.PendingJobs), InProgressJobs: int32(d.Decision.Metrics.InProgressJobs),
+			QueuedJobs: int32(d.Decision.Metrics.QueuedJobs), TotalJobs: int32(d.Decision.Metrics.TotalJobs), Timestamp: stamp(d.Decision.Metrics.Timestamp),
+		},
+		WakeAt: stamp(d.Decision.WakeAt), Count: int32(d.Count), LastAt: stamp(d.LastAt),
+		Created: each(d.Runners, func(r muster.Runner) string { return string(r.ID) }),
+	}
+}
+
+func offeringOf(o muster.Offering) *v1.RunnerOffering {
+	return &v1.RunnerOffering{
+		Id: o.Name, Name: o.Name, Cpu: cpuOf(o), Memory: memoryOf(o), ImageRepository: o.Image, IsAutoscale: o.Autoscale,
+		Gpus: int32(o.GPUs), Spot: o.Spot, PriceMicroUsdPerMinute: o.PriceMicroUSD,
+	}
+}
+
+func cpuOf(o muster.Offering) string {
+	if o.CPUs == 0 {
+		return ""
+	}
+	return strconv.FormatFloat(o.CPUs, 'f', -1, 64)
+}
+
+func memoryOf(o muster.Offering) string {
+	if o.MemoryMiB == 0 {
+		return ""
+	}
+	return strconv.FormatInt(o.MemoryMiB, 10) + "Mi"
+}
+
+// runnerOf needs the runner's pool and offering, which may be zero when they are
+// no longer configured.
+func runnerOf(r muster.Runner, p muster.Pool, o muster.Offering) *v1.Runner {
+	out := &v1.Runner{
+		Id: string(r.ID), Name: r.Name, Namespace: r.Workspace, RunnerOfferingId: r.Offering, Repositories: p.Repositories,
+		Status: string(r.State), IsCustom: o.Image != "", Cpu: cpuOf(o), Memory: memoryOf(o),
+		Pool: r.Pool, Provider: r.Provider, Instance: r.Instance, GithubId: r.GitHubID, Reason: r.Reason, Failed: r.Failed, Warm: r.Warm, Busy: r.Busy,
+		TraceId: r.TraceID, CreatedAt: stamp(r.CreatedAt), LaunchedAt: stamp(r.LaunchedAt), ConnectedAt: stamp(r.ConnectedAt), ListeningAt: stamp(r.ListeningAt),
+		ActiveAt: stamp(r.ActiveAt), FinishedAt: stamp(r.FinishedAt), DestroyedAt: stamp(r.DestroyedAt), HeartbeatAt: stamp(r.HeartbeatAt),
+	}
+	if len(out.Repositories) == 0 && p.Scope.Kind == muster.ScopeRepository {
+		out.Repositories = []string{p.Scope.String()}
+	}
+	if r.Job != (muster.JobKey{}) {
+		out.Job = &v1.JobRef{Id: r.Job.ID, Attempt: int32(r.Job.Attempt)}
+	}
+	return out
+}
+
+func jobOf(j muster.Job) *v1.Job {
+	out := &v1.Job{
+		Id: j.Key.ID, Attempt: int32(j.Key.Attempt), Workspace: j.Workspace, App: j.App, InstallationId: j.Installation,
+		Repository: j.Repository, PublicRepository: j.PublicRepo, RunId: j.RunID, Workflow: j.Workflow, Name: j.Name,
+		HeadBranch: j.HeadBranch, HeadSha: j.HeadSHA, Url: j.URL, Labels: j.Labels, State: string(j.State), Conclusion: j.Conclusion,
+		Pool: j.Pool, Runner: string(j.Runner), RunnerName: j.RunnerName,
+		CreatedAt: stamp(j.CreatedAt), StartedAt: stamp(j.StartedAt), CompletedAt: stamp(j.CompletedAt), SeenAt: stamp(j.SeenAt), TraceId: j.TraceID,
+		Steps: each(j.Steps, func(s muster.Step) *v1.Step {
+			return &v1.Step{Number: int32(s.Number), Name: s.Name, Status: s.Status, Conclusion: s.Conclusion, StartedAt: stamp(s.StartedAt), CompletedAt: stamp(s.CompletedAt)}
+		}),
+	}
+	if d, ok := j.QueueTime(); ok {
+		out.QueueTime = span(d)
+	}
+	if d, ok := j.RunTime(); ok {
+		out.RunTime = span(d)
+	}
+	return out
+}
+
+func sightingOf(s muster.Sighting) *v1.Sighting {
+	return &v1.Sighting{Sense: string(s.Sense), State: string(s.State), At: stamp(s.At), Delivery: s.Delivery}
+}
+
+func causeOf(c muster.Cause) *v1.Cause {
+	return &v1.Cause{Code: c.Code, Text: c.Text, Since: stamp(c.Since)}
+}
+
+func receiptOf(r muster.Receipt) *v1.Receipt {
+	return &v1.Receipt{
+		JobId: r.Job.ID, Attempt: int32(r.Job.Attempt), Workspace: r.Workspace, Project: r.Project, Pool: r.Pool, Repository: r.Repository,
+		Workflow: r.Workflow, JobName: r.JobName, Runner: string(r.Runner), Offering: r.Offering, Conclusion: r.Conclusion,
+		Queue: span(r.Queue), Boot: span(r.Boot), Idle: span(r.Idle), Run: span(r.Run), Billed: span(r.Billed),
+		PriceMicroUsdPerMinute: r.PriceMicroUSD, CostMicroUsd: r.CostMicroUSD, CompletedAt: stamp(r.CompletedAt), WrittenAt: stamp(r.WrittenAt),
+	}
+}
+
+func wasteOf(w muster.Waste) *v1.Waste {
+	return &v1.Waste{
+		Runner: string(w.Runner), Workspace: w.Workspace, Project: w.Project, Pool: w.Pool, Offering: w.Offering, Reason: w.Reason,
+		Lived: span(w.Lived), PriceMicroUsdPerMinute: w.PriceMicroUSD, CostMicroUsd: w.CostMicroUSD, At: stamp(w.At),
+	}
+}
+
+func usageRowOf(u UsageRow) *v1.UsageRow {
+	return &v1.UsageRow{
+		Key: u.Key, Jobs: int32(u.Jobs), Succeeded: int32(u.Succeeded), Failed: int32(u.Failed), Cancelled: int32(u.Cancelled), NeverRan: int32(u.NeverRan),
+		QueueP50: span(u.QueueP50), QueueP90: span(u.QueueP90), Run: span(u.Run), Billed: span(u.Billed),
+		CostMicroUsd: u.CostMicroUSD, WasteMicroUsd: u.WasteMicroUSD, Wasted: int32(u.Wasted),
+	}
+}
+
+func deliveryOf(d muster.Delivery) *v1.Delivery {
+	return &v1.Delivery{
+		Guid: d.GUID, App: d.App, Event: d.Event, Action: d.Action, Sense: string(d.Sense), ReceivedAt: stamp(d.ReceivedAt), Seq: d.Seq,
+		DispatchedAt: stamp(d.DispatchedAt), Outcome: d.Outcome, Attempts: int32(d.Attempts), Error: d.Error, TraceId: d.TraceID,
+		Headers: maps.Clone(d.Headers), Body: slices.Clone(d.Body),
+	}
+}
+
+func installationOf(in muster.Installation) *v1.RunnerInstallation {
+	return &v1.RunnerInstallation{
+		InstallationId: in.ID, WorkspaceId: in.Workspace, State: in.State, GithubAccountType: in.AccountType,
+		IsServiceEnabled: in.State == "active", Account: in.Account, App: in.App, UpdatedAt: stamp(in.UpdatedAt),
+	}
+}

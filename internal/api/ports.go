@@ -1,0 +1,159 @@
+package api
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/wire"
+)
+
+// Store is what the API reads. Errors are of the muster.Error classes or count
+// as internal. Implementations are safe for concurrent use.
+type Store interface {
+	// Pools are the effective pools in configured order.
+	Pools(ctx context.Context, workspace string) ([]muster.Pool, error)
+	Pool(ctx context.Context, workspace, name string) (muster.Pool, error)
+	Offering(ctx context.Context, workspace, name string) (muster.Offering, error)
+	Offerings(ctx context.Context, workspace string) ([]muster.Offering, error)
+	PoolSnapshot(ctx context.Context, workspace, pool string) (muster.Snapshot, error)
+	// Decisions are newest first.
+	Decisions(ctx context.Context, workspace, pool string, limit int) ([]muster.DecisionRecord, error)
+	LastDecision(ctx context.Context, workspace, pool string) (muster.DecisionRecord, bool, error)
+
+	// Runners are newest first.
+	Runners(ctx context.Context, workspace string, f RunnerFilter) ([]muster.Runner, error)
+	Runner(ctx context.Context, workspace string, id muster.RunnerID) (muster.Runner, error)
+	RunnerByName(ctx context.Context, workspace, name string) (muster.Runner, error)
+	// RunnerEvents are oldest first.
+	RunnerEvents(ctx context.Context, workspace string, id muster.RunnerID) ([]muster.RunnerEvent, error)
+	RunnerLog(ctx context.Context, workspace string, id muster.RunnerID) ([]byte, error)
+
+	// Jobs are newest (highest id) first.
+	Jobs(ctx context.Context, workspace string, f JobFilter) ([]muster.Job, error)
+	Job(ctx context.Context, workspace string, key muster.JobKey) (muster.Job, error)
+	// JobByID is the latest attempt.
+	JobByID(ctx context.Context, workspace string, id int64) (muster.Job, error)
+	JobCounts(ctx context.Context, workspace string) (map[muster.JobState]int, error)
+	Sightings(ctx context.Context, workspace string, key muster.JobKey) ([]muster.Sighting, error)
+	// Ahead is how many queued jobs of the pool were queued before a time.
+	Ahead(ctx context.Context, workspace, pool string, queuedBefore time.Time) (int, error)
+
+	// Receipt is CodeNotFound until it is written.
+	Receipt(ctx context.Context, workspace string, key muster.JobKey) (muster.Receipt, error)
+	// Receipts and Wastes are newest first.
+	Receipts(ctx context.Context, workspace string, f UsageFilter) ([]muster.Receipt, error)
+	Wastes(ctx context.Context, workspace string, f UsageFilter) ([]muster.Waste, error)
+	// UsageSummary adds up by "workflow", "repository", "pool" or "day".
+	UsageSummary(ctx context.Context, workspace string, f UsageFilter, by string) ([]UsageRow, error)
+
+	// Deliveries are newest first, without bodies. A delivery belongs to an App,
+	// not to a workspace, because it is kept before its content is believed.
+	Deliveries(ctx context.Context, f DeliveryFilter) ([]muster.Delivery, error)
+	Delivery(ctx context.Context, guid string) (muster.Delivery, error)
+
+	Installations(ctx context.Context, workspace string) ([]muster.Installation, error)
+
+	// Subscribe returns changes as they are committed; the channel is closed when
+	// ctx ends or the store is closed. A slow reader misses some.
+	Subscribe(ctx context.Context) <-chan muster.Change
+}
+
+// The filters. Zero fields select everything.
+type (
+	// RunnerFilter selects runners.
+	RunnerFilter struct {
+		States []muster.RunnerState
+		Pool   string
+		Live   bool // leaves out destroyed runners
+		Limit  int
+	}
+	// JobFilter selects jobs.
+	JobFilter struct {
+		States     []muster.JobState
+		Pool       string
+		Repository string
+		RunID      int64
+		Since      time.Time // leaves out jobs that Muster first heard of before
+		BeforeID   int64     // only jobs with a lower id
+		Limit      int
+	}
+	// UsageFilter selects receipts and wastes of [Since, Until).
+	UsageFilter struct {
+		Since, Until time.Time
+		Pool         string
+		Repository   string
+		Limit        int
+	}
+	// DeliveryFilter selects deliveries.
+	DeliveryFilter struct {
+		Event   string
+		Outcome string // a part of the outcome's text
+		Before  int64  // only deliveries with a lower Seq
+		Limit   int
+	}
+)
+
+// UsageRow is one line of a summary.
+type UsageRow struct {
+	Key                                          string
+	Jobs, Succeeded, Failed, Cancelled, NeverRan int
+	QueueP50, QueueP90                           time.Duration
+	Run, Billed                                  time.Duration
+	CostMicroUSD                                 int64
+	WasteMicroUSD                                int64
+	Wasted                                       int // runners that never ran a job
+}
+
+// Commands is what operators may ask for. The methods return when the wish is
+// durable, not when it is fulfilled, and are safe to repeat.
+type Commands interface {
+	DrainRunner(ctx context.Context, workspace string, id muster.RunnerID, reason string) error
+	SetPool(ctx context.Context, workspace, pool string, o muster.PoolOverride) error
+	RedispatchDelivery(ctx context.Context, guid string) error
+	// ProviderRefusal is the provider's last refusal to a pool in its own words
+	// and when it was, "" if the provider works.
+	ProviderRefusal(ctx context.Context, workspace, pool string) (text string, at time.Time)
+}
+
+// Agents is the control plane's side of the agent's protocol. Errors of the
+// muster.Error classes become the statuses of statusOf.
+type Agents interface {
+	Boot(ctx context.Context, token string, req wire.BootRequest) (wire.BootResponse, error)
+	Report(ctx context.Context, sessionToken string, r wire.Report) (wire.Answer, error)
+	Log(ctx context.Context, sessionToken string, c wire.LogChunk) (wire.Answer, error)
+}
+
+// JobLogs fetches a job's log from GitHub as the job's App. The caller closes it.
+type JobLogs interface {
+	JobLog(ctx context.Context, app, repository string, id int64) (io.ReadCloser, error)
+}
+
+// Monitor knows how the control plane as a whole is doing. Health must be quick:
+// it calls neither GitHub nor a provider.
+type Monitor interface {
+	Health(ctx context.Context, workspace string) (Health, error)
+}
+
+// Health is the promise in numbers, and what may still be asked of GitHub.
+type Health struct {
+	// JobsLost, MachinesLeaked and BusyKilled are counted from Since.
+	JobsLost, MachinesLeaked, BusyKilled int
+	Since                                time.Time
+	Budgets                              []Budget
+}
+
+// Budget is what one installation may still ask of GitHub.
+type Budget struct {
+	App, Account     string
+	Limit, Remaining int
+	ResetAt          time.Time
+}
+
+// Observer counts calls. Called runs after every call, on its goroutine, and
+// must return at once: procedure is "/muster.v1.JobService/ListJobs" or a path of
+// the agent's protocol, code "ok" or one of Connect's codes, or the HTTP status.
+type Observer interface {
+	Called(procedure, code string, took time.Duration)
+}
