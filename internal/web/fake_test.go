@@ -133,9 +133,9 @@ func (f *fake) newJob(rng *rand.Rand, kind int, id int64, at time.Time) muster.J
 	branches := []string{"main", "main", "fix/rounding", "feat/checkout-v2", "dependabot/npm_and_yarn/vite-7", "release/2026.5"}
 	return muster.Job{
 		Key: muster.JobKey{ID: id, Attempt: 1}, Workspace: "default", App: "muster", Repository: k.repo, RunID: 15_800_000_000 + id%1_000_000,
-		Workflow: k.workflow, Name: k.name, HeadBranch: branches[rng.IntN(len(branches))], HeadSHA: fmt.Sprintf("%040x", rng.Uint64()),
+		Workflow: k.workflow, Name: k.name, HeadBranch: branches[rng.IntN(len(branches))], HeadSHA: fmt.Sprintf("%016x%016x%08x", rng.Uint64(), rng.Uint64(), rng.Uint32()),
 		URL: fmt.Sprintf("https://github.com/%s/actions/runs/%d/job/%d", k.repo, 15_800_000_000+id%1_000_000, id), Labels: k.labels,
-		State: muster.JobQueued, Pool: k.pool, CreatedAt: at, SeenAt: at.Add(400 * time.Millisecond), TraceID: fmt.Sprintf("%032x", rng.Uint64()),
+		State: muster.JobQueued, Pool: k.pool, CreatedAt: at, SeenAt: at.Add(400 * time.Millisecond), TraceID: fmt.Sprintf("%016x%016x", rng.Uint64(), rng.Uint64()),
 	}
 }
 
@@ -149,7 +149,7 @@ func (f *fake) newRunner(rng *rand.Rand, pool string, at time.Time) muster.Runne
 	return muster.Runner{
 		ID: id, Workspace: "default", Pool: pool, Name: muster.RegistrationName(pool, id, 0), Provider: p.Provider, Offering: p.Offering,
 		Instance: fmt.Sprintf("%s-%d", p.Provider, 40_000+rng.IntN(9999)), GitHubID: int64(9000 + rng.IntN(999)), State: muster.RunnerProvisioning, CreatedAt: at,
-		TraceID: fmt.Sprintf("%032x", rng.Uint64()),
+		TraceID: fmt.Sprintf("%016x%016x", rng.Uint64(), rng.Uint64()),
 	}
 }
 
@@ -243,7 +243,7 @@ func (f *fake) steps(j muster.Job, until time.Time) []muster.Step {
 			st.Conclusion = "failure"
 		}
 		if p.name == "Upload artifacts" && j.Conclusion == "failure" {
-			st.Conclusion = "skipped"
+			st.Conclusion, st.CompletedAt, end = "skipped", st.StartedAt, at
 		}
 		out = append(out, st)
 		at = end

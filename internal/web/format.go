@@ -24,13 +24,13 @@ var funcs = template.FuncMap{
 	"stamp":    formatStamp,
 	"iso":      func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 	"ago": func(now, t time.Time) moment {
-		return moment{At: t, Text: formatDuration(max(0, now.Sub(t))) + " ago", Mode: "ago"}
+		return moment{At: t, Text: formatCoarse(now.Sub(t)) + " ago", Mode: "ago"}
 	},
 	"since": func(now, t time.Time) moment {
 		return moment{At: t, Text: formatDuration(max(0, now.Sub(t))), Mode: "since"}
 	},
 	"at":       func(t time.Time) moment { return moment{At: t, Text: formatStamp(t)} },
-	"until":    func(now, t time.Time) string { return formatDuration(max(0, t.Sub(now))) },
+	"until":    func(now, t time.Time) string { return formatCoarse(t.Sub(now)) },
 	"plural":   plural,
 	"tone":     tone,
 	"word":     word,
@@ -79,6 +79,20 @@ func formatDuration(d time.Duration) string {
 		return fmt.Sprintf("%dh %02dm", int(d.Hours()), int(d.Minutes())%60)
 	}
 	return fmt.Sprintf("%dd %dh", int(d.Hours())/24, int(d.Hours())%24)
+}
+
+// formatCoarse says d in its largest unit, which is enough for what is long
+// past: 50s, 3m, 2h, 4d. The script's coarse() says the same.
+func formatCoarse(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", max(0, int(d.Seconds())))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	}
+	return fmt.Sprintf("%dd", int(d.Hours())/24)
 }
 
 // formatStamp is a time in UTC, to the second.

@@ -405,7 +405,7 @@ type moments struct {
 	Tone  string
 	Delay time.Duration // after what it reports, for what a sense saw
 	Sense bool
-	After time.Duration // after the line before
+	After time.Duration // after the line before that is not about a sense
 	Link  string
 }
 
@@ -445,8 +445,15 @@ func timelineOf(j muster.Job, r *muster.Runner, seen []Sighting, receipt *muster
 		add(receipt.WrittenAt, "Receipt written", formatMoney(receipt.CostMicroUSD), "mute")
 	}
 	slices.SortStableFunc(ms, func(a, b moments) int { return a.At.Compare(b.At) })
-	for i := 1; i < len(ms); i++ {
-		ms[i].After = ms[i].At.Sub(ms[i-1].At)
+	var last time.Time
+	for i := range ms {
+		if ms[i].Sense {
+			continue
+		}
+		if !last.IsZero() {
+			ms[i].After = ms[i].At.Sub(last)
+		}
+		last = ms[i].At
 	}
 	return ms
 }

@@ -139,34 +139,14 @@ type UsageQuery struct {
 	Repository   string
 }
 
-// Sighting says when one sense first saw a job in one state.
-type Sighting struct {
-	Sense muster.Sense
-	State muster.JobState
-	At    time.Time
-	// Delivery is the webhook's GUID; "" for other senses.
-	Delivery string
-}
+// Sighting is muster.Sighting.
+type Sighting = muster.Sighting
 
-// RunnerEvent is a change of a runner's state, or a note about it.
-type RunnerEvent struct {
-	At    time.Time
-	State muster.RunnerState
-	Note  string
-}
+// RunnerEvent is muster.RunnerEvent.
+type RunnerEvent = muster.RunnerEvent
 
-// DecisionRecord is a decision with what it was taken from.
-type DecisionRecord struct {
-	ID       int64
-	Pool     string
-	At       time.Time
-	Snapshot muster.Snapshot
-	Decision muster.Decision
-	// Count is how many equal decisions in a row this stands for, at least 1;
-	// LastAt is when the last of them was taken.
-	Count  int
-	LastAt time.Time
-}
+// DecisionRecord is muster.DecisionRecord; Runners may be empty.
+type DecisionRecord = muster.DecisionRecord
 
 // UsageRow is the sum over one workflow, repository, pool or day.
 type UsageRow struct {
@@ -178,14 +158,8 @@ type UsageRow struct {
 	Wasted                                       int // runners that never ran a job
 }
 
-// Finding is something that the sweep found in only one of the places that
-// should know of it, and what it did about it.
-type Finding struct {
-	At      time.Time
-	Kind    string // leaked_instance, ghost_registration, lost_runner, …
-	Subject string
-	Action  string
-}
+// Finding is muster.Finding.
+type Finding = muster.Finding
 
 // PoolView is an effective pool, the offering it runs on (zero if unknown), and
 // whether an operator changed it over its configuration.

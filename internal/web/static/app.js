@@ -21,9 +21,18 @@ function duration(s) { // formatDuration of format.go, from one second up
   return `${d}d ${h % 24}h`;
 }
 
+function coarse(s) { // formatCoarse of format.go
+  s = Math.max(0, Math.floor(s));
+  if (s < 60) return `${s}s`;
+  if (s < 3600) return `${Math.floor(s / 60)}m`;
+  if (s < 172800) return `${Math.floor(s / 3600)}h`;
+  return `${Math.floor(s / 86400)}d`;
+}
+
 function tick() {
   for (const t of $$('time[data-tick]')) {
-    const text = duration((Date.now() + skew - Date.parse(t.dateTime)) / 1000) + (t.dataset.tick === 'ago' ? ' ago' : '');
+    const passed = (Date.now() + skew - Date.parse(t.dateTime)) / 1000;
+    const text = t.dataset.tick === 'ago' ? `${coarse(passed)} ago` : duration(passed);
     if (t.textContent !== text) t.textContent = text;
   }
 }
