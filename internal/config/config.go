@@ -51,7 +51,10 @@ type Config struct {
 	// Pools are in the order of the file, which is the order of routing; those of
 	// the fleets file follow. Defaults are filled in (Pool.WithDefaults).
 	Pools []muster.Pool
-	Times Times
+	// TrackUnmatched keeps jobs that no pool wants, so that they can be explained;
+	// otherwise they are counted only (C25).
+	TrackUnmatched bool
+	Times          Times
 	// FleetsFile is the JSON file of `muster github-runner` (S1-85), "" if none.
 	FleetsFile string
 }

@@ -399,7 +399,8 @@ func TestOneProblem(t *testing.T) {
 		{"OtherDatabase", small + "database: mysql://u@h/db\n", "database is neither an SQLite file nor a PostgreSQL address"},
 		{"OpenWithoutTLS", small + "listen: 10.1.2.3:80\noperator_token_file: hook\n", "listen 10.1.2.3:80 is open to other machines without TLS"}, // S4-66
 		{"OpenWithoutToken", small + "listen: 10.1.2.3:80\ninsecure_listen: true\n", "no operator token is asked for"},
-		{"PlainPublicURL", small + "public_url: http://muster.example.com\n", "public_url http://muster.example.com is not https"}, // S4-66
+		{"PlainPublicURL", small + "public_url: http://muster.example.com\noperator_token_file: hook\n", "public_url http://muster.example.com is not https"}, // S4-66
+		{"PublicWithoutToken", small + "public_url: https://muster.example.com\n", "public_url https://muster.example.com is open to other machines and no operator token is asked for"},
 		{"EngineKeyWithoutAddress", small + "engine: {api_key_file: hook}\n", "engine has credentials and no address"},
 		{"BothCredentials", strings.Replace(small, "id: 1,", "id: 1, token_env: GITHUB_TOKEN,", 1), `app "main" has both a token and an App's key`}, // C6
 		{"NoWebhookSecret", strings.Replace(small, ", webhook_secret_file: hook", "", 1), "or set poll_only: true to do without webhooks"},

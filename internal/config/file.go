@@ -24,6 +24,7 @@ type file struct {
 	Offerings         []fileSize    `yaml:"offerings"`
 	PriceBook         filePrices    `yaml:"price_book"`
 	Pools             []filePool    `yaml:"pools"`
+	TrackUnmatched    bool          `yaml:"track_unmatched"`
 	Fleets            fileFleets    `yaml:"fleets"`
 	Times             Times         `yaml:"times"`
 }

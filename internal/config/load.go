@@ -59,6 +59,7 @@ func (l *loader) resolve(f file) Config {
 		DataDir:        l.path(or(f.DataDir, "muster-data")),
 		Listen:         or(f.Listen, "127.0.0.1:8080"),
 		InsecureListen: f.InsecureListen,
+		TrackUnmatched: f.TrackUnmatched,
 		Times:          f.Times,
 	}
 	if !word.MatchString(c.Name) {
@@ -119,8 +120,16 @@ func (l *loader) listener(f file, c *Config) {
 	}
 	c.PublicURL = strings.TrimRight(f.PublicURL, "/")
 	if c.PublicURL != "" {
-		if u := l.url("public_url", c.PublicURL); u != nil && u.Scheme == "http" && !Loopback(u.Host) && !c.InsecureListen {
+		u := l.url("public_url", c.PublicURL)
+		if u == nil || Loopback(u.Host) {
+			return
+		}
+		if u.Scheme == "http" && !c.InsecureListen {
 			l.at("public_url", "use https, or set insecure_listen: true to accept that boot tokens cross the network in clear", "public_url %s is not https", c.PublicURL)
+		}
+		// Whatever forwards to a loopback listener looks like this machine.
+		if !open && c.OperatorToken == "" && !l.written("operator_token_file") {
+			l.at("public_url", "put a long random text in a file and name it in operator_token_file", "public_url %s is open to other machines and no operator token is asked for", c.PublicURL)
 		}
 		return
 	}
