@@ -1,7 +1,6 @@
 package muster_test
 
 import (
-	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -34,7 +33,7 @@ var boundaries = []struct{ packages, mayImport string }{
 	// Adapters: never each other, never a use case.
 	{"provider/providertest", ". provider"},
 	{"provider/...", ". provider internal/proc"},
-	{"internal/store/storetest", ". internal/store"},
+	{"internal/store/storetest", ". internal/store internal/secretbox"},
 	{"internal/store", ". internal/secretbox"},
 	{"internal/secretbox", "."},
 	{"internal/github", "."},
@@ -81,8 +80,9 @@ func match(patterns, pkg string) bool {
 
 // source is what the tests below need to know of one package.
 type source struct {
-	imports map[string]string // path below the module → the file that imports it
-	doc     string
+	imports   map[string]string // path below the module → the file that imports it
+	libraries map[string]string // the same for what is neither ours nor Go's
+	doc       string
 }
 
 // sources reads every package of the module but its tests. It reads by
@@ -118,14 +118,21 @@ func sources(t *testing.T) map[string]*source {
 		}
 		pkg := path.Dir(filepath.ToSlash(name))
 		if all[pkg] == nil {
-			all[pkg] = &source{imports: map[string]string{}}
+			all[pkg] = &source{imports: map[string]string{}, libraries: map[string]string{}}
 		}
 		if file.Doc != nil {
 			all[pkg].doc += file.Doc.Text()
 		}
 		for _, imp := range file.Imports {
-			if own, ok := ownImport(imp); ok {
-				all[pkg].imports[own] = name
+			p, err := strconv.Unquote(imp.Path.Value)
+			if err != nil {
+				return err
+			}
+			host, _, _ := strings.Cut(p, "/")
+			if own, ok := strings.CutPrefix(p+"/", module+"/"); ok {
+				all[pkg].imports[path.Clean(own)] = name
+			} else if strings.Contains(host, ".") {
+				all[pkg].libraries[p] = name
 			}
 		}
 		return nil
@@ -134,18 +141,6 @@ func sources(t *testing.T) map[string]*source {
 		t.Fatal(err)
 	}
 	return all
-}
-
-// ownImport is the path below the module of an import of ours.
-func ownImport(imp *ast.ImportSpec) (string, bool) {
-	p, err := strconv.Unquote(imp.Path.Value)
-	if err != nil {
-		return "", false
-	}
-	if p == module {
-		return ".", true
-	}
-	return strings.CutPrefix(p, module+"/")
 }
 
 func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
@@ -163,6 +158,21 @@ func TestBoundaries(t *testing.T) {
 			if !match(boundaries[row].mayImport, imp) {
 				t.Errorf("%s imports %s; %s may import [%s] only", all[pkg].imports[imp], imp, pkg, boundaries[row].mayImport)
 			}
+		}
+	}
+}
+
+// What decides and what is shared by both sides of a wire needs nothing but Go's
+// own library, and so do tools.
+func TestStandardLibraryOnly(t *testing.T) {
+	const pure = ". provider internal/wire internal/proc internal/usage internal/tools/..."
+	all := sources(t)
+	for _, pkg := range sorted(all) {
+		if !match(pure, pkg) {
+			continue
+		}
+		for _, lib := range sorted(all[pkg].libraries) {
+			t.Errorf("%s imports %s; package %s uses the standard library only", all[pkg].libraries[lib], lib, pkg)
 		}
 	}
 }

@@ -69,8 +69,8 @@ func TestRunnerNames(t *testing.T) {
 		}
 	}
 	id := muster.NewRunnerID([10]byte{1})
-	if muster.RegistrationName("ci", id, 1) != muster.RegistrationName("ci", id, 1) ||
-		muster.RegistrationName("ci", id, 0) == muster.RegistrationName("ci", id, 1) ||
+	once, again := muster.RegistrationName("ci", id, 1), muster.RegistrationName("ci", id, 1)
+	if once != again || once == muster.RegistrationName("ci", id, 0) ||
 		!muster.ValidRunnerName(muster.RegistrationName(pool, id, 99)) {
 		t.Error("names per try")
 	}

@@ -297,10 +297,10 @@ func ranges(ids []id) string {
 		for j+1 < len(ids) && ids[j+1].number == ids[j].number+1 {
 			j++
 		}
-		switch {
-		case j == i:
+		switch j {
+		case i:
 			parts = append(parts, ids[i].String())
-		case j == i+1:
+		case i + 1:
 			parts = append(parts, ids[i].String(), ids[j].String())
 		default:
 			parts = append(parts, ids[i].String()+"…"+ids[j].String())
