@@ -99,9 +99,10 @@ func (r *Redeliverer) Run(ctx context.Context) error {
 	}
 }
 
-// event is all attempts of one GUID.
+// event is all attempts of one GUID that the list shows.
 type event struct {
-	first  time.Time // the first attempt that the list showed
+	first  time.Time // of the oldest attempt
+	again  bool      // the oldest attempt was a redelivery: the true first is older than the list
 	latest muster.HookDelivery
 	ok     bool
 }
@@ -129,12 +130,12 @@ func (r *Redeliverer) Scan(ctx context.Context) error {
 		}
 		e := events[a.GUID]
 		if e == nil {
-			e = &event{first: a.DeliveredAt, latest: a}
+			e = &event{first: a.DeliveredAt, again: a.Redelivery, latest: a}
 			events[a.GUID] = e
 		}
 		e.ok = e.ok || a.Succeeded()
 		if a.DeliveredAt.Before(e.first) {
-			e.first = a.DeliveredAt
+			e.first, e.again = a.DeliveredAt, a.Redelivery
 		}
 		if a.DeliveredAt.After(e.latest.DeliveredAt) {
 			e.latest = a
@@ -171,13 +172,14 @@ func (r *Redeliverer) lost(events map[string]*event, have map[string]bool, now t
 		e := events[guid]
 		if have[guid] || e != nil && e.ok || now.Sub(first) > r.cfg.MaxAge {
 			delete(r.asked, guid)
-		} else if e != nil && first.Before(e.first) {
-			e.first = first
+		} else if e != nil {
+			e.first, e.again = first, false
 		}
 	}
 	var lost []*event
 	for guid, e := range events {
-		if !e.ok && !have[guid] && now.Sub(e.first) <= r.cfg.MaxAge {
+		// Attempts that we caused must not make an event look young for ever.
+		if !e.ok && !have[guid] && !e.again && now.Sub(e.first) <= r.cfg.MaxAge {
 			lost = append(lost, e)
 		}
 	}
