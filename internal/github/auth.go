@@ -37,7 +37,7 @@ const (
 
 // tokenText is what a credential may look like. Its length is not assumed:
 // installation tokens have 40 or more than 500 characters.
-var tokenText = regexp.MustCompile(`\A[A-Za-z0-9_.\-]{10,4096}\z`)
+var tokenText = regexp.MustCompile(`\A[A-Za-z0-9_.\-]{10,}\z`)
 
 // identity is one way of being known to GitHub, with a rate limit of its own:
 // the App, one installation of it, or a token.
