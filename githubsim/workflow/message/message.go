@@ -191,8 +191,9 @@ type StepsRequest struct {
 	Steps  []StepResult `json:"steps"`
 }
 
-// LogRequest appends to the job's log. Offset is the number of bytes sent before,
-// so a repeated request is harmless. Data is whole lines, each with GitHub's
+// LogRequest appends to the job's log. Offset is the number of bytes before Data;
+// a request that was repeated after a lost answer may begin before the end of
+// what the server has, which keeps what it has and appends only the rest. Data is whole lines, each with GitHub's
 // timestamp prefix.
 type LogRequest struct {
 	PlanID string `json:"planId"`
