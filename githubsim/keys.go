@@ -1,0 +1,86 @@
+package githubsim
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/base64"
+	"math/big"
+	"sync"
+
+	"github.com/muster-ci/muster/githubsim/workflow/message"
+)
+
+// keyPoolSize is how many RSA keys JIT runners share. Making one takes longer
+// than everything else in a JIT answer; a runner is told apart by its client id.
+const keyPoolSize = 4
+
+// keyPool makes its keys in the background, from the first use on.
+type keyPool struct {
+	once  sync.Once
+	first chan struct{}
+	work  sync.WaitGroup
+
+	mu   sync.Mutex
+	keys []jitKey
+	next int
+}
+
+type jitKey struct {
+	key    *rsa.PrivateKey
+	params string // the file .credentials_rsaparams, in base64
+}
+
+// take returns a key; only the very first call waits for one to be made.
+func (p *keyPool) take() jitKey {
+	p.warm()
+	<-p.first
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.next++
+	return p.keys[p.next%len(p.keys)]
+}
+
+func (p *keyPool) warm() {
+	p.once.Do(func() {
+		p.first = make(chan struct{})
+		p.work.Go(func() {
+			for i := range keyPoolSize {
+				key, err := rsa.GenerateKey(rand.Reader, 2048)
+				if err != nil {
+					// crypto/rand never fails on the platforms that Go supports.
+					panic("githubsim: make an RSA key: " + err.Error())
+				}
+				p.mu.Lock()
+				p.keys = append(p.keys, jitKey{key, base64.StdEncoding.EncodeToString(encode(rsaParams(key)))})
+				p.mu.Unlock()
+				if i == 0 {
+					close(p.first)
+				}
+			}
+		})
+	})
+}
+
+func (p *keyPool) wait() { p.work.Wait() }
+
+func rsaParams(k *rsa.PrivateKey) message.RSAParams {
+	part := func(n *big.Int) string { return base64.StdEncoding.EncodeToString(n.Bytes()) }
+	k.Precompute()
+	return message.RSAParams{
+		D: part(k.D), DP: part(k.Precomputed.Dp), DQ: part(k.Precomputed.Dq), Exponent: part(big.NewInt(int64(k.E))),
+		InverseQ: part(k.Precomputed.Qinv), Modulus: part(k.N), P: part(k.Primes[0]), Q: part(k.Primes[1]),
+	}
+}
+
+// publicKey reads what config.sh sends.
+func publicKey(k message.PublicKey) (*rsa.PublicKey, error) {
+	n, err := base64.StdEncoding.DecodeString(k.Modulus)
+	if err != nil {
+		return nil, err
+	}
+	e, err := base64.StdEncoding.DecodeString(k.Exponent)
+	if err != nil {
+		return nil, err
+	}
+	return &rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(new(big.Int).SetBytes(e).Int64())}, nil
+}
