@@ -159,3 +159,15 @@ func BootID() string {
 	}
 	return strings.TrimSpace(string(text))
 }
+
+// Leader reports whether the number is a process's and not that of one of its
+// further threads, for which Read answers too.
+func (p Process) Leader() bool {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(p.PID) + "/status")
+	if err != nil {
+		return false
+	}
+	_, after, _ := bytes.Cut(text, []byte("\nTgid:"))
+	line, _, _ := bytes.Cut(after, []byte("\n"))
+	return string(bytes.TrimSpace(line)) == strconv.Itoa(p.PID)
+}

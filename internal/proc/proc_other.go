@@ -30,6 +30,9 @@ func (p Process) Signal(syscall.Signal) error { return errors.ErrUnsupported }
 // HasEnv is false.
 func (p Process) HasEnv(string) bool { return false }
 
+// Leader is false.
+func (p Process) Leader() bool { return false }
+
 // Env is empty.
 func (p Process) Env(string) string { return "" }
 

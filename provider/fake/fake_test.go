@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,39 +27,24 @@ func TestConformance(t *testing.T) {
 			cloud := fake.NewCloud()
 			defer cloud.Close()
 			cloud.SetDelays(delays)
-			var owners sync.Map // runner → owner, to end machines
 			providertest.Run(t, providertest.Harness{
 				Open: func(t providertest.T, owner string) provider.Provider {
-					return noting{cloud.Provider(owner), owner, &owners}
+					return cloud.Provider(owner)
 				},
 				OpenWith: func(t providertest.T, owner string, max int) provider.Provider {
 					cloud.SetCapacity(max)
 					t.Cleanup(func() { cloud.SetCapacity(0) })
 					return cloud.Provider(owner)
 				},
-				End: func(t providertest.T, runner muster.RunnerID) {
-					owner, _ := owners.Load(runner)
-					cloud.End(owner.(string), runner, "job finished")
+				End: func(t providertest.T, owner string, runner muster.RunnerID) {
+					cloud.End(owner, runner, "job finished")
 				},
-				Remains: func(t providertest.T, runner muster.RunnerID) []string { return nil },
-				Exposed: func(t providertest.T, runner muster.RunnerID) map[string]string {
+				Exposed: func(t providertest.T, owner string, runner muster.RunnerID) map[string]string {
 					return map[string]string{"counts": fmt.Sprintf("%+v", cloud.Counts())}
 				},
 			})
 		})
 	}
-}
-
-// noting remembers who created a runner.
-type noting struct {
-	*fake.Provider
-	owner  string
-	owners *sync.Map
-}
-
-func (n noting) Create(ctx context.Context, spec provider.Spec) (provider.Instance, error) {
-	n.owners.Store(spec.Runner, n.owner)
-	return n.Provider.Create(ctx, spec)
 }
 
 func spec(id muster.RunnerID) provider.Spec {

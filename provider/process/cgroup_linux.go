@@ -224,7 +224,7 @@ func (t tree) limit(dir, control string, l limits) error {
 }
 
 // open returns the unified group of a runner for SysProcAttr.CgroupFD, or nil
-// where there is none: then place moves the process after it was started.
+// where there is none.
 func (c cgroups) open(name string) (*os.File, error) {
 	for _, t := range c.trees {
 		if t.unified {
@@ -234,26 +234,36 @@ func (c cgroups) open(name string) (*os.File, error) {
 	return nil, nil
 }
 
-// place moves a process into the groups of version 1. Its children are born there.
-func (c cgroups) place(name string, pid int) error {
+// enter moves the calling thread into the runner's groups of version 1, in which
+// then everything is born that it starts; "" moves it into our own group. The thread must be locked to its
+// goroutine and end with it. Moving a thread of one's own takes microseconds;
+// moving another process makes the kernel wait for a grace period of RCU, which
+// takes longer than starting it.
+func (c cgroups) enter(name string) error {
 	for _, t := range c.trees {
 		if t.unified {
 			continue
 		}
-		if err := os.WriteFile(filepath.Join(t.dir, name, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+		if err := os.WriteFile(filepath.Join(t.dir, name, "tasks"), []byte("0"), 0); err != nil {
 			return fmt.Errorf("enter control group: %w", err)
 		}
 	}
 	return nil
 }
 
-// members returns every process in a runner's groups and in groups below them.
+// members returns every process in a runner's groups and in groups below them. A
+// process of which some thread is there, and not the first, is no member: it is a
+// control plane that starts the runner.
 func (c cgroups) members(name string) []proc.Process {
 	seen := map[int]bool{}
 	var found []proc.Process
 	for _, t := range c.trees {
 		for _, dir := range subtree(filepath.Join(t.dir, name)) {
-			f, err := os.Open(filepath.Join(dir, "cgroup.procs"))
+			file := "tasks" // threads
+			if t.unified {
+				file = "cgroup.procs"
+			}
+			f, err := os.Open(filepath.Join(dir, file))
 			if err != nil {
 				continue // removed meanwhile
 			}
@@ -263,7 +273,7 @@ func (c cgroups) members(name string) []proc.Process {
 					continue
 				}
 				seen[pid] = true
-				if p, err := proc.Read(pid); err == nil && !p.Zombie {
+				if p, err := proc.Read(pid); err == nil && !p.Zombie && p.Leader() {
 					found = append(found, p)
 				}
 			}

@@ -18,8 +18,8 @@ type Config struct {
 	// Agent is the muster-agent program.
 	Agent string `json:"agent"`
 	// RunnerDir is a directory with GitHub's runner, run.sh at its top. Every runner
-	// gets its own tree of it: small files are copied, large ones are hard links,
-	// "externals" is a symbolic link. "" lets the agent download the runner that
+	// gets its own tree of it: small files at the top are copied, others are hard
+	// links, "externals" is a symbolic link. "" lets the agent download the runner that
 	// the control plane names.
 	RunnerDir string `json:"runner_dir"`
 	// Root is where the directories of runners are made.

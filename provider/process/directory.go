@@ -133,11 +133,11 @@ func current(f *os.File, path string) bool {
 	return err1 == nil && err2 == nil && os.SameFile(a, b)
 }
 
-// smallFile is up to where a file of the runner is copied. Scripts are rewritten in
-// place by the runner (run.sh copies run-helper.sh at every start), which through a
-// hard link would change them under another runner; libraries are not, and copying
-// them would take longer than starting them.
-const smallFile = 64 << 10
+// smallFile is up to where a file at the top of the runner is copied. Those are
+// scripts and settings, which are rewritten in place (run.sh copies run-helper.sh
+// at every start): through a hard link, that would change them under another
+// runner. Large ones and everything below are only read, and linking is faster.
+const smallFile = 1 << 20
 
 // leftOut are the names at the top of a runner's directory that belong to one
 // registration or one job.
@@ -188,7 +188,7 @@ func farmDir(ctx context.Context, src, dst string, top bool, uid, gid int) error
 				err = os.Symlink(target, to)
 			}
 		case e.Type().IsRegular():
-			err = farmFile(from, to, uid, gid)
+			err = farmFile(from, to, top, uid, gid)
 		}
 		if err != nil {
 			return err
@@ -197,14 +197,14 @@ func farmDir(ctx context.Context, src, dst string, top bool, uid, gid int) error
 	return nil
 }
 
-func farmFile(from, to string, uid, gid int) error {
+func farmFile(from, to string, top bool, uid, gid int) error {
 	info, err := os.Lstat(from)
 	if err != nil {
 		return err
 	}
 	// A link is refused across file systems and, by fs.protected_hardlinks, to
 	// somebody else's file; a copy always works.
-	if info.Size() > smallFile && os.Link(from, to) == nil {
+	if (!top || info.Size() > smallFile) && os.Link(from, to) == nil {
 		return nil
 	}
 	in, err := os.Open(from)

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -333,16 +334,13 @@ func (p *Provider) launch(ctx context.Context, spec provider.Spec, st *state) er
 	if err := errors.Join(st.write(dir), ctx.Err()); err != nil {
 		return err
 	}
-	agent, err := os.StartProcess(p.cfg.Agent, []string{p.cfg.Agent}, &os.ProcAttr{
+	agent, err := p.start(name, &os.ProcAttr{
 		Dir: dir, Env: p.environment(spec, dir, runnerDir), Files: []*os.File{in, out, out}, Sys: sys,
 	})
 	if err != nil {
 		return fmt.Errorf("start agent: %w", err)
 	}
 	defer agent.Release()
-	if err := p.cg.place(name, agent.Pid); err != nil {
-		return err
-	}
 	id, err := proc.Read(agent.Pid) // it is our child and nobody waits for it, so it is there, if only as a zombie
 	if err != nil {
 		return err
@@ -356,6 +354,39 @@ func (p *Provider) launch(ctx context.Context, spec provider.Spec, st *state) er
 	}
 	p.log.Debug("runner started", "runner", spec.Runner, "pid", st.PID)
 	return nil
+}
+
+// start starts the agent inside its control groups, from a thread that enters them
+// for the purpose and ends here.
+func (p *Provider) start(name string, attr *os.ProcAttr) (agent *os.Process, err error) {
+	done := make(chan struct{})
+	var on func()
+	on = func() {
+		runtime.LockOSThread() // and never unlocked, so that the thread ends with the goroutine
+		if syscall.Gettid() == os.Getpid() {
+			// The first thread stands for the whole program and cannot end. While it is
+			// locked here, another goroutine gets another thread.
+			defer runtime.UnlockOSThread()
+			other := make(chan struct{})
+			go func() {
+				defer close(other)
+				on()
+			}()
+			<-other
+			return
+		}
+		if err = p.cg.enter(name); err == nil {
+			agent, err = os.StartProcess(p.cfg.Agent, []string{p.cfg.Agent}, attr)
+		}
+		// The thread ends some time after this. It must not keep the group busy.
+		err = errors.Join(err, p.cg.enter(""))
+	}
+	go func() {
+		defer close(done)
+		on()
+	}()
+	<-done
+	return agent, err
 }
 
 // environment is all that the agent gets to see.

@@ -52,6 +52,9 @@ func config(t providertest.T, root, script string) Config {
 	c.Owner = "muster/test"
 	c.Max = 50
 	c.Grace = provider.Duration(2 * time.Second)
+	if _, err := os.Stat(c.Agent); err == nil {
+		return c // a restart; the files may be in use
+	}
 	err := errors.Join(os.MkdirAll(c.RunnerDir, 0o755),
 		os.WriteFile(filepath.Join(c.RunnerDir, "run.sh"), []byte(script), 0o755),
 		os.WriteFile(c.Agent, []byte(stub), 0o755))
@@ -133,13 +136,6 @@ func TestConformance(t *testing.T) {
 				c.Owner, c.Cgroup = owner, cgroup
 				return c
 			}
-			dirs := func(t providertest.T, id muster.RunnerID) []string {
-				found, err := filepath.Glob(filepath.Join(root, "runners", "*", string(id)))
-				if err != nil {
-					t.Fatalf("%v", err)
-				}
-				return found
-			}
 			providertest.Run(t, providertest.Harness{
 				Open: func(t providertest.T, owner string) provider.Provider { return open(t, cfg(t, owner)) },
 				OpenWith: func(t providertest.T, owner string, max int) provider.Provider {
@@ -147,20 +143,25 @@ func TestConformance(t *testing.T) {
 					c.Max = max
 					return open(t, c)
 				},
-				End: func(t providertest.T, id muster.RunnerID) {
+				End: func(t providertest.T, owner string, id muster.RunnerID) {
 					for _, p := range tagged(t, id) {
 						_ = p.Signal(syscall.SIGTERM)
 					}
 				},
-				Remains: func(t providertest.T, id muster.RunnerID) []string {
-					left := dirs(t, id)
-					for _, p := range tagged(t, id) {
-						left = append(left, fmt.Sprintf("pid %d", p.PID))
+				Remains: func(t providertest.T, owner string, id muster.RunnerID) (left []string) {
+					p := open(t, cfg(t, owner))
+					if _, err := os.Lstat(p.path(id)); err == nil {
+						left = append(left, p.path(id))
 					}
-					groups, _ := filepath.Glob("/sys/fs/cgroup/*/muster-test/" + string(id) + "*")
+					for _, a := range tagged(t, id) {
+						if a.Env(tagVariable) == p.name(id) {
+							left = append(left, fmt.Sprintf("pid %d", a.PID))
+						}
+					}
+					groups, _ := filepath.Glob("/sys/fs/cgroup/*/muster-test/" + p.name(id))
 					return append(left, groups...)
 				},
-				Exposed: func(t providertest.T, id muster.RunnerID) map[string]string {
+				Exposed: func(t providertest.T, owner string, id muster.RunnerID) map[string]string {
 					places := map[string]string{}
 					for _, p := range tagged(t, id) {
 						for _, file := range []string{"cmdline", "environ"} {
@@ -174,15 +175,13 @@ func TestConformance(t *testing.T) {
 						t.Fatalf("ps: %v", err)
 					}
 					places["ps"] = string(ps)
-					for _, dir := range dirs(t, id) {
-						_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-							if err == nil && d.Type().IsRegular() {
-								text, _ := os.ReadFile(path)
-								places[path] = string(text)
-							}
-							return nil
-						})
-					}
+					_ = filepath.WalkDir(open(t, cfg(t, owner)).path(id), func(path string, d fs.DirEntry, err error) error {
+						if err == nil && d.Type().IsRegular() {
+							text, _ := os.ReadFile(path)
+							places[path] = string(text)
+						}
+						return nil
+					})
 					return places
 				},
 			})
@@ -355,7 +354,7 @@ func TestPidOfAnother(t *testing.T) { // 4-47
 	}
 	until(t, "it lives", func() bool { return !mine.Alive() })
 	for name, change := range map[string]func(*state){
-		"same number, other start": func(st *state) { st.PID, st.Start = other.Process.Pid, st.Start-1 },
+		"same number, other start": func(st *state) { st.PID, st.Start = other.Process.Pid, st.Start+1e6 },
 		"an earlier boot": func(st *state) {
 			a, _ := proc.Read(other.Process.Pid)
 			st.PID, st.Start, st.Boot = a.PID, a.Start, "another-boot"
@@ -400,7 +399,7 @@ func TestNothingEscapes(t *testing.T) { // 4-41
 					return err == nil
 				})
 				before := map[int]proc.Process{}
-				for _, v := range append(p.victims(p.name(id), firstAgent(t, p, id)), tagged(t, id)...) {
+				for _, v := range p.victims(p.name(id), firstAgent(t, p, id)) {
 					before[v.PID] = v
 				}
 				destroy(t, p, id)
@@ -597,9 +596,9 @@ func TestFarm(t *testing.T) {
 		}
 	}
 	write("run.sh", 10)
-	write("bin/Runner.Listener", smallFile+1)
-	write("bin/small.dll", 10)
-	write("externals/node20/bin/node", smallFile+1)
+	write("bin/Runner.Listener", 10)
+	write("large", smallFile+1)
+	write("externals/node20/bin/node", 10)
 	write("_work/repo/file", 1)
 	write(".credentials", 1)
 	write(".env", 1)
@@ -617,11 +616,11 @@ func TestFarm(t *testing.T) {
 		}
 		return os.SameFile(a, b)
 	}
-	if same("run.sh") || same("bin/small.dll") || same("bin") || same(".env") {
-		t.Error("small files and bin are shared between runners")
+	if same("run.sh") || same("bin") || same(".env") {
+		t.Error("what the runner writes to is shared between runners")
 	}
-	if !same("bin/Runner.Listener") || !same("externals/node20/bin/node") {
-		t.Error("large files were copied")
+	if !same("bin/Runner.Listener") || !same("large") || !same("externals/node20/bin/node") {
+		t.Error("what the runner only reads was copied")
 	}
 	for _, never := range []string{"_work", ".credentials"} {
 		if _, err := os.Lstat(filepath.Join(dst, never)); !errors.Is(err, fs.ErrNotExist) {
@@ -675,7 +674,7 @@ func TestFindCgroupsWithoutAny(t *testing.T) {
 	if len(c.trees) != 0 || len(c.cannot) != 3 {
 		t.Errorf("%+v", c)
 	}
-	if err := errors.Join(c.create("x", limits{memory: 1}), c.place("x", 1), c.remove("x")); err != nil {
+	if err := errors.Join(c.create("x", limits{memory: 1}), c.enter("x"), c.remove("x")); err != nil {
 		t.Error(err)
 	}
 }

@@ -37,14 +37,14 @@ type Harness struct {
 	// Offering is what the checks ask for; the zero Offering if the platform has a default.
 	Offering muster.Offering
 	// End makes the machine of a runner end by itself, as when its job is done.
-	End func(t T, runner muster.RunnerID)
+	End func(t T, owner string, runner muster.RunnerID)
 	// Remains looks at the platform beside the provider and names everything that
 	// is left of a runner: processes, directories, disks, addresses.
-	Remains func(t T, runner muster.RunnerID) []string
+	Remains func(t T, owner string, runner muster.RunnerID) []string
 	// Exposed returns, by place, everything about a runner's machine that somebody
 	// other than the machine itself can read: arguments, environment, metadata,
 	// files, labels. The boot token must be in none of it.
-	Exposed func(t T, runner muster.RunnerID) map[string]string
+	Exposed func(t T, owner string, runner muster.RunnerID) map[string]string
 	// Patience is how long the platform may take for one change; 0 means 10 s.
 	Patience time.Duration
 	// Cannot declares the checks that this platform cannot pass, by name, with the reason.
@@ -230,7 +230,7 @@ func (s *suite) gone(p provider.Provider, id muster.RunnerID) {
 		s.Errorf("get after delete said gone: %+v, %v", inst, err)
 	}
 	if s.h.Remains != nil {
-		if left := s.h.Remains(s.T, id); len(left) > 0 {
+		if left := s.h.Remains(s.T, s.owner, id); len(left) > 0 {
 			s.Errorf("delete said that %s is gone, and there remain %s", id, strings.Join(left, ", "))
 		}
 	}
@@ -580,7 +580,7 @@ func (s *suite) noSecrets() { // 4-14 S0-17
 		inst, err := s.get(s.p, inst.Runner)
 		return err == nil && inst.State == provider.InstanceRunning
 	})
-	places := s.h.Exposed(s.T, inst.Runner)
+	places := s.h.Exposed(s.T, s.owner, inst.Runner)
 	if len(places) == 0 {
 		s.Errorf("the harness looked nowhere")
 	}
@@ -602,7 +602,7 @@ func (s *suite) noSecrets() { // 4-14 S0-17
 func (s *suite) endsByItself() {
 	inst := s.create(s.p, s.spec(s.id()))
 	other := s.create(s.p, s.spec(s.id()))
-	s.h.End(s.T, inst.Runner)
+	s.h.End(s.T, s.owner, inst.Runner)
 	s.until("the instance has not ended", func() bool {
 		got, err := s.get(s.p, inst.Runner)
 		if err != nil {
