@@ -264,6 +264,9 @@ func (a *Activities) Launch(ctx context.Context, ref RunnerRef) error {
 		Runner: r.ID, Workspace: r.Workspace, Pool: r.Pool, Owner: a.Owner, Offering: offering,
 		Boot: provider.Boot{URL: a.URL, Token: boot}, MaxAge: pool.MaxAge, TraceID: r.TraceID,
 	})
+	if err == nil && (in.Runner != r.ID || in.ID == "") {
+		err = fmt.Errorf("%w: it answered with instance %q of runner %q", provider.ErrTransient, in.ID, in.Runner)
+	}
 	a.Observer.Launched(backend.Name, err, a.Now().Sub(began))
 	if err != nil {
 		return a.refused(ctx, r, backend.Name, err)

@@ -39,8 +39,6 @@ type Store interface {
 
 	PutInstallation(ctx context.Context, in muster.Installation) (muster.Installation, error)
 	Installation(ctx context.Context, id int64) (muster.Installation, error)
-	Delivery(ctx context.Context, guid string) (muster.Delivery, error)
-	DeferDelivery(ctx context.Context, seq int64, cause string, notBefore time.Time) error
 	Watermark(ctx context.Context, name string) (string, error)
 	SetWatermark(ctx context.Context, name, value string) error
 }

@@ -49,12 +49,7 @@ func (s *Store) Undispatched(ctx context.Context, now time.Time, limit int) ([]m
 // CodeNotFound if there is no such delivery.
 func (s *Store) MarkDispatched(ctx context.Context, seq int64, outcome string, at time.Time) error {
 	return s.write(ctx, func(t *tx) error {
-		n, err := t.exec("UPDATE deliveries SET dispatched_at = ?, outcome = ?, error = '' WHERE seq = ?", at, outcome, seq)
-		if err == nil && n == 0 {
-			err = muster.Errorf(muster.CodeNotFound, "there is no delivery %d", seq)
-		}
-		t.deliveryChanged(seq)
-		return err
+		return t.changeDelivery(seq, "UPDATE deliveries SET dispatched_at = ?, outcome = ?, error = '' WHERE seq = ? RETURNING guid", at, outcome, seq)
 	})
 }
 
@@ -62,11 +57,19 @@ func (s *Store) MarkDispatched(ctx context.Context, seq int64, outcome string, a
 // was dispatched before is not dispatched again by it.
 func (s *Store) DeferDelivery(ctx context.Context, seq int64, cause string, notBefore time.Time) error {
 	return s.write(ctx, func(t *tx) error {
-		n, err := t.exec("UPDATE deliveries SET attempts = attempts + 1, error = ?, not_before = ? WHERE seq = ?", cause, notBefore, seq)
+		return t.changeDelivery(seq, "UPDATE deliveries SET attempts = attempts + 1, error = ?, not_before = ? WHERE seq = ? RETURNING guid", cause, notBefore, seq)
+	})
+}
+
+// ReopenDelivery has a delivery dispatched once more, whatever became of it
+// before. CodeNotFound if there is none of that GUID.
+func (s *Store) ReopenDelivery(ctx context.Context, guid string) error {
+	return s.write(ctx, func(t *tx) error {
+		n, err := t.exec("UPDATE deliveries SET dispatched_at = 0, not_before = 0, outcome = '', error = '' WHERE guid = ?", guid)
 		if err == nil && n == 0 {
-			err = muster.Errorf(muster.CodeNotFound, "there is no delivery %d", seq)
+			err = muster.Errorf(muster.CodeNotFound, "there is no delivery %q", guid)
 		}
-		t.deliveryChanged(seq)
+		t.changed("delivery", "", guid)
 		return err
 	})
 }
@@ -172,6 +175,17 @@ func (s *Store) SetWatermark(ctx context.Context, name, value string) error {
 		_, err := t.exec("INSERT INTO facts (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", name, value)
 		return err
 	})
+}
+
+// changeDelivery runs an UPDATE that returns the GUID of the delivery.
+func (t *tx) changeDelivery(seq int64, query string, args ...any) error {
+	var guid string
+	found, err := t.row(query, args, &guid)
+	if err == nil && !found {
+		err = muster.Errorf(muster.CodeNotFound, "there is no delivery %d", seq)
+	}
+	t.changed("delivery", "", guid)
+	return err
 }
 
 func (t *tx) deliveries(out *[]muster.Delivery, bodies bool, from string, args ...any) error {

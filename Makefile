@@ -1,0 +1,58 @@
+# Muster. `make help` lists the targets from their own comments.
+
+SHELL := /bin/bash
+BIN   := bin
+export CGO_ENABLED ?= 0
+LDFLAGS := -s -w -X main.version=$(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GOFLAGS_BUILD := -trimpath -buildvcs=false
+
+.PHONY: help
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build muster, muster-agent and the simulator's runner into bin/
+	@mkdir -p $(BIN)
+	go build $(GOFLAGS_BUILD) -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/muster ./cmd/muster-agent ./githubsim/actions-runner
+
+.PHONY: demo
+demo: build ## Run the main job end to end: simulator, control plane, 40 jobs, dashboard (DEMO=once exits by itself)
+	$(BIN)/muster demo
+
+.PHONY: setup
+setup: ## Install what the tests need and this machine lacks (Debian, as root)
+	@scripts/setup.sh
+
+.PHONY: test
+test: setup build ## Run every test, the real databases, browsers and drivers included
+	go vet ./...
+	go test -timeout 40m ./...
+	@$(MAKE) --no-print-directory requirements-check
+
+.PHONY: race
+race: setup ## Run the concurrent packages under the race detector
+	CGO_ENABLED=1 go test -race -timeout 40m . ./provider/... ./githubsim/... ./internal/agent/... ./internal/api/... ./internal/config/... ./internal/github/... ./internal/ingress/... ./internal/metrics/... ./internal/secretbox/... ./internal/store/... ./internal/usage/... ./internal/web/...
+
+.PHONY: bench
+bench: build ## Measure what the docs claim and write bench/results/
+	go test -timeout 60m -count=1 -run '^$$' -bench . ./bench/... | tee bench/results/latest.txt
+
+.PHONY: lint
+lint: ## Run golangci-lint with the reasons in .golangci.yml
+	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+
+.PHONY: generate
+generate: ## Regenerate gen/ from proto/, and the CLI's pages
+	internal/tools/generate.sh
+
+.PHONY: requirements
+requirements: ## List which requirements a test proves, and which none does
+	@go run ./internal/tools/requirements
+
+.PHONY: requirements-check
+requirements-check:
+	@go run ./internal/tools/requirements --strict --of "$$(cat docs/requirements-due.txt)" >/dev/null || go run ./internal/tools/requirements --strict --of "$$(cat docs/requirements-due.txt)"
+
+.PHONY: clean
+clean: ## Remove what the build made
+	rm -rf $(BIN)

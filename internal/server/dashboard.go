@@ -1,0 +1,254 @@
+package server
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/config"
+	"github.com/muster-ci/muster/internal/github"
+	"github.com/muster-ci/muster/internal/ingress"
+	"github.com/muster-ci/muster/internal/lifecycle"
+	"github.com/muster-ci/muster/internal/store"
+	"github.com/muster-ci/muster/internal/web"
+)
+
+// workspace is the only one until tenants come.
+const workspace = "default"
+
+// promiseSpan is how far back the dashboard counts its three zeros.
+const promiseSpan = 7 * 24 * time.Hour
+
+// dashboard answers the dashboard's questions from the store.
+type dashboard struct {
+	store    *store.Store
+	client   *lifecycle.Client
+	apps     map[string]*github.Client
+	backends map[string]lifecycle.Backend
+	cfg      config.Config
+
+	mu        sync.Mutex
+	providers []web.ProviderHealth // as the last probe found them
+}
+
+func (d *dashboard) JobCounts(ctx context.Context) (map[muster.JobState]int, error) {
+	return d.store.JobCounts(ctx, workspace)
+}
+
+func (d *dashboard) Jobs(ctx context.Context, q web.JobQuery) ([]muster.Job, error) {
+	return d.store.Jobs(ctx, workspace, store.JobFilter{
+		States: q.States, Pool: q.Pool, Repository: q.Repository, Text: q.Text, BeforeID: q.Before, Limit: q.Limit,
+	})
+}
+
+func (d *dashboard) Job(ctx context.Context, key muster.JobKey) (muster.Job, error) {
+	if key.Attempt == 0 {
+		return d.store.JobByID(ctx, workspace, key.ID)
+	}
+	return d.store.Job(ctx, workspace, key)
+}
+
+func (d *dashboard) Sightings(ctx context.Context, key muster.JobKey) ([]muster.Sighting, error) {
+	return d.store.Sightings(ctx, workspace, key)
+}
+
+func (d *dashboard) Explain(ctx context.Context, key muster.JobKey) ([]muster.Cause, error) {
+	sit, err := situation(ctx, d.store, d.client, workspace, key)
+	if err != nil {
+		return nil, err
+	}
+	return muster.Explain(sit, time.Now()), nil
+}
+
+func (d *dashboard) Runners(ctx context.Context, q web.RunnerQuery) ([]muster.Runner, error) {
+	return d.store.Runners(ctx, workspace, store.RunnerFilter{IDs: q.IDs, States: q.States, Pool: q.Pool, Live: q.Live, Limit: q.Limit})
+}
+
+func (d *dashboard) Runner(ctx context.Context, id muster.RunnerID) (muster.Runner, error) {
+	return d.store.Runner(ctx, workspace, id)
+}
+
+func (d *dashboard) RunnerEvents(ctx context.Context, id muster.RunnerID) ([]muster.RunnerEvent, error) {
+	return d.store.RunnerEvents(ctx, workspace, id)
+}
+
+func (d *dashboard) RunnerLog(ctx context.Context, id muster.RunnerID) ([]byte, error) {
+	return d.store.RunnerLog(ctx, workspace, id)
+}
+
+func (d *dashboard) Pools(ctx context.Context) ([]web.PoolView, error) {
+	pools, err := d.store.Pools(ctx, workspace)
+	if err != nil {
+		return nil, err
+	}
+	offers, err := d.store.Offerings(ctx, workspace)
+	if err != nil {
+		return nil, err
+	}
+	views := make([]web.PoolView, 0, len(pools))
+	for _, p := range pools {
+		v := web.PoolView{Pool: p, Overridden: d.overridden(p)}
+		if i := slices.IndexFunc(offers, func(o muster.Offering) bool { return o.Name == p.Offering }); i >= 0 {
+			v.Offer = offers[i]
+		}
+		views = append(views, v)
+	}
+	return views, nil
+}
+
+// overridden reports whether an operator changed the pool over its configuration.
+func (d *dashboard) overridden(p muster.Pool) bool {
+	i := slices.IndexFunc(d.cfg.Pools, func(c muster.Pool) bool { return c.Name == p.Name })
+	return i >= 0 && (d.cfg.Pools[i].Enabled != p.Enabled || d.cfg.Pools[i].Scaling != p.Scaling)
+}
+
+func (d *dashboard) PoolSnapshot(ctx context.Context, pool string) (muster.Snapshot, error) {
+	return d.store.PoolSnapshot(ctx, workspace, pool)
+}
+
+func (d *dashboard) Decisions(ctx context.Context, pool string, limit int) ([]muster.DecisionRecord, error) {
+	return d.store.Decisions(ctx, workspace, pool, limit)
+}
+
+func (d *dashboard) Deliveries(ctx context.Context, q web.DeliveryQuery) ([]muster.Delivery, error) {
+	return d.store.Deliveries(ctx, store.DeliveryFilter{Event: q.Event, Outcome: q.Outcome, Before: q.Before, Limit: q.Limit})
+}
+
+func (d *dashboard) Delivery(ctx context.Context, guid string) (muster.Delivery, error) {
+	return d.store.Delivery(ctx, guid)
+}
+
+func (d *dashboard) Receipt(ctx context.Context, key muster.JobKey) (muster.Receipt, error) {
+	return d.store.Receipt(ctx, workspace, key)
+}
+
+func (d *dashboard) Receipts(ctx context.Context, since, until time.Time, limit int) ([]muster.Receipt, error) {
+	return d.store.Receipts(ctx, workspace, store.UsageFilter{Since: since, Until: until, Limit: limit})
+}
+
+func (d *dashboard) Usage(ctx context.Context, q web.UsageQuery, by string) ([]web.UsageRow, error) {
+	rows, err := d.store.UsageSummary(ctx, workspace, store.UsageFilter{Since: q.Since, Until: q.Until, Pool: q.Pool, Repository: q.Repository}, by)
+	out := make([]web.UsageRow, len(rows))
+	for i, r := range rows {
+		out[i] = web.UsageRow(r)
+	}
+	return out, err
+}
+
+func (d *dashboard) Findings(ctx context.Context, limit int) ([]muster.Finding, error) {
+	return d.store.Findings(ctx, workspace, limit)
+}
+
+func (d *dashboard) Health(ctx context.Context) (web.Health, error) {
+	since := time.Now().Add(-promiseSpan)
+	h := web.Health{Since: since}
+	var err error
+	if h.JobsLost, h.RunnersLeaked, h.BusyKilled, err = promise(ctx, d.store, since); err != nil {
+		return h, err
+	}
+	rows, err := d.store.UsageSummary(ctx, workspace, store.UsageFilter{Since: since}, "pool")
+	if err != nil {
+		return h, err
+	}
+	for _, r := range rows {
+		h.Jobs += r.Jobs
+	}
+	for _, b := range budgets(d.apps) {
+		h.Budgets = append(h.Budgets, web.Budget{App: b.App, Account: b.Account, Limit: b.Limit, Remaining: b.Remaining, ResetAt: b.ResetAt})
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	h.Providers = slices.Clone(d.providers)
+	return h, nil
+}
+
+// probeEvery is how often providers are asked how they are, for the dashboard.
+const probeEvery = 15 * time.Second
+
+// probe keeps the providers' health fresh until ctx ends, so that no page has to
+// wait for a platform.
+func (d *dashboard) probe(ctx context.Context) error {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		var all []web.ProviderHealth
+		for _, p := range d.cfg.Providers {
+			all = append(all, d.probeOne(ctx, p))
+		}
+		d.mu.Lock()
+		d.providers = all
+		d.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (d *dashboard) probeOne(ctx context.Context, p config.Provider) web.ProviderHealth {
+	ctx, cancel := context.WithTimeout(ctx, probeEvery)
+	defer cancel()
+	h := web.ProviderHealth{Name: p.Name, Kind: p.Kind, OK: true, CheckedAt: time.Now()}
+	for _, err := range d.backends[p.Name].List(ctx) {
+		if err != nil {
+			h.OK, h.Detail = false, err.Error()
+			break
+		}
+		h.Instances++
+	}
+	if h.OK {
+		pools := d.refusals(ctx, p.Name)
+		if len(pools) > 0 {
+			h.OK, h.Detail = false, strings.Join(pools, "; ")
+		}
+	}
+	return h
+}
+
+// refusals are what the provider last told the pools that it refuses.
+func (d *dashboard) refusals(ctx context.Context, provider string) (out []string) {
+	for _, p := range d.cfg.Pools {
+		if p.Provider != provider {
+			continue
+		}
+		if text, _ := d.client.ProviderRefusal(ctx, p.Workspace, p.Name); text != "" {
+			out = append(out, p.Name+": "+text)
+		}
+	}
+	return out
+}
+
+// commands is what operators may ask for through API and dashboard.
+type commands struct {
+	*lifecycle.Client
+	store      *store.Store
+	dispatcher *ingress.Dispatcher
+}
+
+// RedispatchDelivery has a stored delivery offered to the Sink once more.
+func (c commands) RedispatchDelivery(ctx context.Context, guid string) error {
+	if err := c.store.ReopenDelivery(ctx, guid); err != nil {
+		return err
+	}
+	c.dispatcher.Nudge()
+	return nil
+}
+
+// webCommands binds commands to the dashboard's workspace.
+type webCommands struct{ commands }
+
+func (c webCommands) DrainRunner(ctx context.Context, id muster.RunnerID, reason string) error {
+	return c.Client.DrainRunner(ctx, workspace, id, reason)
+}
+
+func (c webCommands) SetPool(ctx context.Context, pool string, o muster.PoolOverride) error {
+	return c.Client.SetPool(ctx, workspace, pool, o)
+}
+
+func (c webCommands) NudgePool(ctx context.Context, pool string) error {
+	return c.Client.NudgePool(ctx, workspace, pool)
+}

@@ -1,0 +1,42 @@
+package server
+
+import (
+	"fmt"
+
+	"github.com/muster-ci/muster/internal/config"
+	"github.com/muster-ci/muster/internal/github"
+	"github.com/muster-ci/muster/internal/ingress"
+
+	"github.com/muster-ci/muster"
+)
+
+// gitHubs makes a client per configured App.
+func gitHubs(cfg config.Config, o github.Observer, mutationsPerMinute int) (map[string]*github.Client, error) {
+	out := map[string]*github.Client{}
+	for _, a := range cfg.Apps {
+		c, err := github.New(github.Config{
+			Name: a.Name, ClientID: a.ClientID, AppID: a.ID, PrivateKey: a.PrivateKey, Token: a.Token,
+			URL: a.APIURL, Timeout: cfg.Times.APITimeout, MutationsPerMinute: mutationsPerMinute, Observer: o,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("app %s: %w", a.Name, err)
+		}
+		out[a.Name] = c
+	}
+	return out, nil
+}
+
+// webhookApps are the Apps that have a webhook secret; others are polled only.
+func webhookApps(cfg config.Config) (apps []ingress.App) {
+	for _, a := range cfg.Apps {
+		if a.WebhookSecret == "" {
+			continue
+		}
+		secrets := []muster.Secret{a.WebhookSecret}
+		if a.WebhookSecretPrevious != "" {
+			secrets = append(secrets, a.WebhookSecretPrevious)
+		}
+		apps = append(apps, ingress.App{Name: a.Name, Secrets: secrets})
+	}
+	return apps
+}

@@ -1,0 +1,96 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/muster-ci/muster/internal/api"
+	"github.com/muster-ci/muster/internal/github"
+	"github.com/muster-ci/muster/internal/ingress"
+	"github.com/muster-ci/muster/internal/web"
+)
+
+// routes puts every handler on the one listener. Webhooks and agents bring their
+// own proofs; operators' routes ask for the operator's token where one is set.
+func (s *Server) routes() (http.Handler, error) {
+	mux := http.NewServeMux()
+	if apps := webhookApps(s.cfg); len(apps) > 0 {
+		hook, err := ingress.NewWebhook(ingress.WebhookConfig{
+			Apps: apps, Inbox: s.store, Nudge: s.dispatcher.Nudge, Asked: s.asked, Observer: s.registry, Logger: s.logger,
+		})
+		if err != nil {
+			return nil, err
+		}
+		mux.Handle(ingress.WebhookPath, hook)
+		mux.Handle(ingress.WebhookPath+"/", hook)
+	}
+	do := commands{Client: s.client, store: s.store, dispatcher: s.dispatcher}
+	logs := jobLogs{s.store, s.apps}
+	api.New(api.Config{
+		Store: apiStore{s.store}, Commands: do, Agents: s.client, JobLogs: logs, Monitor: monitor{s.store, s.apps},
+		OperatorToken: s.cfg.OperatorToken, Workspace: workspace, Version: s.opts.Version, Logger: s.logger,
+	}).Register(mux)
+	mux.Handle("GET /metrics", s.registry.Handler())
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
+	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.Handle("/", web.New(web.Config{
+		Reads: s.dashboard, Commands: webCommands{do}, JobLogs: webLogs{logs},
+		Subscribe: s.store.Subscribe, Stopping: s.stopping, Token: s.cfg.OperatorToken,
+		About: s.about(), Logger: s.logger,
+	}))
+	return mux, nil
+}
+
+// asked tells the webhook whether a delivery comes because Muster asked for it.
+func (s *Server) asked(app, guid string) (time.Time, bool) {
+	if r, ok := s.redeliverers[app]; ok {
+		return r.Asked(guid)
+	}
+	return time.Time{}, false
+}
+
+// readyz answers 200 once work is taken and the database answers, else 503.
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
+	select {
+	case <-s.readyFlag:
+	default:
+		answer(w, http.StatusServiceUnavailable, "starting\n")
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+	defer cancel()
+	if err := s.store.Ping(ctx); err != nil {
+		answer(w, http.StatusServiceUnavailable, "database does not answer\n")
+		return
+	}
+	answer(w, http.StatusOK, "ready\n")
+}
+
+func answer(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(text)) // the reader went away: nobody to tell
+}
+
+func (s *Server) about() web.About {
+	a := web.About{Version: s.opts.Version, Workspace: workspace, StartedAt: time.Now(), Engine: "embedded, SQLite", Store: "SQLite"}
+	if !s.engine.Embedded() {
+		a.Engine = s.engine.Address() + ", namespace " + s.cfg.Engine.Namespace
+	}
+	if strings.HasPrefix(s.cfg.Database.URL, "postgres") {
+		a.Store = "PostgreSQL"
+	}
+	return a
+}
+
+// budgets lists what every App may still ask of GitHub.
+func budgets(apps map[string]*github.Client) (out []github.BudgetView) {
+	for _, c := range apps {
+		out = append(out, c.Budget()...)
+	}
+	slices.SortFunc(out, func(a, b github.BudgetView) int { return strings.Compare(a.App+a.Account, b.App+b.Account) })
+	return out
+}

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Installs what `make test` needs and a Debian machine may lack: PostgreSQL's
+# server, Chromium, Node.js with npm. Only what is missing, through apt, as root.
+# `make demo` and the program itself need none of it.
+set -euo pipefail
+
+missing=()
+want() { # want PACKAGE TEST…: PACKAGE is wanted unless TEST succeeds
+	local package=$1
+	shift
+	"$@" >/dev/null 2>&1 || missing+=("$package")
+}
+has_postgres() { command -v postgres || compgen -G '/usr/lib/postgresql/*/bin/postgres'; }
+
+want postgresql has_postgres
+want chromium sh -c 'command -v chromium || command -v google-chrome'
+want nodejs command -v node
+want npm command -v npm
+want git command -v git
+
+if [ ${#missing[@]} -gt 0 ]; then
+	if [ "$(id -u)" != 0 ]; then
+		echo "setup: please install as root: apt-get install ${missing[*]}" >&2
+		exit 1
+	fi
+	echo "setup: installing ${missing[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	# Debian's packages would start a PostgreSQL of their own; the tests start theirs.
+	mkdir -p /etc/postgresql-common
+	[ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+oracle=$(dirname "$0")/../githubsim/oracle/install.sh
+[ ! -x "$oracle" ] || "$oracle"
