@@ -75,7 +75,7 @@ func (c *Client) fail(who *identity, credential muster.Secret, r request, resp *
 		return set(muster.CodeUnauthenticated, "%s", said)
 	case s == http.StatusForbidden:
 		needs := ""
-		if accepted := clean(resp.Header.Get("X-Accepted-GitHub-Permissions")); accepted != "" {
+		if accepted := c.clean(resp.Header.Get("X-Accepted-GitHub-Permissions"), credential); accepted != "" {
 			needs = "; it needs the permission " + accepted
 		}
 		return set(muster.CodeForbidden, "%s%s", said, needs)
@@ -135,7 +135,7 @@ func untilReset(h http.Header, now time.Time) time.Duration {
 	if err != nil {
 		return time.Minute
 	}
-	return time.Unix(reset, 0).Sub(dateOf(h, now)) + time.Second
+	return min(time.Unix(reset, 0).Sub(dateOf(h, now)), longestPause) + time.Second
 }
 
 // broken is the error of a call that got no usable answer.
@@ -146,14 +146,14 @@ func (c *Client) broken(caller context.Context, r request, err error) *muster.Er
 		e.Message = r.what + ": given up before GitHub answered"
 		e.Err = errors.Join(r.class, caller.Err())
 	case errors.Is(err, context.DeadlineExceeded):
-		e.Message = fmt.Sprintf("%s: GitHub did not answer within %s", r.what, c.cfg.Timeout) // S1-21
+		e.Message = fmt.Sprintf("%s: GitHub did not answer within %s", r.what, c.cfg.Timeout)
 		e.Err = errors.Join(r.class, context.DeadlineExceeded)
 	default:
 		// The address in a *url.Error can carry a signature; the cause cannot.
 		if u, ok := errors.AsType[*url.Error](err); ok {
 			err = u.Err
 		}
-		e.Message = fmt.Sprintf("%s: GitHub could not be reached: %s", r.what, clean(err.Error()))
+		e.Message = fmt.Sprintf("%s: GitHub could not be reached: %s", r.what, c.clean(err.Error(), ""))
 	}
 	return e
 }
@@ -193,22 +193,29 @@ func messageOf(err error) string {
 // words is what GitHub said, fit to be shown: without the credential that was
 // sent, without anything that looks like one, and short.
 func (c *Client) words(err error, credential muster.Secret) string {
-	text := messageOf(err)
+	if text := c.clean(messageOf(err), credential); text != "" {
+		return text
+	}
+	return "without a message"
+}
+
+// clean is the function of that name after the client's own secrets are removed,
+// whatever they look like.
+func (c *Client) clean(text string, credential muster.Secret) string {
 	for _, secret := range []muster.Secret{credential, c.cfg.Token} {
 		if secret != "" {
 			text = strings.ReplaceAll(text, secret.Reveal(), "***")
 		}
 	}
-	if text = clean(text); text == "" {
-		return "without a message"
-	}
-	return text
+	return clean(text)
 }
 
 // secretText matches GitHub's tokens in all their shapes, JWTs, registration
 // tokens and long runs of base64, such as a JIT configuration.
 var secretText = regexp.MustCompile(`gh[a-z]_[A-Za-z0-9._-]{10,}|github_pat_\w{10,}|eyJ[\w-]+\.[\w-]+(\.[\w-]+)?|\b[A-Z0-9]{29}\b|[A-Za-z0-9+/=_-]{80,}`)
 
+// clean makes foreign text fit for an error: one short line, and nothing in it
+// that looks like a credential.
 func clean(text string) string {
 	text = secretText.ReplaceAllString(text, "***")
 	text = strings.Join(strings.FieldsFunc(text, func(c rune) bool { return c <= ' ' || c == 0x7f }), " ")
