@@ -36,6 +36,7 @@ func (s *Store) SaveBootToken(ctx context.Context, b muster.BootToken) error {
 // it, or this one too long ago.
 func (s *Store) UseBootToken(ctx context.Context, jti, nonce string, now time.Time, window time.Duration) (b muster.BootToken, replay bool, err error) {
 	hash := sha256.Sum256([]byte(nonce))
+	now = instant(micros(now))
 	err = s.write(ctx, func(t *tx) error {
 		b, replay = muster.BootToken{JTI: jti}, false
 		var expires, used int64

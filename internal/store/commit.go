@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -155,7 +154,7 @@ func (s *Store) saveAll(ctx context.Context, batch []saving) ([]saved, error) {
 				i := index[k]
 				results[i] = saved{seq: seq, fresh: true}
 				fresh = append(fresh, i)
-				t.deliveryChanged(seq)
+				t.changed("delivery", "", k.guid)
 				return nil
 			})
 		})
@@ -199,10 +198,6 @@ func (s *Store) commitContext(ctx context.Context) (context.Context, context.Can
 		return ctx, func() {}
 	}
 	return context.WithTimeout(ctx, commitTimeout)
-}
-
-func (t *tx) deliveryChanged(seq int64) {
-	t.changed("delivery", "", strconv.FormatInt(seq, 10))
 }
 
 // ladder are the numbers of rows that are inserted by one statement; each has

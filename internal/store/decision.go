@@ -15,7 +15,7 @@ type decisionDoc struct {
 
 // RecordDecision writes a decision, its inputs and the runners that it makes, in
 // one transaction. A decision that changes nothing and repeats the rule and the
-// reason of the pool's last one is only counted there. Scaling up or down sets
+// reason of the pool's last one is only counted there. A decision that starts a cooldown sets
 // the pool's LastScaling. CodeNotFound if the pool is unknown, CodeConflict if a
 // runner's id is taken; then nothing is written.
 func (s *Store) RecordDecision(ctx context.Context, d muster.DecisionRecord) (id int64, err error) {
@@ -63,7 +63,7 @@ func (s *Store) RecordDecision(ctx context.Context, d muster.DecisionRecord) (id
 				return err
 			}
 		}
-		if d.Decision.Action == muster.ScaleUp || d.Decision.Action == muster.ScaleDown {
+		if d.Decision.StartsCooldown() {
 			_, err := t.exec("UPDATE pools SET last_scaling = ? WHERE workspace = ? AND name = ?", d.At, d.Workspace, d.Pool)
 			return err
 		}

@@ -32,19 +32,15 @@ const startTimeout = time.Minute
 
 // Main runs a test binary whose tests use Postgres: func TestMain(m *testing.M)
 // { storetest.Main(m) }. It stops the server, if one was started, and removes its
-// files. after run before that and may turn the result of the tests into a failure.
+// files. Each of after runs then and may turn the result of the tests into a failure.
 func Main(m *testing.M, after ...func() error) {
 	managed = true
 	code := m.Run()
-	for _, f := range after {
+	for _, f := range append([]func() error{shared.stop}, after...) {
 		if err := f(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = max(code, 1)
 		}
-	}
-	if err := shared.stop(); err != nil {
-		fmt.Fprintln(os.Stderr, "stop PostgreSQL:", err)
-		code = max(code, 1)
 	}
 	os.Exit(code)
 }
