@@ -406,6 +406,12 @@ func (s *Server) rerunKey(a, old *attempt, spec *workflow.Job, only *job, again 
 func (s *Server) repeat(a *attempt, old *job) *job {
 	j := s.newJob(a, old.instance)
 	j.message, j.alien = old.message, old.alien
+	if w := a.run.workflow.parsed; w != nil {
+		// What the job needs is as it was, but the attempt has a new number.
+		if m, err := w.Message(old.instance, a.state); err == nil {
+			j.message.Contexts.GitHub = m.Contexts.GitHub
+		}
+	}
 	s.admit(j)
 	return j
 }
