@@ -26,6 +26,9 @@ type Config struct {
 	OperatorToken muster.Secret
 	// Workspace is what operators see. Default "default".
 	Workspace string
+	// Stopping is closed when the control plane begins to stop: streams end then,
+	// which would hold up the end. Nil means never.
+	Stopping <-chan struct{}
 	// Version is the control plane's own.
 	Version string
 	// Observer may be nil.

@@ -346,6 +346,20 @@ func TestOverviewAndWatch(t *testing.T) {
 	}
 }
 
+func TestWatchEndsWithTheControlPlane(t *testing.T) {
+	stopping := make(chan struct{})
+	w := newWorld(t, func(c *api.Config, _ *world) { c.Stopping = stopping })
+	stream, err := w.system.Watch(t.Context(), &v1.WatchRequest{})
+	if err != nil || !stream.Receive() {
+		t.Fatal(err, stream.Err())
+	}
+	defer stream.Close()
+	close(stopping)
+	if stream.Receive() || codeOf(stream.Err()) != connect.CodeUnavailable {
+		t.Error(stream.Err())
+	}
+}
+
 func withToken(token string) connect.ClientOption {
 	return connect.WithInterceptors(connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
 		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {

@@ -6,6 +6,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/muster-ci/muster"
 	v1 "github.com/muster-ci/muster/gen/muster/v1"
 )
 
@@ -53,6 +54,8 @@ func (s system) Watch(ctx context.Context, req *v1.WatchRequest, stream *connect
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-s.Stopping:
+			return muster.Errorf(muster.CodeUnavailable, "the control plane is stopping")
 		case c, ok := <-changes:
 			if !ok {
 				return ctx.Err()
