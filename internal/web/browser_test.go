@@ -288,7 +288,22 @@ func TestBrowser(t *testing.T) {
 		if got := tb.js(`window.same + ' ' + document.activeElement.pathname + ' ' + document.querySelector('tr').closest('table').querySelector('tr.fresh')?.id`); got != "true "+focused+" job-99000000000-1" {
 			t.Errorf("after the change: %s; want the same page, focus on %s, the new row marked", got, focused)
 		}
-		// While an operator types in a region, it is left alone; afterwards it is fresh.
+		// The same row again is news only if its state is.
+		f.change(muster.Change{Kind: "job", ID: j.Key.String()}, func() { f.jobs[0].State = muster.JobInProgress; f.jobs[0].Name = "not in this list any more" })
+		tb.until(`document.querySelector('a.row').textContent !== 'brand new job'`)
+		if got := tb.js(`document.querySelectorAll('tr.fresh').length`); got != "0" {
+			t.Errorf("%s rows are marked though nothing about them changed", got)
+		}
+		// Text that an operator has selected stays until it is let go.
+		tb.js(`getSelection().selectAllChildren(document.querySelector('a.row'))`)
+		f.change(muster.Change{Kind: "job"}, func() { f.jobs[0].State = muster.JobQueued })
+		tb.until(`stale.has('r-jobs')`)
+		if got := tb.js(`document.querySelector('a.row').textContent`); got == "not in this list any more" {
+			t.Error("the selected row was replaced")
+		}
+		tb.js(`getSelection().removeAllRanges()`)
+		tb.until(`document.querySelector('a.row').textContent === 'not in this list any more'`)
+		// A region of a detail page follows its own thing.
 		tb.open("/pools/linux-small")
 		tb.settled()
 		f.change(muster.Change{Kind: "decision", ID: "linux-small"}, func() {
@@ -299,9 +314,7 @@ func TestBrowser(t *testing.T) {
 
 	t.Run("StreamComesBack", func(t *testing.T) {
 		f := newFake()
-		cfg := config(f)
-		cfg.Stopping = nil
-		tb := openTab(t, browser, cfg)
+		tb := openTab(t, browser, config(f))
 		tb.open("/")
 		tb.settled()
 		// The page lets go of its stream while nobody looks, and catches up when somebody does.
@@ -320,6 +333,51 @@ func TestBrowser(t *testing.T) {
 			tb.open(p)
 			if got := tb.js(`document.documentElement.scrollWidth`); got != "400" {
 				t.Errorf("%s is %s pixels wide on a screen of 400: %s", p, got, tb.js(`[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > 401 && !e.closest('.tabs, pre, nav')).slice(0, 3).map(e => e.outerHTML.slice(0, 120)).join(' | ')`))
+			}
+		}
+	})
+
+	t.Run("EveryPageIsSound", func(t *testing.T) {
+		f := newFake()
+		tb := openTab(t, browser, config(f))
+		for _, p := range paths(f) {
+			tb.open(p)
+			tb.settled()
+			for what, find := range map[string]string{
+				"an id twice":              `[...document.querySelectorAll('[id]')].map(e => e.id).filter((id, i, all) => all.indexOf(id) !== i)`,
+				"an id with a space":       `[...document.querySelectorAll('[id*=" "]')].map(e => e.id)`,
+				"a live region without id": `[...document.querySelectorAll('[data-live]:not([id])')].map(e => e.outerHTML.slice(0, 80))`,
+				"a field without a label":  `[...document.querySelectorAll('input:not([type=hidden]), select')].filter(e => !e.labels.length).map(e => e.name)`,
+				"a link without words":     `[...document.querySelectorAll('a, button, summary')].filter(e => !e.textContent.trim()).map(e => e.outerHTML.slice(0, 80))`,
+				"a drawing without words":  `[...document.querySelectorAll('svg:not([aria-hidden])')].filter(e => !e.getAttribute('aria-label')).map(e => e.outerHTML.slice(0, 80))`,
+				"a link in a link":         `[...document.querySelectorAll('a a, button button')].map(e => e.outerHTML.slice(0, 80))`,
+				"a skipped heading":        `[...document.querySelectorAll('main h1, main h2, main h3')].map(e => +e.tagName[1]).filter((n, i, all) => n > (i ? all[i - 1] : 0) + 1)`,
+			} {
+				if got := tb.js(`(` + find + `).join(' | ')`); got != "" {
+					t.Errorf("%s has %s: %s", p, what, got)
+				}
+			}
+		}
+		// The first stop of the tab key leads past the navigation.
+		tb.open("/jobs")
+		tb.settled()
+		tb.press(kb.Tab, kb.Enter)
+		tb.until(`location.hash === '#main' && document.activeElement.id === 'main'`)
+	})
+
+	t.Run("ScriptSaysTimesAsTheServerDoes", func(t *testing.T) {
+		f := newFake()
+		tb := openTab(t, browser, config(f))
+		tb.open("/")
+		tb.settled()
+		for s, want := range map[int]string{0: "0s", 59: "59s", 60: "1m 00s", 192: "3m 12s", 3599: "59m 59s", 7500: "2h 05m", 356400: "4d 3h"} {
+			if got := tb.js(fmt.Sprintf("duration(%d)", s)); got != want {
+				t.Errorf("duration(%d) is %q, want %q", s, got, want)
+			}
+		}
+		for s, want := range map[int]string{-5: "0s", 50: "50s", 180: "3m", 169200: "47h", 176400: "2d"} {
+			if got := tb.js(fmt.Sprintf("coarse(%d)", s)); got != want {
+				t.Errorf("coarse(%d) is %q, want %q", s, got, want)
 			}
 		}
 	})

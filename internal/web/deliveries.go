@@ -44,7 +44,7 @@ func (d deliveryRow) Took() time.Duration { return max(0, d.DispatchedAt.Sub(d.R
 func (s *site) deliveries(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	v := deliveriesView{Event: text(q, "event"), Outcome: text(q, "q")}
-	before, err := cursor(q)
+	before, err := number(q, "before")
 	if err != nil {
 		return err
 	}
@@ -108,11 +108,8 @@ func (s *site) delivery(w http.ResponseWriter, r *http.Request) error {
 	slices.SortFunc(v.Headers, func(a, b header) int { return cmp.Compare(a.Name, b.Name) })
 	v.Pretty, v.Cut = pretty(d.Body)
 	if key := deliveryJob(d); key.ID != 0 {
-		switch j, err := s.Reads.Job(ctx, key); muster.CodeOf(err) {
-		case "":
-			v.Job = &j
-		case muster.CodeNotFound: // no pool wanted it: it was counted, not kept
-		default:
+		// nil if no pool wanted it: then it was counted, not kept.
+		if v.Job, err = optional(s.Reads.Job(ctx, key)); err != nil {
 			return err
 		}
 	}

@@ -14,6 +14,9 @@ import (
 const (
 	// eventGap is the least time between two messages of one stream.
 	eventGap = 250 * time.Millisecond
+	// eventGather is the least time that a change waits for company: one
+	// transaction often changes a job, its runner and a delivery.
+	eventGather = 25 * time.Millisecond
 	// heartbeat keeps proxies from closing a quiet stream.
 	heartbeat = 15 * time.Second
 	// eventWrite is how long a reader may take for one message before it is given up.
@@ -45,7 +48,7 @@ func (s *site) events(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	out := &eventWriter{w: w, rc: http.NewResponseController(w), now: time.Now}
+	out := &eventWriter{w: w, rc: http.NewResponseController(w)}
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would gather the stream
@@ -76,7 +79,7 @@ func (s *site) stream(ctx context.Context, changes <-chan muster.Change, out *ev
 			}
 			pending[change{c.Kind, c.ID}] = true
 			if flush == nil {
-				flush = time.After(max(0, eventGap-time.Since(last)))
+				flush = time.After(max(eventGather, eventGap-time.Since(last)))
 			}
 		case <-flush:
 			err = out.send("data: " + encodeChanges(pending) + "\n\n")
@@ -110,14 +113,13 @@ func encodeChanges(pending map[change]bool) string {
 
 // eventWriter writes whole messages and gives up on a reader that does not read.
 type eventWriter struct {
-	w   io.Writer
-	rc  *http.ResponseController
-	now func() time.Time
+	w  io.Writer
+	rc *http.ResponseController
 }
 
 func (e *eventWriter) send(message string) error {
 	// A writer without deadlines (a test's recorder) does not block either.
-	_ = e.rc.SetWriteDeadline(e.now().Add(eventWrite))
+	_ = e.rc.SetWriteDeadline(time.Now().Add(eventWrite))
 	if _, err := io.WriteString(e.w, message); err != nil {
 		return fmt.Errorf("write event: %w", err)
 	}

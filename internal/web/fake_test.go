@@ -132,9 +132,9 @@ func (f *fake) newJob(rng *rand.Rand, kind int, id int64, at time.Time) muster.J
 	k := kinds[kind]
 	branches := []string{"main", "main", "fix/rounding", "feat/checkout-v2", "dependabot/npm_and_yarn/vite-7", "release/2026.5"}
 	return muster.Job{
-		Key: muster.JobKey{ID: id, Attempt: 1}, Workspace: "default", App: "muster", Repository: k.repo, RunID: 15_800_000_000 + id%1_000_000,
+		Key: muster.JobKey{ID: id, Attempt: 1}, Workspace: "default", App: "muster", Repository: k.repo, RunID: 15_800_000_000 + at.Unix()/300,
 		Workflow: k.workflow, Name: k.name, HeadBranch: branches[rng.IntN(len(branches))], HeadSHA: fmt.Sprintf("%016x%016x%08x", rng.Uint64(), rng.Uint64(), rng.Uint32()),
-		URL: fmt.Sprintf("https://github.com/%s/actions/runs/%d/job/%d", k.repo, 15_800_000_000+id%1_000_000, id), Labels: k.labels,
+		URL: fmt.Sprintf("https://github.com/%s/actions/runs/%d/job/%d", k.repo, 15_800_000_000+at.Unix()/300, id), Labels: k.labels,
 		State: muster.JobQueued, Pool: k.pool, CreatedAt: at, SeenAt: at.Add(400 * time.Millisecond), TraceID: fmt.Sprintf("%016x%016x", rng.Uint64(), rng.Uint64()),
 	}
 }
@@ -298,6 +298,15 @@ func (f *fake) addDecisions() {
 	add := func(ago time.Duration, pool string, d muster.Decision, count int) {
 		snap, _ := f.PoolSnapshot(context.Background(), pool)
 		at := fakeNow.Add(-ago)
+		for _, j := range snap.Jobs {
+			d.Metrics.TotalJobs++
+			if j.State == muster.JobQueued {
+				d.Metrics.QueuedJobs++
+				d.Metrics.PendingJobs++
+			} else {
+				d.Metrics.InProgressJobs++
+			}
+		}
 		f.decisions = append(f.decisions, web.DecisionRecord{ID: int64(900 - len(f.decisions)), Pool: pool, At: at, LastAt: at, Count: count, Snapshot: snap, Decision: d})
 	}
 	dec := func(a muster.ScalingAction, cur, target int, rule, reason string) muster.Decision {
@@ -415,6 +424,7 @@ func (f *fake) Jobs(_ context.Context, q web.JobQuery) ([]muster.Job, error) {
 		case len(q.States) > 0 && !slices.Contains(q.States, j.State):
 		case q.Pool != "" && j.Pool != q.Pool:
 		case q.Repository != "" && !strings.EqualFold(q.Repository, j.Repository):
+		case q.RunID != 0 && j.RunID != q.RunID:
 		case !strings.Contains(words, strings.ToLower(q.Text)):
 		case q.Before > 0 && j.Key.ID >= q.Before:
 		case len(out) < q.Limit:

@@ -52,7 +52,7 @@ type jobsView struct {
 
 // Filtered reports whether the list is narrowed by more than a state.
 func (v jobsView) Filtered() bool {
-	return v.Query.Pool != "" || v.Query.Repository != "" || v.Query.Text != ""
+	return v.Query.Pool != "" || v.Query.Repository != "" || v.Query.Text != "" || v.Query.RunID != 0
 }
 
 // StateLink is the address of the same list in another state.
@@ -77,6 +77,9 @@ func (v jobsView) values() url.Values {
 	set("pool", v.Query.Pool)
 	set("repository", v.Query.Repository)
 	set("q", v.Query.Text)
+	if v.Query.RunID != 0 {
+		set("run", strconv.FormatInt(v.Query.RunID, 10))
+	}
 	return q
 }
 
@@ -98,7 +101,10 @@ func (s *site) jobs(w http.ResponseWriter, r *http.Request) error {
 		return muster.Errorf(muster.CodeInvalid, "there is no job state %q: use waiting, queued, in_progress or completed", v.State)
 	}
 	var err error
-	if v.Query.Before, err = cursor(q); err != nil {
+	if v.Query.Before, err = number(q, "before"); err != nil {
+		return err
+	}
+	if v.Query.RunID, err = number(q, "run"); err != nil {
 		return err
 	}
 	if v.Counts, err = s.jobCounts(ctx); err != nil {
@@ -153,15 +159,15 @@ func text(q url.Values, name string) string {
 	return strings.ToValidUTF8(v[:min(len(v), maxQueryText)], "")
 }
 
-// cursor reads "before" of a list's address; 0 if it is not there.
-func cursor(q url.Values) (int64, error) {
-	v := q.Get("before")
+// number reads a place in a list or an id from an address; 0 if it is not there.
+func number(q url.Values, name string) (int64, error) {
+	v := q.Get(name)
 	if v == "" {
 		return 0, nil
 	}
 	n, err := strconv.ParseInt(v, 10, 64)
 	if err != nil || n < 1 {
-		return 0, muster.Errorf(muster.CodeInvalid, "%q is not a place in the list: start again from its first page", v)
+		return 0, muster.Errorf(muster.CodeInvalid, "%s=%q is not a number: start again from the list's first page", name, text(q, name))
 	}
 	return n, nil
 }
@@ -211,11 +217,12 @@ type share struct {
 	Part              string
 }
 
-// logView is the end of a log.
+// logView is the end of a log, or why there is none.
 type logView struct {
-	Text   string
-	Before int // lines that came before
-	Path   string
+	Text    string
+	Before  int // lines that came before
+	Path    string
+	Problem string
 }
 
 func logOf(b []byte, path string) logView {
@@ -241,44 +248,36 @@ func (s *site) job(w http.ResponseWriter, r *http.Request) error {
 	if v.Job, err = s.Reads.Job(ctx, key); err != nil {
 		return err
 	}
-	key = v.Key
-	var runner muster.Runner
 	if v.Runner != "" {
-		switch runner, err = s.Reads.Runner(ctx, v.Runner); muster.CodeOf(err) {
-		case "":
-			v.Ours = &runner
-		case muster.CodeNotFound: // pruned: its job is still worth a page
-		default:
+		if v.Ours, err = optional(s.Reads.Runner(ctx, v.Runner)); err != nil {
 			return err
 		}
 	}
-	v.Phases = phasesOf(v.Job, runner, now)
-	v.Sums = sumsOf(v.Phases)
 	if v.Waits() {
-		if v.Causes, err = s.Reads.Explain(ctx, key); err != nil {
+		if v.Causes, err = s.Reads.Explain(ctx, v.Key); err != nil {
 			return err
 		}
 	}
-	switch receipt, err := s.Reads.Receipt(ctx, key); muster.CodeOf(err) {
-	case "":
-		v.Receipt = &receipt
-	case muster.CodeNotFound:
-	default:
+	if v.Receipt, err = optional(s.Reads.Receipt(ctx, v.Key)); err != nil {
 		return err
 	}
-	sightings, err := s.Reads.Sightings(ctx, key)
+	sightings, err := s.Reads.Sightings(ctx, v.Key)
 	if err != nil {
 		return err
 	}
-	v.Timeline = timelineOf(v.Job, v.Ours, sightings, v.Receipt)
-	v.Steps = stepsOf(v.Job.Steps, now)
+	var runner muster.Runner
 	if v.Ours != nil {
-		b, err := s.Reads.RunnerLog(ctx, v.Ours.ID)
+		runner = *v.Ours
+		b, err := s.Reads.RunnerLog(ctx, runner.ID)
 		if err != nil {
 			return err
 		}
-		v.Log = logOf(b, "/runners/"+url.PathEscape(string(v.Ours.ID))+"/log")
+		v.Log = logOf(b, "/runners/"+url.PathEscape(string(runner.ID))+"/log")
 	}
+	v.Phases = phasesOf(v.Job, runner, now)
+	v.Sums = sumsOf(v.Phases)
+	v.Timeline = timelineOf(v.Job, v.Ours, sightings, v.Receipt)
+	v.Steps = stepsOf(v.Job.Steps, now)
 	v.CanFetch = s.JobLogs != nil && v.RanOnRunner() && v.State == muster.JobCompleted
 	if v.CanFetch && r.URL.Query().Get("log") == "github" && !isFragment(r) {
 		if v.JobLog, err = s.fetchJobLog(ctx, v.Job); err != nil {
@@ -286,6 +285,17 @@ func (s *site) job(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	return s.show(w, r, "job", page{Title: v.Name, Section: "jobs", Body: v})
+}
+
+// optional makes nil of what is not there, so that a page can do without it.
+func optional[T any](v T, err error) (*T, error) {
+	switch {
+	case muster.CodeOf(err) == muster.CodeNotFound:
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return &v, nil
 }
 
 func jobKey(r *http.Request) (muster.JobKey, error) {
@@ -314,17 +324,22 @@ func sumsOf(p phases) []share {
 	return out
 }
 
+// fetchJobLog is the end of the job's log, or why GitHub does not give it: GitHub
+// deletes logs and limits calls, and the rest of the page stands without.
 func (s *site) fetchJobLog(ctx context.Context, j muster.Job) (*logView, error) {
 	rc, err := s.JobLogs.JobLog(ctx, j.Repository, j.Key.ID)
-	if err != nil {
+	switch {
+	case muster.CodeOf(err) == muster.CodeInternal:
 		return nil, err
+	case err != nil:
+		return &logView{Problem: muster.MessageOf(err)}, nil
 	}
 	defer rc.Close()
 	b, err := io.ReadAll(io.LimitReader(rc, maxJobLog))
-	if err != nil {
-		return nil, &muster.Error{Code: muster.CodeUnavailable, Message: "GitHub stopped in the middle of the job's log", Err: err}
-	}
 	v := logOf(b, "/jobs/"+strconv.FormatInt(j.Key.ID, 10)+"/log") // GitHub's ids name the attempt too
+	if err != nil {
+		v.Problem = "GitHub stopped in the middle of the log. Fetch it again."
+	}
 	return &v, nil
 }
 

@@ -118,15 +118,15 @@ func (s *site) oldestWaiting(ctx context.Context, pools []poolRow) (*waitingJob,
 	if oldest.ID == 0 {
 		return nil, nil
 	}
-	job, err := s.Reads.Job(ctx, muster.JobKey{ID: oldest.ID})
-	if err != nil {
+	job, err := optional(s.Reads.Job(ctx, muster.JobKey{ID: oldest.ID}))
+	if err != nil || job == nil { // pruned since the snapshot
 		return nil, err
 	}
 	causes, err := s.Reads.Explain(ctx, job.Key)
 	if err != nil {
 		return nil, err
 	}
-	w := &waitingJob{Job: job, Since: oldest.QueuedAt}
+	w := &waitingJob{Job: *job, Since: oldest.QueuedAt}
 	if len(causes) > 0 {
 		w.Cause = causes[0]
 	}

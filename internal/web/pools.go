@@ -100,12 +100,12 @@ func (s *site) pool(w http.ResponseWriter, r *http.Request) error {
 	const shown = 12
 	var jobs []muster.Job
 	for _, pj := range v.queue[:min(shown, len(v.queue))] {
-		switch j, err := s.Reads.Job(ctx, muster.JobKey{ID: pj.ID}); muster.CodeOf(err) {
-		case "":
-			jobs = append(jobs, j)
-		case muster.CodeNotFound:
-		default:
+		j, err := optional(s.Reads.Job(ctx, muster.JobKey{ID: pj.ID}))
+		if err != nil {
 			return err
+		}
+		if j != nil {
+			jobs = append(jobs, *j)
 		}
 	}
 	if v.Queue, err = s.jobRows(ctx, jobs, s.Now()); err != nil {

@@ -104,6 +104,7 @@ type JobQuery struct {
 	States     []muster.JobState
 	Pool       string
 	Repository string // owner/name, case ignored
+	RunID      int64
 	// Text is looked for, ignoring case, in the job's name, workflow, branch,
 	// repository, runner name, labels, conclusion and id.
 	Text string

@@ -105,12 +105,12 @@ func (s *site) runner(w http.ResponseWriter, r *http.Request) error {
 	}
 	v.Log = logOf(b, "/runners/"+url.PathEscape(string(id))+"/log")
 	if v.Job != (muster.JobKey{}) {
-		switch j, err := s.Reads.Job(ctx, v.Job); muster.CodeOf(err) {
-		case "":
-			v.JobRow = &jobRow{Job: j, Phases: phasesOf(j, v.Runner, now)}
-		case muster.CodeNotFound:
-		default:
+		j, err := optional(s.Reads.Job(ctx, v.Job))
+		if err != nil {
 			return err
+		}
+		if j != nil {
+			v.JobRow = &jobRow{Job: *j, Phases: phasesOf(*j, v.Runner, now)}
 		}
 	}
 	v.Steps = stagesOf(v.Runner)

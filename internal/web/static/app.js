@@ -40,7 +40,8 @@ function tick() {
 // Live regions.
 
 const served = new Map(); // id → the HTML that the server last sent, before ticks changed it
-const note = (el) => { served.set(el.id, el.outerHTML); for (const row of $$('[data-row]', el)) served.set(row.id, row.outerHTML); };
+const known = new Map(); // id of a row → what about it is worth a glance when it changes
+const note = (el) => { served.set(el.id, el.outerHTML); for (const row of $$('[data-row]', el)) known.set(row.id, row.dataset.row); };
 const concerns = (region, changes) => region.dataset.live.split(' ').some((want) => {
   const [kind, id] = want.split(':');
   return changes.some((c) => c.kind === '*' || (c.kind === kind && (!id || !c.id || c.id === id || c.id.startsWith(id + '/'))));
@@ -60,7 +61,7 @@ function swap(old, fresh) {
   const same = (el) => (a) => a.tagName === el.tagName && a.textContent === el.textContent && a.getAttribute('href') === el.getAttribute('href');
   const open = $$('details', old).map((d) => d.open);
   const scrolled = $$('pre', old).map((p) => (p.scrollTop + p.clientHeight >= p.scrollHeight - 4 ? Infinity : p.scrollTop));
-  const changed = $$('[data-row]', fresh).filter((row) => served.get(row.id) !== row.outerHTML);
+  const changed = $$('[data-row]', fresh).filter((row) => known.get(row.id) !== row.dataset.row);
   note(fresh);
   old.replaceWith(fresh);
   $$('details', fresh).forEach((d, i) => { d.open = open[i] ?? d.open; });
@@ -134,9 +135,7 @@ const themes = ['auto', 'light', 'dark'];
 
 function showTheme(button) {
   const now = root.dataset.theme || 'auto';
-  button.textContent = now[0].toUpperCase() + now.slice(1);
-  button.title = `Theme: ${now}. Change it`;
-  button.setAttribute('aria-label', `Theme: ${now}. Change it`);
+  button.textContent = `Theme: ${now}`;
 }
 
 function nextTheme(button) {
