@@ -138,7 +138,7 @@ func (s *Server) serveSession(w http.ResponseWriter, r *http.Request) {
 	}
 	now := s.now()
 	if s.chance.hit("session conflict", s.faults.now().SessionConflicts) {
-		s.books.fault("session conflict")
+		s.fault("session conflict")
 		refuse(w, brokerSource, http.StatusConflict, "", "The actions runner %s already has an active session for owner %s.", one.name, in.OwnerName)
 		return
 	}

@@ -158,7 +158,7 @@ func (s *Server) emitJob(j *job, action string) {
 // emitNoise publishes the completed event of a check run that a step made: it
 // looks like a job that ran nowhere and asked for nothing.
 func (s *Server) emitNoise(j *job) {
-	s.books.fault("check run noise")
+	s.fault("check run noise")
 	view := s.jobView(j)
 	id := s.id(&s.ids.job)
 	view["id"], view["name"] = id, "lint report"

@@ -13,7 +13,7 @@ import (
 // advance starts or skips whatever an attempt's finished jobs allow, and closes
 // the attempt when nothing is left. The caller holds mu.
 func (s *Server) advance(a *attempt) {
-	if a.status == completed {
+	if a.status == completed || a.parked {
 		return
 	}
 	if w := a.run.workflow.parsed; w != nil {
@@ -47,8 +47,8 @@ func (a *attempt) holds() bool {
 func (s *Server) setAttemptStatus(a *attempt) {
 	status := waiting
 	for _, j := range a.jobs {
-		if j.status == queued {
-			status = queued
+		if j.status == queued || j.status == pending && status == waiting {
+			status = j.status
 		}
 	}
 	if a.started {
@@ -140,8 +140,20 @@ func (s *Server) newJob(a *attempt, in workflow.Instance) *job {
 	return j
 }
 
-// admit lets a job wait for its gate, or queues it.
+// admit lets a job wait for its concurrency group and its gate, or queues it.
 func (s *Server) admit(j *job) {
+	c := j.instance.Concurrency
+	if c == nil {
+		s.gate(j)
+		return
+	}
+	j.status = pending
+	s.setAttemptStatus(j.attempt)
+	j.claim = &claim{begin: func() { s.gate(j) }, cancel: func() { s.cancelJob(j) }}
+	s.claim(j.run.repo, c, j.claim)
+}
+
+func (s *Server) gate(j *job) {
 	env := j.instance.Environment
 	if env == nil {
 		s.queue(j)
@@ -218,6 +230,7 @@ func (s *Server) finish(j *job, conclusion string) {
 	}
 	s.cfg.Logger.Debug("job completed", "job", j.id, "conclusion", conclusion)
 	s.emitJob(j, "completed")
+	s.leave(j.claim)
 	s.settle(j)
 	s.changed()
 }
@@ -238,7 +251,7 @@ func (s *Server) releaseRunner(r *runner, j *job, ran bool) {
 	r.consumed = true
 	linger := s.cfg.RecordLinger
 	if s.chance.hit("stuck record", s.faults.now().StuckRecords) {
-		s.books.fault("stuck record")
+		s.fault("stuck record")
 		r.stuck, linger = true, s.faults.stuckFor()
 	}
 	if linger <= 0 {
@@ -292,7 +305,7 @@ func (s *Server) CancelJob(jobID int64) error {
 
 func (s *Server) cancelJob(j *job) {
 	switch j.status {
-	case queued, waiting:
+	case queued, waiting, pending:
 		s.finish(j, message.Cancelled)
 	case inProgress:
 		if j.cancelling {
@@ -311,9 +324,19 @@ func (s *Server) cancelJob(j *job) {
 
 // cancelRun ends all jobs of a run; force does not wait for the runners.
 func (s *Server) cancelRun(r *run, force bool) error {
-	a := r.latest()
-	if a.status == completed {
+	if r.latest().status == completed {
 		return errorf(http.StatusConflict, "Cannot cancel a workflow run that is completed.")
+	}
+	s.cancelAttempt(r.latest(), force)
+	return nil
+}
+
+func (s *Server) cancelAttempt(a *attempt, force bool) {
+	if a.parked {
+		// It never began, so there are no jobs.
+		a.cancelled = true
+		s.endAttempt(a, message.Cancelled)
+		return
 	}
 	a.cancelled, a.state.Cancelled = true, true
 	clear(a.held)
@@ -326,7 +349,6 @@ func (s *Server) cancelRun(r *run, force bool) error {
 	}
 	s.advance(a)
 	s.changed()
-	return nil
 }
 
 // rerun starts a new attempt. Of a finished one it repeats everything, what
@@ -360,7 +382,11 @@ func (s *Server) rerun(r *run, onlyFailed bool, only *job) error {
 		}
 		s.rerunKey(a, old, spec, only, again)
 	}
-	s.advance(a)
+	if onlyFailed || only != nil {
+		s.advance(a)
+	} else {
+		s.enter(a)
+	}
 	return nil
 }
 

@@ -286,7 +286,7 @@ func (f *Faults) strike(rt *route) (slow time.Duration, broken int, lost bool) {
 		broken = []int{http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable}[chance.stream("server error").IntN(3)]
 	}
 	if chance.hit("slow", set.SlowAnswers) {
-		f.s.books.fault("slow answer")
+		f.s.fault("slow answer")
 		if slow = time.Duration(set.SlowFor); slow <= 0 {
 			slow = 10 * time.Second
 		}
@@ -311,7 +311,7 @@ func (f *Faults) emptyBody(rt *route, status int) bool {
 	defer f.s.mu.Unlock()
 	hit := f.s.chance.hit("empty answer", set.EmptyAnswers)
 	if hit {
-		f.s.books.fault("empty answer")
+		f.s.fault("empty answer")
 	}
 	return hit
 }

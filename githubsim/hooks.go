@@ -113,7 +113,7 @@ func (s *Server) publish(a *app, e *event) {
 	if s.chance.hit("lose delivery", set.LoseDeliveries) ||
 		e.name == "workflow_job" && e.action == "completed" && s.chance.hit("lose completed", set.LoseCompleted) {
 		s.books.Deliveries.Lost++
-		s.books.fault("lost delivery")
+		s.fault("lost delivery")
 		return
 	}
 	d := s.newDelivery(a, e, s.chance.guid(s.now()))
@@ -121,12 +121,12 @@ func (s *Server) publish(a *app, e *event) {
 	s.send(d)
 	if s.chance.hit("duplicate delivery", set.DuplicateDeliveries) {
 		s.books.Deliveries.Duplicated++
-		s.books.fault("duplicate delivery")
+		s.fault("duplicate delivery")
 		s.send(s.newDelivery(a, e, d.guid))
 	}
 	if s.chance.hit("other GUID", set.DuplicateOtherGUID) {
 		s.books.Deliveries.Duplicated++
-		s.books.fault("duplicate delivery, other GUID")
+		s.fault("duplicate delivery, other GUID")
 		s.send(s.newDelivery(a, e, s.chance.guid(s.now())))
 	}
 }
@@ -141,7 +141,7 @@ func (s *Server) send(d *delivery) {
 	delay := s.chance.upTo("delay delivery", time.Duration(set.DelayDeliveries))
 	if s.chance.hit("reorder delivery", set.ReorderDeliveries) {
 		s.books.Deliveries.Reordered++
-		s.books.fault("reordered delivery")
+		s.fault("reordered delivery")
 		delay += s.chance.upTo("reorder window", time.Duration(set.ReorderWindow))
 	}
 	put := func() {

@@ -42,6 +42,7 @@ type job struct {
 	messageID  int64
 	assigned   *runner
 	arrival    int64
+	claim      *claim // of its concurrency group
 	demand     *demand
 	cancelling bool
 	copied     bool // into an attempt that did not repeat it

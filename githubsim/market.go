@@ -310,7 +310,7 @@ func (s *Server) theft(r *runner) *job {
 	if repo == nil {
 		return nil
 	}
-	s.books.fault("stolen runner")
+	s.fault("stolen runner")
 	s.market.alien = true
 	defer func() { s.market.alien = false }()
 	opts := JobOptions{Repo: repo.fullName(), Name: "somebody else's job", Labels: []string{r.labels[0].name}, Duration: time.Second}
@@ -332,7 +332,7 @@ func (s *Server) assign(j *job, r *runner) {
 	}
 	ghost := r.ephemeral && s.chance.hit("ghost", s.faults.now().GhostRunners)
 	if ghost {
-		s.books.fault("ghost runner")
+		s.fault("ghost runner")
 	} else {
 		r.session.put(s.offerMessage(j))
 	}

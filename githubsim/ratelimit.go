@@ -66,7 +66,7 @@ func (c *call) take() error {
 		}
 	}
 	if s.faults.now().SecondaryLimit > 0 && s.chance.hit("secondary", s.faults.now().SecondaryLimit) {
-		s.books.fault("secondary limit")
+		s.fault("secondary limit")
 		return s.secondaryError()
 	}
 	l.concurrent++

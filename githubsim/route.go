@@ -85,7 +85,7 @@ func (s *Server) serveREST(rt *route) http.HandlerFunc {
 		if broken != 0 {
 			s.mu.Lock()
 			s.books.call(c.route, "")
-			s.books.fault("server error")
+			s.fault("server error")
 			s.mu.Unlock()
 			c.fail(errorf(broken, "Server Error"))
 			return
@@ -95,7 +95,7 @@ func (s *Server) serveREST(rt *route) http.HandlerFunc {
 			// The work is done and the answer is not: what a client sees when the
 			// connection breaks after the commit.
 			s.mu.Lock()
-			s.books.fault("lost answer")
+			s.fault("lost answer")
 			s.mu.Unlock()
 			c.fail(errorf(http.StatusBadGateway, "Server Error"))
 			return

@@ -213,7 +213,7 @@ func (s *Server) watchIdle(r *runner) {
 	}
 	r.reaper = s.after(limit, func() {
 		if r.job == nil && !r.consumed {
-			s.books.fault("idle runner reaped")
+			s.fault("idle runner reaped")
 			s.removeRunner(r, "idle for too long")
 		}
 	})
@@ -298,7 +298,7 @@ func (s *Server) listRunners(c *call) (reply, error) {
 		all = slices.DeleteFunc(slices.Clone(all), func(*runner) bool {
 			hidden := s.chance.hit("unlisted runner", rate)
 			if hidden {
-				s.books.fault("unlisted runner")
+				s.fault("unlisted runner")
 			}
 			return hidden
 		})

@@ -49,6 +49,8 @@ type attempt struct {
 	state      workflow.State
 	begun      map[string]bool                // jobs of the file that are resolved
 	held       map[string][]workflow.Instance // back by max-parallel
+	claim      *claim                         // of the run's concurrency group
+	parked     bool                           // waits for that group
 }
 
 func (r *run) latest() *attempt { return r.attempts[len(r.attempts)-1] }
@@ -68,13 +70,32 @@ func (s *Server) newRun(repo *repository, w *workflowFile, event string, inputs 
 	a := s.newAttempt(r)
 	s.emitRun(r, requested)
 	if w.parsed != nil {
-		s.advance(a)
+		s.enter(a)
 	} else if w.problem != nil {
 		// No job ever existed, so there is no job webhook.
 		s.endAttempt(a, "startup_failure")
 	}
 	s.changed()
 	return r
+}
+
+// enter starts an attempt, or lets it wait for its concurrency group.
+func (s *Server) enter(a *attempt) {
+	c, err := a.run.workflow.parsed.ConcurrencyOf(a.state.Run)
+	if err != nil {
+		s.endAttempt(a, "startup_failure")
+		return
+	}
+	if c == nil {
+		s.advance(a)
+		return
+	}
+	a.parked, a.status = true, pending
+	a.claim = &claim{
+		begin:  func() { a.parked, a.status = false, queued; s.advance(a) },
+		cancel: func() { s.cancelAttempt(a, false) },
+	}
+	s.claim(a.run.repo, c, a.claim)
 }
 
 func (s *Server) newAttempt(r *run) *attempt {
@@ -94,6 +115,7 @@ func (s *Server) newAttempt(r *run) *attempt {
 func (s *Server) endAttempt(a *attempt, conclusion string) {
 	a.status, a.conclusion, a.updatedAt = completed, conclusion, s.now()
 	s.emitRun(a.run, completed)
+	s.leave(a.claim)
 	s.changed()
 }
 

@@ -156,7 +156,7 @@ func (s *Server) serveComplete(w http.ResponseWriter, one *runner, body []byte) 
 		s.books.kill(one, j, "runner shut down", s.now())
 	}
 	if conclusion == message.Success && s.chance.hit("false lost", s.faults.now().FalseLost) {
-		s.books.fault("false lost communication")
+		s.fault("false lost communication")
 		conclusion = message.Failure
 		j.annotations = append(j.annotations, message.Annotation{Level: "failure", Message: lostText})
 	}

@@ -54,6 +54,7 @@ type Server struct {
 	runners  map[int64]*runner
 	sessions map[string]*session
 	market   market
+	slots    map[string]*slot // concurrency groups
 
 	jobTokens map[string]*job
 	labelIDs  map[string]int64 // by lower-case name
@@ -108,7 +109,7 @@ func New(cfg Config) *Server {
 	s.logLinks, s.checks = map[string]*logLink{}, map[int64]*check{}
 	s.jobTokens, s.labelIDs = map[string]*job{}, map[string]int64{}
 	s.limits = map[string]*limiter{}
-	s.market = newMarket()
+	s.market, s.slots = newMarket(), map[string]*slot{}
 	s.books = newBooks()
 	s.mux = s.routes()
 	return s

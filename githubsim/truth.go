@@ -170,7 +170,11 @@ func newBooks() books {
 	return books{Unregistered: map[string]int{}, Calls: map[string]map[string]int{}, Faults: map[string]int{}}
 }
 
-func (b *books) fault(name string) { b.Faults[name]++ }
+// fault books that a fault struck. The caller holds mu.
+func (s *Server) fault(name string) {
+	s.books.Faults[name]++
+	s.changed()
+}
 
 func (b *books) call(rt *route, caller string) {
 	if caller == "" {
@@ -193,7 +197,7 @@ func (b *books) kill(r *runner, j *job, reason string, at time.Time) {
 func (b *books) delivered(d *delivery) {
 	b.Deliveries.Attempts++
 	if d.drop {
-		b.fault("dropped delivery")
+		b.Faults["dropped delivery"]++
 	}
 	if d.code >= 200 && d.code < 300 {
 		b.Deliveries.OK++
