@@ -1,0 +1,152 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/muster-ci/muster/internal/config"
+)
+
+// configFlag adds --config and returns its value after parsing.
+func (a *app) configFlag(c *cobra.Command) func() string {
+	path := c.Flags().StringP("config", "c", "", "configuration file (default $MUSTER_CONFIG or muster.yaml)")
+	return func() string {
+		for _, p := range []string{*path, a.Getenv("MUSTER_CONFIG")} {
+			if p != "" {
+				return p
+			}
+		}
+		return "muster.yaml"
+	}
+}
+
+func (a *app) serveCommand() *cobra.Command {
+	c := &cobra.Command{Use: "serve", Short: "Run the control plane"}
+	path := a.configFlag(c)
+	return a.local(c, func(cmd *cobra.Command, _ []string) error {
+		cfg, err := config.Load(path(), a.Getenv)
+		if err != nil {
+			return err
+		}
+		return a.programs.Serve(cmd.Context(), cfg)
+	})
+}
+
+func (a *app) configCommand() *cobra.Command {
+	check := &cobra.Command{
+		Use: "check", Short: "Report everything that is wrong with the configuration",
+		Long: "Report everything that is wrong with the configuration, each with its line and what to do about it. Exit status 2 if there is anything.",
+	}
+	path := a.configFlag(check)
+	return group("config", "The configuration file", a.local(check, func(*cobra.Command, []string) error {
+		cfg, err := config.Load(path(), a.Getenv)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(a.Stdout, "%s is fine: %s, %s, %s, %s; listens on %s\n", cfg.File,
+			plural(len(cfg.Apps), "App"), plural(len(cfg.Providers), "provider"), plural(len(cfg.Offerings), "offering"), plural(len(cfg.Pools), "pool"), cfg.Listen)
+		return err
+	}))
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+func (a *app) initCommand() *cobra.Command {
+	c := &cobra.Command{Use: "init", Short: "Write a configuration with a word about every setting"}
+	output := c.Flags().StringP("output", "o", "muster.yaml", "file to write")
+	force := c.Flags().Bool("force", false, "overwrite the file")
+	return a.local(c, func(*cobra.Command, []string) error {
+		if err := writeNew(*output, []byte(config.Example), 0o644, *force); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(a.Stdout, `%s is written. Next:
+  1. Fill in the App's id, its private_key_file and webhook_secret_file (chmod 600 both).
+  2. Name your organization in pools, and what runs-on says in labels.
+  3. muster config check --config %[1]s
+  4. muster serve --config %[1]s
+`, *output)
+		return err
+	})
+}
+
+// writeNew writes a file that must not be there, unless forced.
+func writeNew(path string, data []byte, mode os.FileMode, force bool) error {
+	how := os.O_CREATE | os.O_WRONLY | os.O_EXCL
+	if force {
+		how = os.O_CREATE | os.O_WRONLY | os.O_TRUNC
+	}
+	f, err := os.OpenFile(path, how, mode)
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("%s is there already and is left as it is; --force overwrites it", path)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}
+
+// DemoOptions are the flags of `muster demo`.
+type DemoOptions struct {
+	// Listen is host:port of the control plane and its dashboard.
+	Listen string
+	// DataDir keeps everything that the demo writes; empty: a temporary directory
+	// that is removed at the end.
+	DataDir string
+	// Jobs is how many jobs are queued in all; 0: as long as the demo runs.
+	Jobs int
+	// Every is the mean time between workflow runs.
+	Every time.Duration
+	// Runners is the most runners at once.
+	Runners int
+	// Hostile lets the simulated GitHub lose, repeat, delay and refuse.
+	Hostile bool
+	// Seed makes the simulated GitHub's choices repeatable.
+	Seed uint64
+	// Exit ends the demo when all Jobs have completed, with an error if a promise was broken.
+	Exit bool
+	// Version is the program's own.
+	Version string
+}
+
+func (a *app) demoCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "demo", Short: "Run everything here against a simulated GitHub: no account, no configuration",
+		Long: `Run a control plane, a simulated GitHub with workflows that are really executed, and
+runners on this machine, until interrupted. Nothing outside this machine is touched.`,
+	}
+	opts := DemoOptions{Version: a.Version}
+	c.Flags().StringVar(&opts.Listen, "listen", "127.0.0.1:8080", "address of the control plane and its dashboard")
+	c.Flags().StringVar(&opts.DataDir, "data-dir", "", "keep what the demo writes in this directory (default: a temporary one)")
+	c.Flags().IntVar(&opts.Jobs, "jobs", 0, "queue this many jobs in all (default: as long as it runs)")
+	c.Flags().DurationVar(&opts.Every, "every", 5*time.Second, "mean time between workflow runs")
+	c.Flags().IntVar(&opts.Runners, "runners", 4, "runners at once at most")
+	c.Flags().BoolVar(&opts.Hostile, "hostile", false, "let the simulated GitHub lose, repeat, delay and refuse")
+	c.Flags().Uint64Var(&opts.Seed, "seed", 1, "make the simulated GitHub's choices repeatable")
+	c.Flags().BoolVar(&opts.Exit, "exit", false, "end when all --jobs have completed; status 1 if a promise was broken")
+	return a.local(c, func(cmd *cobra.Command, _ []string) error {
+		switch {
+		case opts.Jobs < 0 || opts.Runners < 1 || opts.Every <= 0:
+			return usagef("--jobs must not be negative, --runners at least 1 and --every longer than 0s")
+		case opts.Exit && opts.Jobs == 0:
+			return usagef("--exit needs --jobs, or the demo would never end")
+		case !config.Loopback(opts.Listen):
+			return usagef("--listen %s: the demo asks for no password and stays on 127.0.0.1", opts.Listen)
+		}
+		err := a.programs.Demo(cmd.Context(), opts, a.Stdout)
+		if errors.Is(err, context.Canceled) && cmd.Context().Err() != nil {
+			return nil
+		}
+		return err
+	})
+}
