@@ -95,6 +95,7 @@ type Runner struct {
 	CreatedAt   time.Time // row written, before anything was asked of a provider
 	LaunchedAt  time.Time // provider accepted
 	ConnectedAt time.Time // agent traded its boot token
+	StartedAt   time.Time // agent started the runner process
 	ListeningAt time.Time // runner printed "Listening for Jobs"
 	ActiveAt    time.Time // took a job
 	FinishedAt  time.Time // runner process ended, or job completed

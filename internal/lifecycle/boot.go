@@ -250,6 +250,10 @@ func (c *Client) apply(r *muster.Runner, rep wire.Report) (err error) {
 	now := c.Now()
 	r.HeartbeatAt = now
 	switch rep.Phase {
+	case wire.PhaseStarted:
+		if r.StartedAt.IsZero() {
+			r.StartedAt = now
+		}
 	case wire.PhaseListening:
 		if r.ListeningAt.IsZero() {
 			r.ListeningAt = now
@@ -280,6 +284,8 @@ func (c *Client) apply(r *muster.Runner, rep wire.Report) (err error) {
 // note is the line in the runner's history; heartbeats leave none.
 func note(rep wire.Report) string {
 	switch rep.Phase {
+	case wire.PhaseStarted:
+		return "runner process started"
 	case wire.PhaseListening:
 		return "listening for jobs"
 	case wire.PhaseRunning:

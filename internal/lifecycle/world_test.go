@@ -34,6 +34,7 @@ type world struct {
 	cloud  *fake.Cloud
 	github *gitHub
 	seen   *observer
+	box    *secretbox.Box
 
 	mu      sync.Mutex
 	scripts map[string]func(context.Context, *agent) string // by pool
@@ -90,7 +91,7 @@ func newWorld() (*world, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	w := &world{store: db, cloud: fake.NewCloud(), github: newGitHub(), seen: &observer{}, scripts: map[string]func(context.Context, *agent) string{}, jobs: 1000}
+	w := &world{store: db, cloud: fake.NewCloud(), github: newGitHub(), seen: &observer{}, box: box, scripts: map[string]func(context.Context, *agent) string{}, jobs: 1000}
 	deps := Deps{
 		Store: db, Tokens: testTokens{boot}, GitHub: map[string]GitHub{"app": w.github},
 		Backends: map[string]Backend{"fake": {Provider: w.cloud.Provider("test"), Name: "fake", ConnectTimeout: 3 * time.Second}},

@@ -1,0 +1,351 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/muster-ci/muster/githubsim"
+	"github.com/muster-ci/muster/githubsim/runner"
+	"github.com/muster-ci/muster/internal/config"
+	"github.com/muster-ci/muster/internal/server"
+)
+
+// Labels are what the stand's one pool serves.
+var Labels = []string{"self-hosted", "linux"}
+
+// Repo is the stand's repository.
+const Repo = "acme/web"
+
+// Options change a stand. Zero values take the defaults.
+type Options struct {
+	Sim githubsim.Config
+	// MaxRunners is the pool's limit and the provider's; 12 by default.
+	MaxRunners int
+	// Settings are further lines of the configuration file.
+	Settings string
+	// Database is the store's URL; SQLite in the stand's folder by default.
+	Database string
+}
+
+// Stand is a simulated GitHub, a configuration and the programs.
+type Stand struct {
+	Sim    *githubsim.Server
+	App    githubsim.App
+	Dir    string
+	Config string // path of muster.yaml
+	URL    string // of the control plane
+	bin    string
+}
+
+var built struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// Programs returns the folder of the built programs: MUSTER_BIN if set, as make
+// test does, or a fresh build.
+func Programs(tb testing.TB) string {
+	tb.Helper()
+	if dir := os.Getenv("MUSTER_BIN"); dir != "" {
+		return dir
+	}
+	built.once.Do(func() {
+		built.dir = filepath.Join(os.TempDir(), fmt.Sprintf("muster-bin-%d", os.Getuid()))
+		cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", built.dir+"/",
+			"github.com/muster-ci/muster/cmd/muster", "github.com/muster-ci/muster/cmd/muster-agent", "github.com/muster-ci/muster/githubsim/actions-runner")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("build programs: %w\n%s", err, out)
+		}
+	})
+	if built.err != nil {
+		tb.Fatal(built.err)
+	}
+	return built.dir
+}
+
+// New sets a stand up. Everything ends with the test.
+func New(tb testing.TB, o Options) *Stand {
+	tb.Helper()
+	s := &Stand{Dir: tb.TempDir(), bin: Programs(tb)}
+	s.Config = filepath.Join(s.Dir, "muster.yaml")
+	s.Sim = githubsim.New(o.Sim)
+	api, err := s.Sim.Start(tb.Context(), "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := s.Sim.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	addr := freeAddress(tb)
+	s.URL = "http://" + addr
+	must := func(err error) {
+		tb.Helper()
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+	must(s.Sim.CreateOrganization("acme"))
+	must(s.Sim.CreateRepository(Repo, githubsim.RepositoryOptions{Private: true}))
+	s.App, err = s.Sim.CreateApp(githubsim.AppOptions{Name: "muster", Owner: "acme", WebhookSecret: "stand-webhook-secret-9c1f", WebhookURL: s.URL + "/github/webhook/main"})
+	must(err)
+	_, err = s.Sim.Install(s.App.ID, "acme")
+	must(err)
+	must(os.WriteFile(filepath.Join(s.Dir, "app.pem"), []byte(s.App.PEM), 0o600))
+	must(os.WriteFile(filepath.Join(s.Dir, "hook"), []byte(s.App.WebhookSecret), 0o600))
+	must(runner.WriteDir(filepath.Join(s.Dir, "actions-runner"), filepath.Join(s.bin, "actions-runner")))
+	if o.MaxRunners == 0 {
+		o.MaxRunners = 12
+	}
+	if o.Database == "" {
+		o.Database = "sqlite:" + filepath.Join(s.Dir, "data", "muster.db")
+	}
+	must(os.WriteFile(s.Config, fmt.Appendf(nil, `data_dir: data
+listen: %[1]s
+database: %[6]s
+apps:
+  - name: main
+    id: %[2]d
+    private_key_file: app.pem
+    webhook_secret_file: hook
+    api_url: %[3]s/api/v3
+providers:
+  - name: local
+    kind: process
+    config:
+      agent: %[4]s/muster-agent
+      runner_dir: %[7]s/actions-runner
+      max: %[5]d
+      grace: 1s
+offerings:
+  - name: small
+    cpus: 1
+    memory_mib: 512
+    price_usd_per_minute: "0.008"
+pools:
+  - name: linux
+    scope: acme
+    labels: [self-hosted, linux]
+    provider: local
+    offering: small
+    scaling: {mode: on_demand, max_runners: %[5]d}
+%[8]s
+`, addr, s.App.ID, api, s.bin, o.MaxRunners, o.Database, s.Dir, o.Settings), 0o600))
+	return s
+}
+
+// RunnersRoot is where the process provider keeps its machines.
+func (s *Stand) RunnersRoot() string { return filepath.Join(s.Dir, "data", "runners", "local") }
+
+// freeAddress finds a loopback address that is free now, for a control plane that
+// is killed and started again on the same one.
+func freeAddress(tb testing.TB) string {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Process is a running `muster serve`.
+type Process struct {
+	cmd    *exec.Cmd
+	exited chan error
+	log    *os.File
+}
+
+// Serve starts the control plane as its own process and waits until it is ready.
+// Its log goes to muster.log in the stand's folder.
+func (s *Stand) Serve(tb testing.TB) *Process {
+	tb.Helper()
+	p := s.Spawn(tb)
+	s.AwaitReady(tb, p)
+	return p
+}
+
+// Spawn is Serve without waiting.
+func (s *Stand) Spawn(tb testing.TB) *Process {
+	tb.Helper()
+	log, err := os.OpenFile(s.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p := &Process{cmd: exec.Command(filepath.Join(s.bin, "muster"), "serve", "--config", s.Config), exited: make(chan error, 1), log: log}
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	if err := p.cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	go func() { p.exited <- p.cmd.Wait() }()
+	tb.Cleanup(func() { p.Kill() })
+	return p
+}
+
+// LogFile is where Serve's process logs.
+func (s *Stand) LogFile() string { return filepath.Join(s.Dir, "muster.log") }
+
+// AwaitReady waits until the control plane answers /readyz.
+func (s *Stand) AwaitReady(tb testing.TB, p *Process) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), time.Minute)
+	defer cancel()
+	for {
+		if status, _ := get(ctx, s.URL+"/readyz"); status == http.StatusOK {
+			return
+		}
+		select {
+		case err := <-p.exited:
+			p.exited <- err
+			log, _ := os.ReadFile(s.LogFile())
+			tb.Fatalf("muster serve ended: %v\n%s", err, tail(log, 4000))
+		case <-ctx.Done():
+			log, _ := os.ReadFile(s.LogFile())
+			tb.Fatalf("muster serve is not ready after a minute\n%s", tail(log, 4000))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
+
+func get(ctx context.Context, url string) (int, string) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, err.Error()
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(b)
+}
+
+// Kill ends the process with SIGKILL, as a crash would.
+func (p *Process) Kill() { p.end(syscall.SIGKILL) }
+
+// Stop ends the process in order, and returns its error.
+func (p *Process) Stop() error { return p.end(syscall.SIGTERM) }
+
+func (p *Process) end(sig syscall.Signal) error {
+	if p.log == nil {
+		return nil
+	}
+	_ = p.cmd.Process.Signal(sig) // it may have ended
+	err := <-p.exited
+	_ = p.log.Close()
+	p.log = nil
+	return err
+}
+
+// PID is the process's id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Open runs the control plane in this process until the test ends.
+func (s *Stand) Open(tb testing.TB, o server.Options) *server.Server {
+	tb.Helper()
+	cfg, err := config.Load(s.Config, func(string) string { return "" })
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if o.LogOutput == nil {
+		log, err := os.Create(s.LogFile())
+		if err != nil {
+			tb.Fatal(err)
+		}
+		tb.Cleanup(func() { log.Close() })
+		o.LogOutput = log
+	}
+	srv, err := server.Open(tb.Context(), cfg, o)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Run(ctx) }()
+	tb.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			tb.Error(err)
+		}
+	})
+	select {
+	case <-srv.Ready():
+	case err := <-ended:
+		ended <- err
+		tb.Fatalf("control plane ended: %v", err)
+	}
+	return srv
+}
+
+// CLI runs the command line against the stand's control plane and returns what it
+// printed.
+func (s *Stand) CLI(tb testing.TB, args ...string) (stdout, stderr string, code int) {
+	tb.Helper()
+	cmd := exec.CommandContext(tb.Context(), filepath.Join(s.bin, "muster"), args...)
+	cmd.Env = append(os.Environ(), "MUSTER_SERVER="+s.URL)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	if err != nil && cmd.ProcessState == nil {
+		tb.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// Inject queues n jobs that sleep for d, and returns their ids.
+func (s *Stand) Inject(tb testing.TB, n int, d time.Duration) (ids []int64) {
+	tb.Helper()
+	for range n {
+		id, err := s.Sim.InjectJob(githubsim.JobOptions{Repo: Repo, Labels: Labels, Duration: d})
+		if err != nil {
+			tb.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// AwaitJobs waits until GitHub has n completed jobs.
+func (s *Stand) AwaitJobs(tb testing.TB, n int, within time.Duration) githubsim.Truth {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), within)
+	defer cancel()
+	if err := s.Sim.Wait(ctx, func(t githubsim.Truth) bool { return t.ByState()["completed"] >= n }); err != nil {
+		log, _ := os.ReadFile(s.LogFile())
+		tb.Fatalf("after %s: jobs %v\n%s", within, s.Sim.Truth().ByState(), tail(log, 6000))
+	}
+	return s.Sim.Truth()
+}
+
+// Machines are the directories of the process provider's machines.
+func (s *Stand) Machines(tb testing.TB) (out []string) {
+	tb.Helper()
+	dirs, err := filepath.Glob(filepath.Join(s.RunnersRoot(), "*", "*"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, d := range dirs {
+		if !strings.HasPrefix(filepath.Base(d), ".") {
+			out = append(out, d)
+		}
+	}
+	return out
+}
