@@ -227,10 +227,24 @@ func (s *Server) metaRoutes() []*route {
 
 const zen = "Keep it logically awesome."
 
+// rootLinks are what the API's root lists, as path templates below the API's base.
+var rootLinks = map[string]string{
+	"code_search_url": "/search/code?q={query}{&page,per_page,sort,order}", "commit_search_url": "/search/commits?q={query}{&page,per_page,sort,order}",
+	"current_user_repositories_url": "/user/repos{?type,page,per_page,sort}", "current_user_url": "/user", "emails_url": "/user/emails", "emojis_url": "/emojis",
+	"events_url": "/events", "feeds_url": "/feeds", "followers_url": "/user/followers", "following_url": "/user/following{/target}", "gists_url": "/gists{/gist_id}",
+	"issue_search_url": "/search/issues?q={query}{&page,per_page,sort,order}", "issues_url": "/issues", "keys_url": "/user/keys",
+	"label_search_url": "/search/labels?q={query}&repository_id={repository_id}{&page,per_page}", "notifications_url": "/notifications",
+	"organization_repositories_url": "/orgs/{org}/repos{?type,page,per_page,sort}", "organization_teams_url": "/orgs/{org}/teams", "organization_url": "/orgs/{org}",
+	"public_gists_url": "/gists/public", "rate_limit_url": "/rate_limit", "repository_search_url": "/search/repositories?q={query}{&page,per_page,sort,order}",
+	"repository_url": "/repos/{owner}/{repo}", "starred_gists_url": "/gists/starred", "starred_url": "/user/starred{/owner}{/repo}",
+	"topic_search_url": "/search/topics?q={query}{&page,per_page}", "user_organizations_url": "/user/orgs",
+	"user_repositories_url": "/users/{user}/repos{?type,page,per_page,sort}", "user_search_url": "/search/users?q={query}{&page,per_page,sort,order}", "user_url": "/users/{user}",
+}
+
 func (s *Server) getRoot(c *call) (reply, error) {
-	root := object{
-		"current_user_url": s.api() + "/user", "organization_url": s.api() + "/orgs/{org}", "rate_limit_url": s.api() + "/rate_limit",
-		"repository_url": s.api() + "/repos/{owner}/{repo}", "user_url": s.api() + "/users/{user}",
+	root := object{"current_user_authorizations_html_url": s.html() + "/settings/connections/applications{/client_id}"}
+	for name, path := range rootLinks {
+		root[name] = s.api() + path
 	}
 	if c.version != newestVersion {
 		root["hub_url"], root["authorizations_url"] = s.api()+"/hub", s.api()+"/authorizations"
