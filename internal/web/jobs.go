@@ -403,7 +403,7 @@ func stepsOf(steps []muster.Step, now time.Time) []stepRow {
 	}
 	whole := last.Sub(first)
 	for i := range rows {
-		if r := &rows[i]; !r.StartedAt.IsZero() && whole > 0 {
+		if r := &rows[i]; r.D > 0 && whole > 0 {
 			r.X = int(barWidth * float64(r.StartedAt.Sub(first)) / float64(whole))
 			r.W = max(6, int(barWidth*float64(r.D)/float64(whole)))
 			r.X = min(r.X, barWidth-r.W)
@@ -445,7 +445,7 @@ func timelineOf(j muster.Job, r *muster.Runner, seen []Sighting, receipt *muster
 	}
 	if r != nil {
 		add(r.CreatedAt, "Runner decided", string(r.ID), "wait")
-		add(r.LaunchedAt, "Machine accepted by "+r.Provider, r.Instance, "wait")
+		add(r.LaunchedAt, "Accepted by "+r.Provider, r.Instance, "wait")
 		add(r.ConnectedAt, "Agent connected", "boot token traded", "wait")
 		add(r.ListeningAt, "Runner listening", r.Name, "ok")
 	}

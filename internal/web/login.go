@@ -139,7 +139,7 @@ func (s *site) doLogout(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *site) writeLogin(w http.ResponseWriter, r *http.Request, status int, v loginView) {
-	if err := s.write(w, r, status, "login", page{Title: "Sign in", Body: v}); err != nil {
+	if err := s.write(w, r, status, "login", page{Title: "Sign in", Door: true, Body: v}); err != nil {
 		s.Logger.ErrorContext(r.Context(), "sign-in page failed", "error", err)
 		http.Error(w, "the sign-in page could not be shown", http.StatusInternalServerError)
 	}

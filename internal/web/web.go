@@ -252,6 +252,7 @@ type page struct {
 	Live     bool
 	ReadOnly bool
 	SignedIn bool
+	Door     bool // the sign-in page: no navigation, no stream
 	About    *About
 }
 

@@ -119,7 +119,7 @@ func TestPagesSayWhatIsKnown(t *testing.T) {
 		{"Overview", "/", []string{"0 jobs lost", "0 runners leaked", "0 busy runners killed", "Kept over 18,204 jobs since 2 March 2026", "queued 3", "running 7", "6m 20s evaluate resnet-50",
 			"slurm refuses: partition gpu has 1 of 4 nodes in service", "median", "p90", "linux-small 7 → 8", "partition gpu: 3 of 4 nodes are drained", "11,218 of 12,500 calls", "fills up again in 23m"}},
 		{"Jobs", "/jobs", []string{"All 3", "Waiting 1", "Queued 3", "Running 7", "deploy to production", "evaluate resnet-50", "queue boot idle run", "Older jobs"}},
-		{"FinishedJob", path(failed), []string{"failed", "Where the time went", "Created on GitHub", "Seen queued by webhook 380ms later", "Runner decided", "Machine accepted by " + gone.Provider, "Agent connected", "Runner listening",
+		{"FinishedJob", path(failed), []string{"failed", "Where the time went", "Created on GitHub", "Seen queued by webhook 380ms later", "Runner decided", "Accepted by " + gone.Provider, "Agent connected", "Runner listening",
 			"Job started", "Seen running by webhook 520ms later", "Job completed", "Machine destroyed", "Receipt written", "Run tests", "skipped", "Billed", "a minute", failed.TraceID, "Running job: " + failed.Name, "Fetch the log from GitHub"}},
 		{"JobLogOnDemand", path(failed) + "?log=github", []string{"##[group]Set up job"}},
 		{"WaitingJobSaysWhy", path(gpu), []string{"Why it waits 6m 20s", "slurm refuses", "provider refusing", "gpu-a100 was scaled 4m 10s ago", "Seen queued by poll 22s later"}},
