@@ -50,6 +50,7 @@ type identity struct {
 	mu         sync.Mutex
 	credential muster.Secret
 	born, ends time.Time
+	proven     bool // the credential was accepted at least once
 }
 
 func (c *Client) newIdentity(installation int64, account string) *identity {
@@ -74,21 +75,40 @@ func (w *identity) current(now time.Time) muster.Secret {
 func (w *identity) set(credential muster.Secret, now, ends time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.credential, w.born, w.ends = credential, now, ends
+	w.credential, w.born, w.ends, w.proven = credential, now, ends, false
 }
 
-// drop forgets a credential unless it was renewed since, and says how old it was.
-func (w *identity) drop(refused muster.Secret, now time.Time) (age time.Duration, same bool) {
+// accepted notes that GitHub knows the credential.
+func (w *identity) accepted(credential muster.Secret) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.credential != refused {
-		return 0, false
+	if w.credential == credential {
+		w.proven = true
 	}
-	age = now.Sub(w.born)
-	if age >= tokenSpread {
+}
+
+// discard forgets a credential unless another one has taken its place.
+func (w *identity) discard(credential muster.Secret) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.credential == credential {
 		w.credential = ""
 	}
-	return age, true
+}
+
+// refused forgets a credential, unless it is so new that GitHub may not know it
+// everywhere yet: then it returns young.
+func (w *identity) refused(credential muster.Secret, now time.Time) (young bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.credential != credential {
+		return false // somebody else renewed it meanwhile
+	}
+	if !w.proven && now.Sub(w.born) < tokenSpread {
+		return true
+	}
+	w.credential = ""
+	return false
 }
 
 // credential returns what proves that a call comes from who, renewing it first
@@ -150,31 +170,35 @@ func (c *Client) credential(ctx context.Context, who *identity) (muster.Secret, 
 	return muster.Secret(t.Token), nil
 }
 
-// renew decides what to do about a 401: it returns true when the call is worth
-// repeating, after having waited or thrown the credential away as needed.
-func (c *Client) renew(ctx context.Context, who *identity, refused muster.Secret, header http.Header, try int) bool {
-	if who == c.token {
-		return false
+// What renew did about a 401.
+const (
+	giveUp  = iota // the call will not succeed
+	waited         // the same credential may be known by now
+	renewed        // the next credential is another one
+)
+
+// renew decides what to do about a 401.
+func (c *Client) renew(ctx context.Context, who *identity, refused muster.Secret, header http.Header) int {
+	switch who {
+	case c.token:
+		return giveUp
+	case c.app:
+		theirs := dateOf(header, time.Time{})
+		if !badTimes(refused, theirs) {
+			return giveUp
+		}
+		c.key.setClock(theirs, time.Now())
+		who.discard(refused)
+		return renewed
 	}
-	if who == c.app {
-		// A JWT is refused for its times when the clocks differ; GitHub's Date
-		// header tells by how much.
-		corrected := c.key.correct(dateOf(header, time.Time{}), time.Now())
-		who.set("", time.Time{}, time.Time{})
-		return try == 0 && corrected
-	}
-	age, same := who.drop(refused, time.Now())
-	if !same {
-		return try < 2 // somebody else renewed it meanwhile
-	}
-	if age >= tokenSpread {
-		return try < 2 // revoked or expired early: the next one is new
+	if !who.refused(refused, time.Now()) {
+		return renewed
 	}
 	select {
 	case <-time.After(time.Second):
-		return try < 5
+		return waited
 	case <-ctx.Done():
-		return false
+		return giveUp
 	}
 }
 
@@ -336,18 +360,19 @@ func (s *signer) sign(now time.Time) (muster.Secret, error) {
 	return muster.Secret(text), nil
 }
 
-// correct takes over GitHub's clock and reports whether it differs enough to
-// explain a refusal.
-func (s *signer) correct(theirs, ours time.Time) bool {
-	if theirs.IsZero() {
-		return false
-	}
+// setClock takes over GitHub's clock.
+func (s *signer) setClock(theirs, ours time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	skew := theirs.Sub(ours)
-	differs := (skew - s.skew).Abs() > 5*time.Second
-	if differs {
-		s.skew = skew
+	s.skew = theirs.Sub(ours)
+}
+
+// badTimes reports whether a JWT of ours was to be refused for its times by
+// somebody whose clock shows theirs, as GitHub's Date header tells.
+func badTimes(token muster.Secret, theirs time.Time) bool {
+	var claims jwt.RegisteredClaims
+	if _, _, err := jwt.NewParser().ParseUnverified(token.Reveal(), &claims); err != nil || theirs.IsZero() {
+		return false
 	}
-	return differs
+	return claims.IssuedAt.After(theirs) || !claims.ExpiresAt.After(theirs) || claims.ExpiresAt.Sub(theirs) > 10*time.Minute
 }

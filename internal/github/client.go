@@ -232,8 +232,11 @@ func secureRedirect(req *http.Request, via []*http.Request) error {
 }
 
 // redirect follows what GitHub answers for renamed repositories, and leaves to
-// the caller what it must not follow: another method, or another host.
+// the caller what it must not follow: another method, another host, or a file.
 func (c *Client) redirect(req *http.Request, via []*http.Request) error {
+	if of := req.Context().Value(callKey{}).(*call); of.file && req.Response.StatusCode == http.StatusFound {
+		return http.ErrUseLastResponse
+	}
 	if req.Method != via[0].Method || req.URL.Host != c.base.Host {
 		return http.ErrUseLastResponse
 	}
@@ -281,6 +284,11 @@ func (c *Client) send(ctx context.Context, who *identity, r request) (*answer, e
 	if err := who.admit(r.lane, time.Now()); err != nil {
 		return nil, c.refuse(r, err)
 	}
+	// Before a place is taken and the call is counted against the minute: a call
+	// without a credential costs GitHub nothing and must not cost others.
+	if _, err := c.credential(ctx, who); err != nil {
+		return nil, c.refuse(r, asError(err))
+	}
 	if !r.nested {
 		select {
 		case c.lanes[r.lane] <- struct{}{}:
@@ -313,17 +321,26 @@ func unwrap(a *answer, err error) (*answer, error) {
 // authenticated makes the call once, and again when GitHub refused the
 // credential before it looked at the call: such a repetition is safe for every method.
 func (c *Client) authenticated(ctx, caller context.Context, who *identity, r request) (*answer, error) {
-	for try := 0; ; try++ {
+	for renewals := 0; ; {
 		credential, err := c.credential(ctx, who)
 		if err != nil {
-			return nil, &failure{err: asError(err)}
+			return nil, &failure{err: c.refuse(r, asError(err))}
 		}
 		a, failed := c.once(ctx, caller, who, credential, r)
 		if failed == nil {
+			who.accepted(credential)
 			return a, nil
 		}
-		if failed.status != http.StatusUnauthorized || !c.renew(ctx, who, credential, failed.header, try) {
+		if failed.status != http.StatusUnauthorized {
 			return nil, failed
+		}
+		switch c.renew(ctx, who, credential, failed.header) {
+		case giveUp:
+			return nil, failed
+		case renewed:
+			if renewals++; renewals > 2 {
+				return nil, failed
+			}
 		}
 	}
 }

@@ -17,6 +17,8 @@ type call struct {
 	who        *identity
 	route      string
 	credential muster.Secret
+	// file is set when a 302 leads to a file that needs no credential.
+	file bool
 }
 
 type callKey struct{}
