@@ -1,0 +1,52 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+)
+
+// Main is the program: it reads flags and environment, runs one runner and returns
+// the exit code. The runner's output goes to stdout, the agent's own words to stderr.
+func Main(args []string, version string, stdout, stderr io.Writer) int {
+	if slices.Contains(args, "--version") || slices.Contains(args, "-version") {
+		fmt.Fprintln(stdout, "muster-agent", version)
+		return ExitDone
+	}
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	environ := os.Environ()
+	cfg, err := load(args, environ, stderr)
+	if errors.Is(err, errHelp) {
+		return ExitDone
+	}
+	if err != nil {
+		log.Error("agent not started", "error", err)
+		return ExitUsage
+	}
+	if err := hideToken(environ); err != nil {
+		log.Error("agent not started", "error", err)
+		return ExitInternal
+	}
+	cfg.Token, err = takeToken(os.Getenv("MUSTER_BOOT_TOKEN_FILE"), os.Getenv("MUSTER_BOOT_TOKEN"), log)
+	if err != nil {
+		log.Error("agent not started", "error", err)
+		return ExitUsage
+	}
+	cfg.Logger, cfg.Output = log, stdout
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	code, err := Run(ctx, cfg, version)
+	if err != nil {
+		log.Error("agent ended", "error", err, "exit_code", code)
+	} else {
+		log.Info("agent ended", "exit_code", code)
+	}
+	return code
+}

@@ -1,0 +1,111 @@
+//go:build unix
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// script is run.sh in a process group of its own.
+type script struct {
+	cmd  *exec.Cmd
+	out  *os.File // our end
+	done chan int
+	wait sync.WaitGroup
+	tree tree // everything that descends from it
+}
+
+// startRunner starts run.sh. Its standard input is empty.
+func startRunner(c command) (runner, error) {
+	out, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	s := &script{out: out, done: make(chan int, 1)}
+	s.cmd = exec.Command(filepath.Join(c.dir, "run.sh"), c.args...)
+	s.cmd.Dir, s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = c.dir, c.env, in, in
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := errors.Join(adoptOrphans(), s.cmd.Start()); err != nil {
+		out.Close()
+		return nil, err // names the program and not its arguments
+	}
+	s.tree.watch(s.cmd.Process.Pid)
+	s.wait.Go(func() {
+		err := s.cmd.Wait()
+		var exit *exec.ExitError
+		switch {
+		case err == nil:
+			s.done <- 0
+		case errors.As(err, &exit) && exit.ExitCode() >= 0:
+			s.done <- exit.ExitCode()
+		case errors.As(err, &exit):
+			s.done <- 128 + int(exit.Sys().(syscall.WaitStatus).Signal())
+		default:
+			s.done <- -1
+		}
+	})
+	return s, nil
+}
+
+func (s *script) output() io.Reader  { return s.out }
+func (s *script) exited() <-chan int { return s.done }
+func (s *script) interrupt()         { s.tree.signal(syscall.SIGINT) }
+
+// readAfter is how long output is read after everything was killed. Only a
+// process that could not be killed still has it open then.
+const readAfter = time.Second
+
+func (s *script) kill() {
+	s.tree.kill()
+	_ = s.out.SetReadDeadline(time.Now().Add(readAfter))
+}
+
+// hideToken starts this program again without the boot token in its environment,
+// which others can read in /proc as it was at the start, whatever the program
+// removes later (4-14). It returns if there is nothing to hide.
+func hideToken(environ []string) error {
+	const name = "MUSTER_BOOT_TOKEN="
+	var kept []string
+	token := ""
+	for _, e := range environ {
+		switch {
+		case len(e) >= len(name) && e[:len(name)] == name:
+			token = e[len(name):]
+		default:
+			kept = append(kept, e)
+		}
+	}
+	if token == "" || os.Getenv("MUSTER_BOOT_TOKEN_FILE") != "" {
+		return nil
+	}
+	if len(token) > 32<<10 {
+		return errors.New("MUSTER_BOOT_TOKEN is no token: it has more than 32 KiB")
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("hide boot token: %w", err)
+	}
+	// A pipe takes that much without a reader, and keeps it over exec.
+	out, in, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("hide boot token: %w", err)
+	}
+	if _, err := in.WriteString(token + "\n"); err != nil {
+		return fmt.Errorf("hide boot token: %w", err)
+	}
+	fd, err := syscall.Dup(int(out.Fd())) // dup does not close on exec
+	if err != nil {
+		return fmt.Errorf("hide boot token: %w", err)
+	}
+	kept = append(kept, fmt.Sprintf("MUSTER_BOOT_TOKEN_FILE=/dev/fd/%d", fd))
+	return fmt.Errorf("hide boot token: %w", syscall.Exec(exe, os.Args, kept))
+}
