@@ -10,19 +10,17 @@ import (
 	"github.com/muster-ci/muster/githubsim/workflow/message"
 )
 
-// keyPoolSize is how many RSA keys JIT runners share. Making one takes longer
-// than everything else in a JIT answer; a runner is told apart by its client id.
-const keyPoolSize = 4
-
-// keyPool makes its keys in the background, from the first use on.
+// keyPool holds the RSA keys that JIT runners share. Making one takes longer than
+// everything else in a JIT answer, and a runner is told apart by its client id:
+// so there is one key at first, and a few more for a busy server, which are made
+// in the background.
 type keyPool struct {
-	once  sync.Once
-	first chan struct{}
+	first sync.Once
 	work  sync.WaitGroup
 
-	mu   sync.Mutex
-	keys []jitKey
-	next int
+	mu    sync.Mutex
+	keys  []jitKey
+	taken int
 }
 
 type jitKey struct {
@@ -32,33 +30,27 @@ type jitKey struct {
 
 // take returns a key; only the very first call waits for one to be made.
 func (p *keyPool) take() jitKey {
-	p.warm()
-	<-p.first
+	p.first.Do(p.add)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.next++
-	return p.keys[p.next%len(p.keys)]
+	p.taken++
+	switch p.taken {
+	case 16, 64, 256:
+		p.work.Go(p.add)
+	}
+	return p.keys[p.taken%len(p.keys)]
 }
 
-func (p *keyPool) warm() {
-	p.once.Do(func() {
-		p.first = make(chan struct{})
-		p.work.Go(func() {
-			for i := range keyPoolSize {
-				key, err := rsa.GenerateKey(rand.Reader, 2048)
-				if err != nil {
-					// crypto/rand never fails on the platforms that Go supports.
-					panic("githubsim: make an RSA key: " + err.Error())
-				}
-				p.mu.Lock()
-				p.keys = append(p.keys, jitKey{key, base64.StdEncoding.EncodeToString(encode(rsaParams(key)))})
-				p.mu.Unlock()
-				if i == 0 {
-					close(p.first)
-				}
-			}
-		})
-	})
+func (p *keyPool) add() {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		// crypto/rand never fails on the platforms that Go supports.
+		panic("githubsim: make an RSA key: " + err.Error())
+	}
+	one := jitKey{key, base64.StdEncoding.EncodeToString(encode(rsaParams(key)))}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.keys = append(p.keys, one)
 }
 
 func (p *keyPool) wait() { p.work.Wait() }

@@ -502,3 +502,9 @@ func (w *world) runOne(token, name, conclusion string, labels ...string) {
 }
 
 func contains(all []string, one string) bool { return slices.Contains(all, one) }
+
+func publicKey(k *rsa.PrivateKey) message.PublicKey {
+	return message.PublicKey{
+		Modulus: base64.StdEncoding.EncodeToString(k.N.Bytes()), Exponent: base64.StdEncoding.EncodeToString(big.NewInt(int64(k.E)).Bytes()),
+	}
+}
