@@ -180,7 +180,7 @@ func (a *app) local(c *cobra.Command, run func(cmd *cobra.Command, args []string
 	}
 	c.Args = func(cmd *cobra.Command, got []string) error {
 		if err := args(cmd, got); err != nil {
-			return usagef("%s; usage: %s", err, cmd.UseLine())
+			return usagef("%s takes other arguments than %q; usage: %s %s", cmd.CommandPath(), strings.Join(got, " "), cmd.Parent().CommandPath(), cmd.Use)
 		}
 		return nil
 	}

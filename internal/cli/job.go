@@ -223,7 +223,7 @@ func (a *app) printWhy(w io.Writer, resp *v1.ExplainJobResponse) error {
 	for i, c := range resp.Causes {
 		since := ""
 		if c.Since != nil {
-			since = " " + a.paint(dim, "since "+a.when(c.Since))
+			since = " " + a.paint(dim, "(since "+a.when(c.Since)+")")
 		}
 		fmt.Fprintf(w, "\n%d. %s %s%s\n", i+1, a.paint(bold, c.Code+":"), c.Text, since)
 	}
@@ -238,7 +238,7 @@ func (a *app) printWhy(w io.Writer, resp *v1.ExplainJobResponse) error {
 	if resp.LastDecision != nil {
 		last = a.decisionLine(resp.LastDecision)
 	}
-	return a.facts(w, "labels", strings.Join(j.Labels, ", "), "pool", j.Pool, "ahead of it", fmt.Sprintf("%d queued jobs", resp.Ahead), "last decision", last,
+	return a.facts(w, "labels", strings.Join(j.Labels, ", "), "pool", j.Pool, "ahead of it", plural(int(resp.Ahead), "queued job"), "last decision", last,
 		"more", fmt.Sprintf("muster pool decisions %s; muster job show %s", j.Pool, jobRef(&v1.JobRef{Id: j.Id, Attempt: j.Attempt})))
 }
 

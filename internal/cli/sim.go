@@ -143,17 +143,17 @@ func (a *app) sim(ctx context.Context, o simOptions) (err error) {
 			<-served
 		}()
 		fmt.Fprintf(a.Stdout, "management:       http://%s\n", l.Addr())
-		if o.demo != "" {
-			defer fmt.Fprintln(a.Stdout)
-		}
 		o.management = l.Addr().String()
 	}
+	next := ""
 	if o.demo != "" {
-		if err := a.simDemo(s, url, o); err != nil {
+		if next, err = simDemo(s, url, o); err != nil {
 			return err
 		}
 	}
+	// Faults begin when all is set up, and before anybody is told to use it.
 	s.Faults().Set(faults)
+	fmt.Fprint(a.Stdout, next)
 	<-ctx.Done()
 	return nil
 }
@@ -172,47 +172,48 @@ jobs:
 // simMark opens the configuration that --demo writes, and tells it from others.
 const simMark = "# Written by muster sim: a configuration for its simulated GitHub.\n"
 
-// simDemo fills the simulated GitHub and writes a directory to serve it from.
-func (a *app) simDemo(s *githubsim.Server, url string, o simOptions) error {
+// simDemo fills the simulated GitHub and writes a directory to serve it from;
+// next tells people how to go on.
+func simDemo(s *githubsim.Server, url string, o simOptions) (next string, err error) {
 	dir, err := filepath.Abs(o.dir)
 	if err != nil {
-		return err
+		return "", err
 	}
 	path := filepath.Join(dir, "muster.yaml")
 	if old, err := os.ReadFile(path); err == nil && !bytes.HasPrefix(old, []byte(simMark)) && !o.force {
-		return fmt.Errorf("%s is not a file of muster sim and is left as it is: name another directory with --dir, or --force", path)
+		return "", fmt.Errorf("%s is not a file of muster sim and is left as it is: name another directory with --dir, or --force", path)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+		return "", err
 	}
 	repo := o.demo + "/hello"
 	app, err := s.CreateApp(githubsim.AppOptions{Name: "muster", WebhookURL: o.webhook, WebhookSecret: "muster-sim", Key: oldKey(filepath.Join(dir, "app.pem"))})
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := s.CreateOrganization(o.demo); err != nil {
-		return err
+		return "", err
 	}
 	source := filepath.Join(dir, "hello")
 	if err := os.MkdirAll(filepath.Join(source, ".github", "workflows"), 0o700); err != nil {
-		return err
+		return "", err
 	}
 	// The user's own changes to the workflow are kept from run to run.
 	workflow := filepath.Join(source, ".github", "workflows", "hello.yml")
 	if _, err := os.Stat(workflow); errors.Is(err, os.ErrNotExist) {
 		if err := os.WriteFile(workflow, []byte(helloWorkflow), 0o600); err != nil {
-			return err
+			return "", err
 		}
 	}
 	if err := s.CreateRepository(repo, githubsim.RepositoryOptions{Private: true, Files: os.DirFS(source)}); err != nil {
-		return err
+		return "", err
 	}
 	if _, err := s.Install(app.ID, o.demo); err != nil {
-		return err
+		return "", err
 	}
 	program, err := os.Executable()
 	if err != nil {
-		return err
+		return "", err
 	}
 	listener := filepath.Join(dir, "listener.sh")
 	quoted := "'" + strings.ReplaceAll(program, "'", `'\''`) + "'"
@@ -226,25 +227,25 @@ func (a *app) simDemo(s *githubsim.Server, url string, o simOptions) error {
 		"muster.yaml":    {simConfig(app, o.demo, url, filepath.Join(dir, "actions-runner")), 0o644},
 	} {
 		if err := writeNew(filepath.Join(dir, name), []byte(f.text), f.mode, true); err != nil {
-			return err
+			return "", err
 		}
 	}
 	if err := runner.WriteDir(filepath.Join(dir, "actions-runner"), listener); err != nil {
-		return err
+		return "", err
 	}
-	fmt.Fprintf(a.Stdout, `
+	next = fmt.Sprintf(`
 %s has the workflow hello. Start a control plane for it in another terminal:
 
   muster serve --config %s
 `, repo, path)
 	if o.management != "" {
-		fmt.Fprintf(a.Stdout, `
+		next += fmt.Sprintf(`
 and run the workflow:
 
   curl http://%s/trigger -d '{"repo": %q, "workflow": ".github/workflows/hello.yml", "event": "workflow_dispatch"}'
 `, o.management, repo)
 	}
-	return nil
+	return next, nil
 }
 
 func simConfig(app githubsim.App, org, url, runnerDir string) string {

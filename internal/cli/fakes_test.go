@@ -1,0 +1,378 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	v1 "github.com/muster-ci/muster/gen/muster/v1"
+	"github.com/muster-ci/muster/gen/muster/v1/musterv1connect"
+	"github.com/muster-ci/muster/internal/cli"
+	"github.com/muster-ci/muster/internal/config"
+)
+
+var now = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+
+func ago(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(now.Add(-d)) }
+
+// plane is a control plane of canned answers. It notes what it is asked to do.
+type plane struct {
+	mu      sync.Mutex
+	asked   []string
+	tokens  []string
+	pool    *v1.Pool
+	runners []*v1.Runner
+	jobs    []*v1.Job
+	causes  []*v1.Cause
+	// changes are told to those who watch; step runs before each.
+	changes []*v1.WatchResponse
+	step    func(i int)
+	broken  error
+	url     string
+}
+
+func (p *plane) ask(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked = append(p.asked, fmt.Sprintf(format, args...))
+}
+
+func newPlane(t *testing.T) *plane {
+	p := &plane{
+		pool: &v1.Pool{
+			Name: "linux", Workspace: "default", Project: "default", App: "main", Scope: "octo", Labels: []string{"muster"}, RunnerLabels: []string{"muster", "self-hosted", "Linux", "X64"},
+			RunnerGroup: 1, Provider: "local", Offering: "small", Lifecycle: "ephemeral", Registration: "jit", Enabled: true, MaxJobCount: 1, Provisioning: 10,
+			Scaling:      &v1.Scaling{MaxRunners: 4, JobsPerRunner: 1, Cooldown: durationpb.New(0)},
+			NoJobTimeout: durationpb.New(2 * time.Minute), RotationInterval: durationpb.New(24 * time.Hour), MaxAge: durationpb.New(121 * time.Hour),
+			Status: &v1.PoolStatus{JobsQueued: 2, JobsInProgress: 1, OldestQueuedAt: ago(20 * time.Minute), RunnersStarting: 1, RunnersBusy: 1,
+				LastDecision: &v1.Decision{Id: 2, Pool: "linux", At: ago(90 * time.Second), LastAt: ago(30 * time.Second), Count: 3, Action: "maintain", CurrentRunnerCount: 2, TargetRunnerCount: 2, Rule: "limit", Reason: "2 of 2 runners live"}},
+		},
+		runners: []*v1.Runner{
+			{Id: "r-busy", Name: "linux-busy", Namespace: "default", RunnerOfferingId: "small", Status: "active", Cpu: "2", Memory: "4096Mi", Pool: "linux", Provider: "local", Instance: "4711", GithubId: 9, Busy: true, Job: &v1.JobRef{Id: 102, Attempt: 1}, CreatedAt: ago(30 * time.Minute), HeartbeatAt: ago(5 * time.Second)},
+			{Id: "r-late", Name: "linux-late", Namespace: "default", Status: "draining", Failed: true, Pool: "linux", Reason: "agent did not connect within 10s", CreatedAt: ago(26 * time.Hour)},
+		},
+		jobs: []*v1.Job{
+			{Id: 104, Attempt: 1, Repository: "octo/app", RunId: 8, Workflow: "ci", Name: "test", Labels: []string{"muster"}, State: "queued", Pool: "linux", CreatedAt: ago(10 * time.Minute)},
+			{Id: 102, Attempt: 1, Repository: "octo/app", RunId: 7, Workflow: "ci", Name: "build", Labels: []string{"muster"}, State: "in_progress", Pool: "linux", Runner: "r-busy", RunnerName: "linux-busy", CreatedAt: ago(31 * time.Minute), StartedAt: ago(30 * time.Minute), QueueTime: durationpb.New(time.Minute)},
+			{Id: 101, Attempt: 2, Repository: "octo/app", RunId: 7, Workflow: "ci", Name: "build", Labels: []string{"muster"}, State: "completed", Conclusion: "failure", Pool: "linux", Runner: "r-old", RunnerName: "linux-old", Url: "https://github.com/octo/app/actions/runs/7/job/101",
+				CreatedAt: ago(400 * 24 * time.Hour), StartedAt: ago(400*24*time.Hour - 10*time.Second), CompletedAt: ago(400*24*time.Hour - 70*time.Second), QueueTime: durationpb.New(10 * time.Second), RunTime: durationpb.New(time.Minute)},
+		},
+		causes: []*v1.Cause{
+			{Code: "pool_at_max", Text: "pool linux is at its limit: 2 of 2 runners live. Raise max_runners or wait", Since: ago(9 * time.Minute)},
+			{Code: "stolen", Text: "the runner that was made for this job took job 105"},
+		},
+	}
+	mux := http.NewServeMux()
+	mux.Handle(musterv1connect.NewPoolServiceHandler(poolService{p: p}))
+	mux.Handle(musterv1connect.NewRunnerServiceHandler(runnerService{p: p}))
+	mux.Handle(musterv1connect.NewJobServiceHandler(jobService{p: p}))
+	mux.Handle(musterv1connect.NewDeliveryServiceHandler(deliveryService{p: p}))
+	mux.Handle(musterv1connect.NewUsageServiceHandler(usageService{p: p}))
+	mux.Handle(musterv1connect.NewInstallationServiceHandler(installationService{p: p}))
+	mux.Handle(musterv1connect.NewSystemServiceHandler(systemService{p: p}))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p.mu.Lock()
+		p.tokens = append(p.tokens, r.Header.Get("Authorization"))
+		broken := p.broken
+		p.mu.Unlock()
+		if broken != nil {
+			_ = connect.NewErrorWriter().Write(w, r, broken)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	}))
+	t.Cleanup(srv.Close)
+	p.url = srv.URL
+	return p
+}
+
+func notFound(noun, name any) error {
+	return connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no %v %q", noun, fmt.Sprint(name)))
+}
+
+type poolService struct {
+	musterv1connect.UnimplementedPoolServiceHandler
+	p *plane
+}
+
+func (s poolService) ListPools(context.Context, *v1.ListPoolsRequest) (*v1.ListPoolsResponse, error) {
+	return &v1.ListPoolsResponse{Pools: []*v1.Pool{s.p.pool}}, nil
+}
+func (s poolService) GetPool(_ context.Context, req *v1.GetPoolRequest) (*v1.GetPoolResponse, error) {
+	if req.Name != s.p.pool.Name {
+		return nil, notFound("pool", req.Name)
+	}
+	return &v1.GetPoolResponse{Pool: s.p.pool, Offering: &v1.RunnerOffering{Id: "small", Name: "small", Cpu: "2", Memory: "4096Mi", PriceMicroUsdPerMinute: 8000}}, nil
+}
+func (s poolService) ListDecisions(_ context.Context, req *v1.ListDecisionsRequest) (*v1.ListDecisionsResponse, error) {
+	return &v1.ListDecisionsResponse{Decisions: []*v1.Decision{s.p.pool.Status.LastDecision,
+		{Id: 1, Pool: "linux", At: ago(25 * time.Hour), Action: "scale_up", CurrentRunnerCount: 0, TargetRunnerCount: 2, Rule: "formula", Reason: "2 pending jobs, 0 runners", Metrics: &v1.QueueMetrics{QueuedJobs: 2}}}}, nil
+}
+func (s poolService) SetPool(_ context.Context, req *v1.SetPoolRequest) (*v1.SetPoolResponse, error) {
+	if req.Name != s.p.pool.Name {
+		return nil, notFound("pool", req.Name)
+	}
+	var what []string
+	if req.Enabled != nil {
+		s.p.pool.Enabled = *req.Enabled
+		what = append(what, fmt.Sprint("enabled=", *req.Enabled))
+	}
+	if req.MinRunners != nil {
+		s.p.pool.Scaling.MinRunners = *req.MinRunners
+		what = append(what, fmt.Sprint("min=", *req.MinRunners))
+	}
+	if req.MaxRunners != nil {
+		s.p.pool.Scaling.MaxRunners = *req.MaxRunners
+		what = append(what, fmt.Sprint("max=", *req.MaxRunners))
+	}
+	s.p.ask("set %s %s", req.Name, strings.Join(what, " "))
+	return &v1.SetPoolResponse{Pool: s.p.pool}, nil
+}
+
+type runnerService struct {
+	musterv1connect.UnimplementedRunnerServiceHandler
+	p *plane
+}
+
+func (s runnerService) ListRunners(_ context.Context, req *v1.ListRunnersRequest) (*v1.ListRunnersResponse, error) {
+	s.p.ask("runners pool=%s states=%v all=%v", req.Pool, req.States, req.All)
+	return &v1.ListRunnersResponse{Runners: s.p.runners}, nil
+}
+func (s runnerService) find(id string) (*v1.Runner, error) {
+	i := slices.IndexFunc(s.p.runners, func(r *v1.Runner) bool { return r.Id == id || r.Name == id })
+	if i < 0 {
+		return nil, notFound("runner", id)
+	}
+	return s.p.runners[i], nil
+}
+func (s runnerService) GetRunner(_ context.Context, req *v1.GetRunnerRequest) (*v1.GetRunnerResponse, error) {
+	r, err := s.find(req.Id)
+	return &v1.GetRunnerResponse{Runner: r, Events: []*v1.RunnerEvent{{At: ago(30 * time.Minute), State: "provisioning"}, {At: ago(29 * time.Minute), State: "active", Note: "took job 102"}}}, err
+}
+func (s runnerService) GetRunnerLog(_ context.Context, req *v1.GetRunnerLogRequest) (*v1.GetRunnerLogResponse, error) {
+	_, err := s.find(req.Id)
+	return &v1.GetRunnerLogResponse{Log: []byte("Listening for Jobs\n")}, err
+}
+func (s runnerService) DrainRunner(_ context.Context, req *v1.DrainRunnerRequest) (*v1.DrainRunnerResponse, error) {
+	r, err := s.find(req.Id)
+	s.p.ask("drain %s %q", req.Id, req.Reason)
+	return &v1.DrainRunnerResponse{Runner: r}, err
+}
+
+type jobService struct {
+	musterv1connect.UnimplementedJobServiceHandler
+	p *plane
+}
+
+func (s jobService) ListJobs(_ context.Context, req *v1.ListJobsRequest) (*v1.ListJobsResponse, error) {
+	resp := &v1.ListJobsResponse{}
+	for _, j := range s.p.jobs {
+		if (req.RunId == 0 || req.RunId == j.RunId) && (len(req.States) == 0 || slices.Contains(req.States, j.State)) {
+			resp.Jobs = append(resp.Jobs, j)
+		}
+	}
+	if req.Since != nil {
+		s.p.ask("jobs since %s", req.Since.AsTime().Format(time.RFC3339))
+	}
+	if req.RunId == 0 && req.PageToken == "" {
+		resp.NextPageToken = "101"
+	}
+	return resp, nil
+}
+func (s jobService) find(ref *v1.JobRef) (*v1.Job, error) {
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	i := slices.IndexFunc(s.p.jobs, func(j *v1.Job) bool { return j.Id == ref.Id && (ref.Attempt == 0 || ref.Attempt == j.Attempt) })
+	if i < 0 {
+		return nil, notFound("job", ref.Id)
+	}
+	return s.p.jobs[i], nil
+}
+func (s jobService) GetJob(_ context.Context, req *v1.GetJobRequest) (*v1.GetJobResponse, error) {
+	j, err := s.find(req.Job)
+	if err != nil {
+		return nil, err
+	}
+	return &v1.GetJobResponse{Job: j,
+		Timeline:  []*v1.Moment{{At: j.CreatedAt, What: "created", Text: "GitHub created the job"}, {At: j.StartedAt, What: "started", Text: "runner linux-old took the job"}, {At: j.CompletedAt, What: "completed", Text: "the job ended: failure"}},
+		Sightings: []*v1.Sighting{{Sense: "webhook", State: "queued", At: j.CreatedAt, Delivery: "guid-1"}},
+		Receipt:   &v1.Receipt{JobId: j.Id, Attempt: j.Attempt, Queue: durationpb.New(10 * time.Second), Boot: durationpb.New(850 * time.Millisecond), Idle: durationpb.New(0), Run: durationpb.New(time.Minute), Billed: durationpb.New(time.Minute), PriceMicroUsdPerMinute: 8000, CostMicroUsd: 8000},
+	}, nil
+}
+func (s jobService) ExplainJob(_ context.Context, req *v1.ExplainJobRequest) (*v1.ExplainJobResponse, error) {
+	j, err := s.find(req.Job)
+	if err != nil {
+		return nil, err
+	}
+	resp := &v1.ExplainJobResponse{Job: j, Ahead: 1, LastDecision: s.p.pool.Status.LastDecision}
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	if j.State == "queued" {
+		resp.Causes = s.p.causes
+	} else {
+		resp.Causes = []*v1.Cause{{Code: "not_waiting", Text: "the job does not wait"}}
+	}
+	return resp, nil
+}
+func (s jobService) GetJobLog(_ context.Context, req *v1.GetJobLogRequest, stream *connect.ServerStream[v1.GetJobLogResponse]) error {
+	if _, err := s.find(req.Job); err != nil {
+		return err
+	}
+	for _, line := range []string{"one\n", "two\n"} {
+		if err := stream.Send(&v1.GetJobLogResponse{Data: []byte(line)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type deliveryService struct {
+	musterv1connect.UnimplementedDeliveryServiceHandler
+	p *plane
+}
+
+func (s deliveryService) delivery() *v1.Delivery {
+	return &v1.Delivery{Guid: "guid-1", App: "main", Event: "workflow_job", Action: "queued", Sense: "webhook", ReceivedAt: ago(10 * time.Minute), Seq: 1, DispatchedAt: ago(10 * time.Minute), Outcome: "job queued"}
+}
+func (s deliveryService) ListDeliveries(context.Context, *v1.ListDeliveriesRequest) (*v1.ListDeliveriesResponse, error) {
+	return &v1.ListDeliveriesResponse{Deliveries: []*v1.Delivery{
+		{Guid: "guid-3", App: "main", Event: "workflow_job", Sense: "redelivery", ReceivedAt: ago(time.Second)},
+		{Guid: "guid-2", App: "main", Event: "workflow_job", Action: "completed", Sense: "webhook", ReceivedAt: ago(time.Minute), Attempts: 2, Error: "database is locked"},
+		s.delivery()}}, nil
+}
+func (s deliveryService) GetDelivery(_ context.Context, req *v1.GetDeliveryRequest) (*v1.GetDeliveryResponse, error) {
+	if req.Guid != "guid-1" {
+		return nil, notFound("delivery", req.Guid)
+	}
+	d := s.delivery()
+	d.Headers, d.Body = map[string]string{"X-Github-Event": "workflow_job", "X-Github-Delivery": "guid-1"}, []byte(`{"action": "queued"}`)
+	return &v1.GetDeliveryResponse{Delivery: d}, nil
+}
+func (s deliveryService) RedispatchDelivery(_ context.Context, req *v1.RedispatchDeliveryRequest) (*v1.RedispatchDeliveryResponse, error) {
+	s.p.ask("redispatch %s", req.Guid)
+	return &v1.RedispatchDeliveryResponse{}, nil
+}
+
+type usageService struct {
+	musterv1connect.UnimplementedUsageServiceHandler
+	p *plane
+}
+
+func (s usageService) GetSummary(_ context.Context, req *v1.GetSummaryRequest) (*v1.GetSummaryResponse, error) {
+	s.p.ask("summary by=%s since=%s", req.By, req.Filter.GetSince().AsTime().Format(time.DateOnly))
+	return &v1.GetSummaryResponse{By: req.By, Rows: []*v1.UsageRow{
+		{Key: "", Run: durationpb.New(0), Billed: durationpb.New(0), Wasted: 1, WasteMicroUsd: 16000},
+		{Key: "ci", Jobs: 3, Succeeded: 1, Failed: 1, NeverRan: 1, QueueP50: durationpb.New(10 * time.Second), QueueP90: durationpb.New(time.Minute), Run: durationpb.New(65 * time.Minute), Billed: durationpb.New(66 * time.Minute), CostMicroUsd: 528000},
+	}}, nil
+}
+func (s usageService) ListReceipts(context.Context, *v1.ListReceiptsRequest) (*v1.ListReceiptsResponse, error) {
+	return &v1.ListReceiptsResponse{Receipts: []*v1.Receipt{{JobId: 101, Attempt: 2, Pool: "linux", Repository: "octo/app", Workflow: "ci", JobName: "build", Conclusion: "success", CompletedAt: ago(time.Hour),
+		Queue: durationpb.New(10 * time.Second), Boot: durationpb.New(850 * time.Millisecond), Idle: durationpb.New(0), Run: durationpb.New(time.Minute), Billed: durationpb.New(time.Minute), CostMicroUsd: 1_234_567}}}, nil
+}
+func (s usageService) ListWaste(context.Context, *v1.ListWasteRequest) (*v1.ListWasteResponse, error) {
+	return &v1.ListWasteResponse{}, nil
+}
+func (s usageService) GetRunnerMetrics(context.Context, *v1.GetRunnerMetricsRequest) (*v1.GetRunnerMetricsResponse, error) {
+	m := &v1.RunnerMetrics{Pool: "linux", Jobs: 10, Failed: 3, Succeeded: 7, FailureRate: .3, Queue: &v1.Percentiles{Count: 10, P50: durationpb.New(5 * time.Second), P90: durationpb.New(9 * time.Second)}}
+	return &v1.GetRunnerMetricsResponse{Pools: []*v1.RunnerMetrics{m}, Total: m}, nil
+}
+
+type installationService struct {
+	musterv1connect.UnimplementedInstallationServiceHandler
+	p *plane
+}
+
+func (s installationService) ListInstallations(context.Context, *v1.ListInstallationsRequest) (*v1.ListInstallationsResponse, error) {
+	return &v1.ListInstallationsResponse{Installations: []*v1.RunnerInstallation{{InstallationId: 5, WorkspaceId: "default", State: "active", GithubAccountType: "Organization", IsServiceEnabled: true, Account: "octo", App: "main", UpdatedAt: ago(time.Hour)}}}, nil
+}
+
+type systemService struct {
+	musterv1connect.UnimplementedSystemServiceHandler
+	p *plane
+}
+
+func (s systemService) GetOverview(context.Context, *v1.GetOverviewRequest) (*v1.GetOverviewResponse, error) {
+	return &v1.GetOverviewResponse{Version: "v1.2.3", Workspace: "default", StartedAt: ago(50 * time.Hour), Now: timestamppb.New(now), Jobs: map[string]int32{"queued": 2, "completed": 40, "in_progress": 1}, Runners: map[string]int32{"active": 1},
+		Promises: &v1.Promises{BusyKilled: 1, Since: ago(30 * 24 * time.Hour)}, Budgets: []*v1.Budget{{App: "main", Account: "octo", Limit: 5000, Remaining: 4321, ResetAt: timestamppb.New(now.Add(10 * time.Minute))}}}, nil
+}
+func (s systemService) Watch(ctx context.Context, _ *v1.WatchRequest, stream *connect.ServerStream[v1.WatchResponse]) error {
+	for i, c := range append([]*v1.WatchResponse{{}}, s.p.changes...) {
+		if s.p.step != nil {
+			s.p.mu.Lock()
+			s.p.step(i)
+			s.p.mu.Unlock()
+		}
+		if err := stream.Send(c); err != nil {
+			return err
+		}
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// result is what one command line did.
+type result struct {
+	code        int
+	out, errOut string
+}
+
+// call runs one command line.
+type call struct {
+	vars     map[string]string
+	terminal bool
+	programs cli.Programs
+	// stdout, when set, is written to instead of collected.
+	stdout io.Writer
+}
+
+func (c call) run(ctx context.Context, args ...string) result {
+	var out, errOut bytes.Buffer
+	env := cli.Env{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errOut, Getenv: func(k string) string { return c.vars[k] }, IsTerminal: c.terminal, Version: "v9", Now: func() time.Time { return now }}
+	if c.stdout != nil {
+		env.Stdout = c.stdout
+	}
+	if c.programs.Serve == nil {
+		c.programs.Serve = func(context.Context, config.Config) error { return errors.New("not expected") }
+		c.programs.Demo = func(context.Context, cli.DemoOptions, io.Writer) error { return errors.New("not expected") }
+	}
+	code := cli.Main(ctx, args, env, c.programs)
+	return result{code, out.String(), errOut.String()}
+}
+
+// muster runs a command line against a control plane.
+func (p *plane) muster(t *testing.T, args ...string) result {
+	return call{vars: map[string]string{"MUSTER_SERVER": p.url}}.run(t.Context(), args...)
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if os.Getenv("UPDATE_GOLDEN") != "" {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), got); d != "" {
+		t.Errorf("%s (UPDATE_GOLDEN=1 rewrites it):\n%s", path, d)
+	}
+}
