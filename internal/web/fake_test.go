@@ -706,7 +706,7 @@ func (f *fake) DrainRunner(_ context.Context, id muster.RunnerID, reason string)
 }
 
 func (f *fake) SetPool(_ context.Context, pool string, o muster.PoolOverride) error {
-	f.change(muster.Change{Kind: "decision", ID: pool}, func() {
+	f.change(muster.Change{Kind: "pool", ID: pool}, func() {
 		b, _ := json.Marshal(o)
 		f.commands = append(f.commands, "set "+pool+" "+string(b))
 		for i, p := range f.pools {
