@@ -40,7 +40,7 @@ func (d *dashboard) JobCounts(ctx context.Context) (map[muster.JobState]int, err
 
 func (d *dashboard) Jobs(ctx context.Context, q web.JobQuery) ([]muster.Job, error) {
 	return d.store.Jobs(ctx, workspace, store.JobFilter{
-		States: q.States, Pool: q.Pool, Repository: q.Repository, Text: q.Text, BeforeID: q.Before, Limit: q.Limit,
+		States: q.States, Pool: q.Pool, Repository: q.Repository, RunID: q.RunID, Text: q.Text, BeforeID: q.Before, Limit: q.Limit,
 	})
 }
 
