@@ -80,7 +80,7 @@ func (c *Client) Installations(ctx context.Context) ([]muster.Installation, erro
 		return nil, err
 	}
 	out := []muster.Installation{}
-	err = c.pages(ctx, who, r, maxRunnerPages, func() bool {
+	err = c.pages(ctx, who, r, maxListPages, func() bool {
 		for _, in := range page {
 			one := muster.Installation{ID: in.ID, App: c.cfg.Name, Account: in.Account.Login, AccountType: in.Account.Type, State: "active"}
 			if one.Account == "" {

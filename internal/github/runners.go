@@ -21,9 +21,9 @@ type (
 	Download = muster.RunnerDownload
 )
 
-// maxRunnerPages bounds a list of runners: a scope has at most a few groups of
+// maxListPages bounds a list, at 100 a page: a scope has at most a few groups of
 // 10,000 runners each.
-const maxRunnerPages = 500
+const maxListPages = 500
 
 // runner is GitHub's runner object.
 type runner struct {
@@ -193,7 +193,7 @@ func (c *Client) list(ctx context.Context, s muster.Scope, query string, want fu
 	found := []muster.RemoteRunner{}
 	seen := map[int64]bool{} // a page can repeat what moved while we turned it
 	complete := true
-	err = c.pages(ctx, who, r, maxRunnerPages, func() bool {
+	err = c.pages(ctx, who, r, maxListPages, func() bool {
 		if complete = page.Runners != nil; !complete {
 			return false
 		}

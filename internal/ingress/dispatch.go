@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -110,10 +111,16 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 			d.cfg.Logger.ErrorContext(ctx, "inbox failed", "error", err, "wait", wait)
 		}
 	}
-	wake := func(at time.Time) {
-		if wait := time.Until(at); wait < d.cfg.Tick {
-			tick.Reset(max(wait, 0))
+	// The next tick comes early for what is due before it. What is due later is
+	// found by a later tick, so dues stays short.
+	var dues []time.Time
+	schedule := func() {
+		wait := d.cfg.Tick
+		dues = slices.DeleteFunc(dues, func(due time.Time) bool { return time.Until(due) <= 0 })
+		for _, due := range dues {
+			wait = min(wait, time.Until(due))
 		}
+		tick.Reset(wait)
 	}
 
 	for {
@@ -140,7 +147,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 			look = true
 		case <-tick.C:
 			look = true
-			tick.Reset(d.cfg.Tick)
+			schedule()
 		case <-paused:
 			paused = nil
 		case s := <-done:
@@ -149,8 +156,9 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 			case s.err != nil:
 				look = true
 				pause(s.err)
-			case !s.due.IsZero():
-				wake(s.due)
+			case !s.due.IsZero() && time.Until(s.due) < d.cfg.Tick:
+				dues = append(dues, s.due)
+				schedule()
 			}
 		}
 	}

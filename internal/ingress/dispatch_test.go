@@ -183,6 +183,38 @@ func TestDispatchDefersWhatFails(t *testing.T) { // S4-70 4-7
 	})
 }
 
+func TestDispatchLooksWhenSomethingIsDue(t *testing.T) { // S4-70
+	synctest.Test(t, func(t *testing.T) {
+		box, s := newInbox(), &sink{}
+		first := map[int64]time.Time{}
+		var mu sync.Mutex
+		s.do = func(_ context.Context, e muster.JobEvent) (string, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if begun, again := first[e.ID]; again {
+				if late := time.Since(begun); late > time.Second {
+					t.Errorf("job %d was due within a second and came after %s", e.ID, late)
+				}
+				return "job queued", nil
+			}
+			first[e.ID] = time.Now()
+			return "", errors.New("once")
+		}
+		d, stop := start(t, ingress.DispatcherConfig{Inbox: box, Sink: s, Tick: 20 * time.Second})
+		defer stop()
+		for i := range 40 { // failures that are due at many different times
+			box.add(job(i + 1))
+			d.Nudge()
+			time.Sleep(70 * time.Millisecond)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if n := len(s.seen()); n != 80 {
+			t.Errorf("%d offers", n)
+		}
+	})
+}
+
 func TestDispatchWaitsAsLongAsItIsTold(t *testing.T) { // 4-16
 	synctest.Test(t, func(t *testing.T) {
 		box, s := newInbox(), &sink{}

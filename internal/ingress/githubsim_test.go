@@ -119,6 +119,7 @@ func TestEveryJobArrivesFromAHostileGitHub(t *testing.T) { // 4-3 4-4 4-7 S3-20 
 			t.Fatalf("%d of %d jobs are completed", sink.completed(), jobs)
 		}
 	}
+	server.Close() // duplicates may still be on their way
 	stop()
 	sink.mu.Lock()
 	defer sink.mu.Unlock()
@@ -130,6 +131,8 @@ func TestEveryJobArrivesFromAHostileGitHub(t *testing.T) { // 4-3 4-4 4-7 S3-20 
 			t.Errorf("job %d is %s %s, we think %s %s", j.ID, j.Status, j.Conclusion, ours.State, ours.Conclusion)
 		}
 	}
+	observer.mu.Lock()
+	defer observer.mu.Unlock()
 	repaired := 0
 	for _, d := range box.all() {
 		if d.Sense == muster.SenseRedelivery {
