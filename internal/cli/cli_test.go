@@ -164,7 +164,7 @@ func TestErrors(t *testing.T) {
 		{"pool list --server http://muster.invalid", 1, "muster.invalid"},
 		{"pool list --token-file " + dir + "/none", 2, "no such file"},
 		{"config check --config " + dir + "/none.yaml", 2, "there is no such file; write one with: muster init --output"},
-		{"demo --exit", 2, "--exit needs --jobs"},
+		{"demo --runners 0", 2, "--runners must be at least 1"},
 		{"demo --listen 0.0.0.0:1", 2, "stays on 127.0.0.1"},
 		{"sim --management 0.0.0.0:1", 2, "stays on 127.0.0.1"},
 		{"sim --fault nope=1", 2, "faults are drop_deliveries,"},
