@@ -256,7 +256,7 @@ func (w *watch) run(ctx context.Context) (int, error) {
 	w.log.Info("runner finished", "reason", reason, "exit_code", code, "job", w.job, "result", w.result)
 	finish(wire.Report{Phase: wire.PhaseFinished, JobName: w.job, Result: w.result, ExitCode: code, Reason: reason})
 	if exit != ExitDone {
-		return exit, errors.New(reason)
+		return 0, exitf(exit, "%s", reason)
 	}
 	return ExitDone, nil
 }
