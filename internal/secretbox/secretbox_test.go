@@ -320,7 +320,7 @@ func part(v any) string {
 }
 
 // Nothing but a token that this control plane signed is taken, whatever its
-// header claims. 4-10 4-36
+// header claims. 4-10
 func TestForgeries(t *testing.T) {
 	tokens := newTokens(t, 1)
 	genuine := mint(t, tokens, claims)

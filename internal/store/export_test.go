@@ -6,8 +6,8 @@ import (
 	"io/fs"
 )
 
-// Writer is the pool that writes.
-func (s *Store) Writer() *sql.DB { return s.writer }
+// Writer is the pool of a Store that writes.
+func Writer(s *Store) *sql.DB { return s.writer }
 
 // Migrate brings an empty database to an old schema.
 func Migrate(ctx context.Context, cfg Config, version int64) error {
@@ -22,7 +22,7 @@ func Migrate(ctx context.Context, cfg Config, version int64) error {
 // Migrations are the files of both dialects.
 func Migrations() fs.FS { return migrations }
 
-// SQLite and Postgres rebind and classify.
+// The dialects.
 var (
 	SQLiteDialect   dialect = sqlite{}
 	PostgresDialect dialect = postgres{}

@@ -14,8 +14,8 @@ const (
 	installationActive    = "active"
 )
 
-// DefaultWorkspace is where an installation belongs that names none.
-const DefaultWorkspace = "default"
+// defaultWorkspace is where an installation belongs that names none.
+const defaultWorkspace = "default"
 
 // PutInstallation writes what is known of an installation and returns what is
 // known then. Empty fields keep what they were. A deleted installation stays
@@ -43,7 +43,7 @@ func (s *Store) PutInstallation(ctx context.Context, in muster.Installation) (mu
 		}
 		out = normal(in)
 		out.App = cmp.Or(in.App, old.App)
-		out.Workspace = cmp.Or(in.Workspace, old.Workspace, DefaultWorkspace)
+		out.Workspace = cmp.Or(in.Workspace, old.Workspace, defaultWorkspace)
 		out.Account = cmp.Or(in.Account, old.Account)
 		out.AccountType = cmp.Or(in.AccountType, old.AccountType)
 		out.State = cmp.Or(in.State, old.State, installationActive)

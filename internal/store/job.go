@@ -276,7 +276,8 @@ func (t *tx) giveJob(r *muster.Runner, j muster.Job, at time.Time) error {
 // reported on that name before (the in_progress event can overtake everything).
 func (t *tx) linkJobs(r *muster.Runner, at time.Time) error {
 	var keys []muster.JobKey
-	err := t.rows("SELECT id, attempt FROM jobs WHERE workspace = ? AND runner_name = ? ORDER BY id, attempt", []any{r.Workspace, r.Name}, func(scan scanner) error {
+	// That the name is not empty is said in the text for the partial index's sake.
+	err := t.rows("SELECT id, attempt FROM jobs WHERE workspace = ? AND runner_name = ? AND runner_name <> '' ORDER BY id, attempt", []any{r.Workspace, r.Name}, func(scan scanner) error {
 		var k muster.JobKey
 		err := scan(&k.ID, &k.Attempt)
 		keys = append(keys, k)

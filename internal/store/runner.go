@@ -167,7 +167,7 @@ func (t *tx) lockRunnerByName(workspace, name string) (r muster.Runner, found bo
 }
 
 // nameRunner remembers that the runner registers under its name and links the
-// jobs that were reported on it before. It changes r; the caller writes it.
+// jobs that were reported on it before. What that changes of r is written.
 func (t *tx) nameRunner(r *muster.Runner, at time.Time) error {
 	if r.Name == "" {
 		return nil
@@ -190,14 +190,7 @@ func (t *tx) addRunner(r muster.Runner) error {
 	if err := t.addRunnerEvent(r, r.CreatedAt, r.Reason); err != nil {
 		return err
 	}
-	if r.Name == "" {
-		return nil
-	}
-	before := r
-	if err := t.nameRunner(&r, r.CreatedAt); err != nil || r == before {
-		return err
-	}
-	return t.putRunner(r, true)
+	return t.nameRunner(&r, r.CreatedAt)
 }
 
 func (t *tx) addRunnerEvent(r muster.Runner, at time.Time, note string) error {

@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -92,6 +94,9 @@ func (s *Store) connect(cfg Config) error {
 		if path == "" || strings.HasPrefix(path, ":memory:") {
 			return muster.Errorf(muster.CodeInvalid, "database URL %q names no file: use sqlite:PATH", cfg.URL)
 		}
+		if err := createFile(path); err != nil {
+			return err
+		}
 		s.dialect = sqlite{}
 		busy := cfg.BusyTimeout
 		if busy == 0 {
@@ -135,6 +140,19 @@ func (s *Store) connect(cfg Config) error {
 	return nil
 }
 
+// createFile makes the database's file if it is absent, for its owner only;
+// SQLite would let others read it. Its companions take over its mode.
+func createFile(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	switch {
+	case err == nil:
+		return f.Close()
+	case errors.Is(err, fs.ErrNotExist):
+		return &muster.Error{Code: muster.CodeInvalid, Message: "there is no directory for the database file " + path + ": make it", Err: err}
+	}
+	return unavailable("the database file "+path+" cannot be read and written", 10*time.Second, err)
+}
+
 func openSQLite(path string, busy time.Duration, lock string) (*sql.DB, error) {
 	q := url.Values{"_txlock": {lock}, "_pragma": {
 		fmt.Sprintf("busy_timeout(%d)", busy.Milliseconds()),
@@ -168,6 +186,32 @@ func (s *Store) closePools() error {
 		err = errors.Join(s.reader.Close(), err)
 	}
 	return err
+}
+
+// Backup writes a copy of the database, all of one moment, into a new file that
+// only its owner may read, while the Store goes on. A copy is restored by
+// starting Muster with it. CodeExists if the file is there; CodeInvalid on
+// PostgreSQL, which has pg_dump.
+func (s *Store) Backup(ctx context.Context, path string) error {
+	if s.dialect.name() != "sqlite" {
+		return muster.Errorf(muster.CodeInvalid, "back up PostgreSQL with pg_dump")
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return muster.Errorf(muster.CodeExists, "there is a file %s already", path)
+	}
+	if err != nil {
+		return fmt.Errorf("create backup: %w", err)
+	}
+	err = s.read(ctx, func(t *tx) error {
+		_, err := t.exec("VACUUM INTO ?", path)
+		return err
+	})
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		os.Remove(path)
+		return fmt.Errorf("back up to %s: %w", path, err)
+	}
+	return nil
 }
 
 // Ping reports whether the database answers.

@@ -24,7 +24,7 @@ func big(i int) muster.Delivery {
 }
 
 // A full disk refuses, loses nothing that was acknowledged, leaves nothing by
-// halves, and works again once there is space. 4-7
+// halves, and works again once there is space.
 func TestDiskFull(t *testing.T) {
 	ctx := t.Context()
 	url := storetest.SQLite(t)
@@ -35,12 +35,12 @@ func TestDiskFull(t *testing.T) {
 	}
 	limit := func(pages int) {
 		t.Helper()
-		if _, err := s.Writer().ExecContext(ctx, fmt.Sprintf("PRAGMA max_page_count = %d", pages)); err != nil {
+		if _, err := store.Writer(s).ExecContext(ctx, fmt.Sprintf("PRAGMA max_page_count = %d", pages)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var pages int
-	if err := s.Writer().QueryRowContext(ctx, "PRAGMA page_count").Scan(&pages); err != nil {
+	if err := store.Writer(s).QueryRowContext(ctx, "PRAGMA page_count").Scan(&pages); err != nil {
 		t.Fatal(err)
 	}
 	limit(pages + 300)

@@ -18,7 +18,7 @@ var instanceWide = map[string]string{
 	"Deliveries": "", "HaveDeliveries": "", "PruneDeliveries": "", "Watermark": "facts of the control plane", "SetWatermark": "",
 	"Installation": "it tells the workspace (4-40)", "PutInstallation": "", "LiveRunners": "the sweep's",
 	"UseBootToken": "the token tells the workspace", "RunnerBySession": "the token tells the workspace",
-	"PruneDecisions": "retention", "PruneRunnerLogs": "retention", "Subscribe": "each change tells its workspace", "Ping": "", "Close": "",
+	"PruneDecisions": "retention", "PruneRunnerLogs": "retention", "Subscribe": "each change tells its workspace", "Ping": "", "Close": "", "Backup": "",
 }
 
 // Nothing of one workspace is found from another, by any method, and nothing
@@ -164,7 +164,7 @@ func isolation(t *testing.T, s *store.Store) {
 	}
 }
 
-// What proves who somebody is lies nowhere in the database. S1-100 S4-60 4-14 4-34
+// What proves who somebody is lies nowhere in the database. S4-60 4-10
 func noSecrets(t *testing.T, url string) {
 	ctx := t.Context()
 	s := Open(t, url)

@@ -194,7 +194,7 @@ func jobTakesRunner(t *testing.T, s *store.Store) {
 	}
 }
 
-// A runner of one pool that runs a job of another was stolen. 4-2
+// A runner of one pool that runs a job of another was stolen.
 func jobTakesRunnerOfOtherPool(t *testing.T, s *store.Store) {
 	withPools(t, s)
 	addRunner(t, s, "r-0001", "b", "b-0001")
@@ -234,7 +234,7 @@ func jobBeforeRunnerName(t *testing.T, s *store.Store) {
 }
 
 // A registration that was repeated under a new name may still get a job under
-// its old one. 4-11
+// its old one.
 func jobOnFormerName(t *testing.T, s *store.Store) {
 	withPools(t, s)
 	addRunner(t, s, "r-0001", "a", "a-0001")

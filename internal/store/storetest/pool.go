@@ -203,7 +203,7 @@ func decision(action muster.ScalingAction, rule, reason string, after time.Durat
 }
 
 // Decisions are kept with their inputs; one that changes nothing and repeats
-// the last is counted; scaling is remembered. S1-43 S1-44
+// the last is counted; scaling is remembered.
 func decisions(t *testing.T, s *store.Store) {
 	ctx := t.Context()
 	withPools(t, s)

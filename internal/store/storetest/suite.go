@@ -148,7 +148,7 @@ func addRunner(t *testing.T, s *store.Store, id muster.RunnerID, of, name string
 	t.Helper()
 	r := muster.Runner{ID: id, Pool: of, Name: name, Provider: "fake", Offering: "small", CreatedAt: base}
 	_, err := s.RecordDecision(t.Context(), muster.DecisionRecord{Workspace: ws, Pool: of, At: base, Runners: []muster.Runner{r},
-		Decision: muster.Decision{ScalingDecision: muster.ScalingDecision{Action: muster.ScaleUp, Reason: "test"}, Create: 1}})
+		Decision: muster.Decision{ScalingDecision: muster.ScalingDecision{Action: muster.ScaleUp, Reason: "test"}, Rule: muster.RuleFormula, Create: 1}})
 	ok(t, err)
 	return must(s.Runner(t.Context(), ws, id))(t)
 }

@@ -55,10 +55,10 @@ CREATE TABLE jobs (
   PRIMARY KEY (workspace, id, attempt)
 );
 CREATE INDEX jobs_pool ON jobs (workspace, pool, state, queued_at, id, attempt);
-CREATE INDEX jobs_state ON jobs (workspace, state, id);
-CREATE INDEX jobs_repository ON jobs (workspace, repository, id);
-CREATE INDEX jobs_run ON jobs (workspace, run_id);
-CREATE INDEX jobs_runner_name ON jobs (workspace, runner_name) WHERE runner_name <> '';
+CREATE INDEX jobs_state ON jobs (workspace, state, id, attempt);
+CREATE INDEX jobs_repository ON jobs (workspace, repository, id, attempt);
+CREATE INDEX jobs_run ON jobs (workspace, run_id, id, attempt);
+CREATE INDEX jobs_runner_name ON jobs (workspace, runner_name, id, attempt) WHERE runner_name <> '';
 
 CREATE TABLE sightings (
   workspace TEXT NOT NULL,
@@ -125,7 +125,7 @@ CREATE TABLE runners (
   doc          TEXT NOT NULL,
   PRIMARY KEY (workspace, id)
 );
-CREATE INDEX runners_live ON runners (workspace, pool, state, busy, warm, created_at, idle_since, id) WHERE state <> 'destroyed';
+CREATE INDEX runners_live ON runners (workspace, pool, created_at, id, state, busy, warm, idle_since) WHERE state <> 'destroyed';
 CREATE INDEX runners_created ON runners (workspace, created_at, id);
 CREATE INDEX runners_destroyed ON runners (destroyed_at) WHERE state = 'destroyed';
 CREATE TABLE runner_names (
@@ -181,7 +181,7 @@ CREATE TABLE receipts (
   doc          TEXT NOT NULL,
   PRIMARY KEY (workspace, job, attempt)
 );
-CREATE INDEX receipts_completed ON receipts (workspace, completed_at);
+CREATE INDEX receipts_completed ON receipts (workspace, completed_at, job, attempt);
 CREATE TABLE wastes (
   workspace TEXT NOT NULL,
   runner    TEXT NOT NULL,
