@@ -13,7 +13,7 @@ import (
 	"github.com/muster-ci/muster/githubsim"
 )
 
-// The texts of the 401 answers are what clients recognise clock skew by. S3-15
+// The texts of the 401 answers are what clients recognise clock skew by.
 func TestAppJWT(t *testing.T) {
 	w := newWorld(t, githubsim.Config{})
 	now := time.Now()

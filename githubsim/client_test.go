@@ -24,7 +24,6 @@ func (w *world) goGitHub(tr http.RoundTripper) *github.Client {
 // TestThirdPartyClient drives the whole life of a job with clients that we did not
 // write: an App's JWT, a token, a JIT runner, its webhooks, the job in REST, and
 // the end of the runner.
-// S3-20 S3-21
 func TestThirdPartyClient(t *testing.T) {
 	w := newWorld(t, githubsim.Config{Seed: 1})
 	ctx, gh := t.Context(), w.github()
@@ -93,7 +92,7 @@ func TestThirdPartyClient(t *testing.T) {
 }
 
 // TestThirdPartyRedelivery finds a failed delivery in the log and has it sent
-// again. S3-22
+// again.
 func TestThirdPartyRedelivery(t *testing.T) {
 	w := newWorld(t, githubsim.Config{})
 	w.hook.find(t, 1, is("installation", "created"))
@@ -145,7 +144,7 @@ func TestThirdPartyRedelivery(t *testing.T) {
 	}
 }
 
-// TestThirdPartyLimits: go-github knows both limits by their shape. S3-23
+// TestThirdPartyLimits: go-github knows both limits by their shape.
 func TestThirdPartyLimits(t *testing.T) {
 	w := newWorld(t, githubsim.Config{CoreLimit: 3})
 	gh := w.github()

@@ -1,6 +1,7 @@
 package githubsim
 
 import (
+	"crypto/rsa"
 	"io"
 	"log/slog"
 	"time"
@@ -101,6 +102,8 @@ type Config struct {
 	// RunnerProgram returns the path of the runner program that the runner archive
 	// is made of; nil means that no archive can be downloaded.
 	RunnerProgram func() (string, error)
+	// RunnerKey is the RSA key of 2048 bits that all JIT runners share; nil makes a few.
+	RunnerKey *rsa.PrivateKey
 	// RunnerVersion is what the downloads list offers ("2.336.0").
 	RunnerVersion string
 }

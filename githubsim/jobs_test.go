@@ -19,7 +19,7 @@ var jobKeys = []string{
 	"run_id", "run_url", "runner_group_id", "runner_group_name", "runner_id", "runner_name", "started_at", "status", "steps", "url", "workflow_name",
 }
 
-// The payload of a whole life, key by key. S3-24
+// The payload of a whole life, key by key.
 func TestJobPayloads(t *testing.T) {
 	w := newWorld(t, githubsim.Config{})
 	id := w.inject("self-hosted", "Linux")
@@ -69,7 +69,7 @@ func TestJobPayloads(t *testing.T) {
 	}
 }
 
-// Cancelled before anything ran: completed at once, runner 0, no in_progress. S3-25
+// Cancelled before anything ran: completed at once, runner 0, no in_progress.
 func TestCancelBeforeStart(t *testing.T) {
 	w := newWorld(t, githubsim.Config{})
 	id := w.inject("nobody-has-this")
@@ -206,7 +206,7 @@ jobs:
 `
 
 // needs, if and a matrix decide what runs; a failed part is run again and the
-// good part is copied under new ids. S3-26 S3-27
+// good part is copied under new ids.
 func TestPipelineAndRerun(t *testing.T) {
 	w := newWorld(t, githubsim.Config{})
 	w.files("acme/pipe", pipeline)
@@ -296,7 +296,7 @@ jobs:
 	}
 }
 
-// A gated job waits; approval queues it. S3-28
+// A gated job waits; approval queues it.
 func TestGate(t *testing.T) {
 	w := newWorld(t, githubsim.Config{})
 	w.files("acme/deploy", `

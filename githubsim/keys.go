@@ -15,6 +15,7 @@ import (
 // so there is one key at first, and a few more for a busy server, which are made
 // in the background.
 type keyPool struct {
+	given *rsa.PrivateKey // Config.RunnerKey
 	first sync.Once
 	work  sync.WaitGroup
 
@@ -30,13 +31,21 @@ type jitKey struct {
 
 // take returns a key; only the very first call waits for one to be made.
 func (p *keyPool) take() jitKey {
-	p.first.Do(p.add)
+	p.first.Do(func() {
+		if p.given != nil {
+			p.put(p.given)
+		} else {
+			p.add()
+		}
+	})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.taken++
 	switch p.taken {
 	case 16, 64, 256:
-		p.work.Go(p.add)
+		if p.given == nil {
+			p.work.Go(p.add)
+		}
 	}
 	return p.keys[p.taken%len(p.keys)]
 }
@@ -47,6 +56,10 @@ func (p *keyPool) add() {
 		// crypto/rand never fails on the platforms that Go supports.
 		panic("githubsim: make an RSA key: " + err.Error())
 	}
+	p.put(key)
+}
+
+func (p *keyPool) put(key *rsa.PrivateKey) {
 	one := jitKey{key, base64.StdEncoding.EncodeToString(encode(rsaParams(key)))}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"github.com/muster-ci/muster/githubsim/workflow/message"
 )
 
-// A job goes to a runner that has all its labels, whatever their case. S3-33
+// A job goes to a runner that has all its labels, whatever their case.
 func TestMatching(t *testing.T) {
 	for _, tt := range []struct {
 		name        string
@@ -57,7 +57,7 @@ func TestOrder(t *testing.T) {
 }
 
 // An assignment that nobody fetches is queued again; the one-job registration is
-// gone, and its listener is a ghost. S3-34
+// gone, and its listener is a ghost.
 func TestMissedAssignment(t *testing.T) {
 	w := newWorld(t, githubsim.Config{PickupTimeout: 20 * time.Millisecond, LongPoll: time.Millisecond})
 	tok := w.token()
@@ -96,7 +96,7 @@ func TestGhostRunner(t *testing.T) {
 }
 
 // A runner that dies under its job fails it after the lease; that is a kill in the
-// books. S3-35
+// books.
 func TestLostRunner(t *testing.T) {
 	w := newWorld(t, githubsim.Config{JobLease: 50 * time.Millisecond, OfflineAfter: 10 * time.Millisecond})
 	id := w.inject("x")
@@ -141,7 +141,7 @@ func TestRenewalKeepsTheJob(t *testing.T) {
 	}
 }
 
-// A job that nobody takes ends by itself. S3-36
+// A job that nobody takes ends by itself.
 func TestQueueTimeout(t *testing.T) {
 	w := newWorld(t, githubsim.Config{QueueTimeout: 10 * time.Millisecond})
 	id := w.inject("nobody")
@@ -150,7 +150,7 @@ func TestQueueTimeout(t *testing.T) {
 	}
 }
 
-// After its job a record lingers: it cannot be deleted and its name is taken. S3-37
+// After its job a record lingers: it cannot be deleted and its name is taken.
 func TestLingeringRecord(t *testing.T) {
 	w := newWorld(t, githubsim.Config{RecordLinger: time.Hour})
 	tok := w.token()
@@ -162,7 +162,7 @@ func TestLingeringRecord(t *testing.T) {
 	w.must(409, w.rest("POST", "/orgs/acme/actions/runners/generate-jitconfig", tok, map[string]any{"name": "linger", "runner_group_id": 1, "labels": []string{"x"}}), nil)
 }
 
-// The clock removes runners that were not connected for a day. S3-38
+// The clock removes runners that were not connected for a day.
 func TestAbsentRunners(t *testing.T) {
 	var ahead atomic.Int64
 	w := newWorld(t, githubsim.Config{Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }})
@@ -226,7 +226,7 @@ func TestLies(t *testing.T) {
 	}
 }
 
-// Somebody else's job takes the runner; the intended one is still queued. S3-39
+// Somebody else's job takes the runner; the intended one is still queued.
 func TestStolenRunner(t *testing.T) {
 	w := newWorld(t, githubsim.Config{})
 	id := w.inject("self-hosted", "mine")

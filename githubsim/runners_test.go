@@ -21,7 +21,7 @@ import (
 	"github.com/muster-ci/muster/githubsim/workflow/message"
 )
 
-// Every error of generate-jitconfig that production has seen. S3-30
+// Every error of generate-jitconfig that production has seen.
 func TestJITErrors(t *testing.T) {
 	w := newWorld(t, githubsim.Config{})
 	tok := w.token()
@@ -61,7 +61,7 @@ func TestJITErrors(t *testing.T) {
 	}
 }
 
-// A lost answer leaves a runner behind, and the name taken. S3-31
+// A lost answer leaves a runner behind, and the name taken.
 func TestLostJITAnswer(t *testing.T) {
 	w := newWorld(t, githubsim.Config{})
 	tok := w.token()
@@ -157,7 +157,7 @@ func TestLabels(t *testing.T) {
 
 var nextLink = regexp.MustCompile(`<([^>]+)>; rel="next"`)
 
-// Clients follow Link; it is absent when there is one page only. S3-32
+// Clients follow Link; it is absent when there is one page only.
 func TestPagination(t *testing.T) {
 	w := newWorld(t, githubsim.Config{})
 	tok := w.token()
@@ -284,7 +284,7 @@ func TestRegistrationTokens(t *testing.T) {
 	}
 }
 
-// The downloads route points to an archive that this server serves itself. S2-30
+// The downloads route points to an archive that this server serves itself.
 func TestDownloads(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "program")
 	if err := os.WriteFile(program, []byte("#!/bin/sh\necho hello\n"), 0o755); err != nil {
@@ -307,7 +307,7 @@ func TestDownloads(t *testing.T) {
 	}
 }
 
-// The broker knows a deleted registration. S2-12
+// The broker knows a deleted registration.
 func TestDeletedRegistration(t *testing.T) {
 	w := newWorld(t, githubsim.Config{})
 	tok := w.token()
@@ -348,7 +348,7 @@ func TestEmptyLongPoll(t *testing.T) {
 	}
 }
 
-// The manifest flow as a browser and a client go through it. S3-40
+// The manifest flow as a browser and a client go through it.
 func TestManifest(t *testing.T) {
 	w := newWorld(t, githubsim.Config{})
 	manifest := fmt.Sprintf(`{"name":"Made Here","url":"https://example.com","redirect_url":"http://127.0.0.1:1/back","hook_attributes":{"url":%q},

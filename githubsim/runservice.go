@@ -151,7 +151,7 @@ func (s *Server) serveComplete(w http.ResponseWriter, one *runner, body []byte) 
 	if !slices.Contains([]string{message.Success, message.Failure, message.Cancelled, message.Skipped}, conclusion) {
 		conclusion = message.Failure
 	}
-	if conclusion == message.Cancelled && !j.cancelling {
+	if conclusion == message.Cancelled && !j.cancelling && in.Reason != message.ReasonTimeout {
 		// Nobody asked for it: the machine was taken away under the job.
 		s.books.kill(one, j, "runner shut down", s.now())
 	}

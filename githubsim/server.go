@@ -82,6 +82,7 @@ type ids struct {
 // Close must be called in either case.
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg.withDefaults()}
+	s.keys.given = s.cfg.RunnerKey
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.agenda = newAgenda(s.cfg.Now)
 	s.base = strings.TrimRight(s.cfg.BaseURL, "/")

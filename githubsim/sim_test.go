@@ -2,14 +2,19 @@ package githubsim_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"hash"
 	"io"
 	"math/big"
 	"net/http"
@@ -59,6 +64,7 @@ func newWorld(t *testing.T, cfg githubsim.Config) *world {
 
 func newWorldWith(t *testing.T, cfg githubsim.Config, opts githubsim.AppOptions) *world {
 	t.Helper()
+	cfg.RunnerKey = cmp.Or(cfg.RunnerKey, key())
 	w := &world{Server: githubsim.New(cfg), t: t, hook: newReceiver(t)}
 	t.Cleanup(func() { w.Close() })
 	url, err := w.Start(context.WithoutCancel(t.Context()), "127.0.0.1:0")
@@ -507,4 +513,12 @@ func publicKey(k *rsa.PrivateKey) message.PublicKey {
 	return message.PublicKey{
 		Modulus: base64.StdEncoding.EncodeToString(k.N.Bytes()), Exponent: base64.StdEncoding.EncodeToString(big.NewInt(int64(k.E)).Bytes()),
 	}
+}
+
+var sha256New, sha1New = sha256.New, sha1.New
+
+func hmacHex(h func() hash.Hash, secret string, body []byte) string {
+	m := hmac.New(h, []byte(secret))
+	m.Write(body)
+	return hex.EncodeToString(m.Sum(nil))
 }
