@@ -158,6 +158,18 @@ func TestJobs(t *testing.T) {
 	if got, want := strings.Join(what, " "), "created seen decided runner_created runner_launched runner_connected runner_listening started completed runner_finished runner_destroyed"; got != want {
 		t.Errorf("timeline %s\nwant     %s", got, want)
 	}
+	// GitHub's times are whole seconds: a runner that listened in the second in
+	// which it took the job listened first.
+	done, old := &w.store.jobs[3], &w.store.runners[1]
+	for _, t := range []*time.Time{&old.CreatedAt, &old.LaunchedAt, &old.ConnectedAt, &old.ListeningAt} {
+		*t = t.Add(done.StartedAt.Sub(old.ListeningAt) + 300*time.Millisecond)
+	}
+	if one, err = w.jobs.GetJob(t.Context(), &v1.GetJobRequest{Job: &v1.JobRef{Id: 101}}); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := one.Timeline[6], one.Timeline[7]; a.What != "runner_listening" || b.What != "started" {
+		t.Errorf("%s before %s", a.What, b.What)
+	}
 	for _, ref := range []*v1.JobRef{nil, {}, {Id: -1}} {
 		if _, err := w.jobs.GetJob(t.Context(), &v1.GetJobRequest{Job: ref}); codeOf(err) != connect.CodeInvalidArgument {
 			t.Errorf("%v: %v", ref, err)

@@ -116,18 +116,28 @@ func (s jobs) GetJob(ctx context.Context, req *v1.GetJobRequest) (*v1.GetJobResp
 }
 
 // firstAnswer is the first decision to create a runner while the job was queued;
-// zero if there was none.
+// zero if there was none. The job started within the second that GitHub names.
 func firstAnswer(newestFirst []muster.DecisionRecord, j muster.Job) muster.DecisionRecord {
 	for _, d := range slices.Backward(newestFirst) {
-		if d.Decision.Create > 0 && !d.At.Before(j.SeenAt) && (j.StartedAt.IsZero() || d.At.Before(j.StartedAt)) {
+		if d.Decision.Create > 0 && !d.At.Before(j.SeenAt) && (j.StartedAt.IsZero() || d.At.Before(j.StartedAt.Add(time.Second))) {
 			return d
 		}
 	}
 	return muster.DecisionRecord{}
 }
 
-// timeline is what happened to a job, oldest first. Times of GitHub and of
-// Muster are mixed, so that neighbours may be out of order by a clock's error.
+// within is GitHub's time t, which has no fractions of a second, or the later
+// moment of that same second before which it cannot have been.
+func within(t, notBefore time.Time) time.Time {
+	if notBefore.After(t) && notBefore.Before(t.Add(time.Second)) {
+		return notBefore
+	}
+	return t
+}
+
+// timeline is what happened to a job, oldest first. GitHub's times are whole
+// seconds: within one, cause stands before effect. Otherwise its clock and ours
+// are believed, so that neighbours may be out of order by their difference.
 func timeline(j muster.Job, r muster.Runner, d muster.DecisionRecord) []*v1.Moment {
 	type moment struct {
 		at         time.Time
@@ -147,9 +157,9 @@ func timeline(j muster.Job, r muster.Runner, d muster.DecisionRecord) []*v1.Mome
 	add(r.ConnectedAt, "runner_connected", "its agent connected")
 	add(r.ListeningAt, "runner_listening", "it listened for jobs")
 	if j.RanOnRunner() {
-		add(j.StartedAt, "started", "runner %s took the job", j.RunnerName)
+		add(within(j.StartedAt, r.ListeningAt), "started", "runner %s took the job", j.RunnerName)
 	}
-	add(j.CompletedAt, "completed", "the job ended: %s", cmp.Or(j.Conclusion, "no conclusion"))
+	add(within(j.CompletedAt, within(j.StartedAt, r.ListeningAt)), "completed", "the job ended: %s", cmp.Or(j.Conclusion, "no conclusion"))
 	add(r.FinishedAt, "runner_finished", "runner %s ended", r.ID)
 	add(r.DestroyedAt, "runner_destroyed", "its machine and registration were gone")
 	slices.SortStableFunc(ms, func(a, b moment) int { return a.at.Compare(b.at) })

@@ -195,11 +195,11 @@ func (a *app) when(t *timestamppb.Timestamp) string {
 	abs := a.clock(t)
 	switch {
 	case d < 0:
-		return fmt.Sprintf("in %s (%s)", short(-d), abs)
+		return fmt.Sprintf("in %s (%s)", short((-d).Truncate(time.Second)), abs)
 	case d < time.Second:
 		return fmt.Sprintf("now (%s)", abs)
 	}
-	return fmt.Sprintf("%s ago (%s)", short(d), abs)
+	return fmt.Sprintf("%s ago (%s)", short(d.Truncate(time.Second)), abs)
 }
 
 // clock is the absolute time: without its date today, without its year this year.

@@ -221,11 +221,10 @@ func (a *app) printWhy(w io.Writer, resp *v1.ExplainJobResponse) error {
 	}
 	fmt.Fprintln(w, ".")
 	for i, c := range resp.Causes {
-		since := ""
+		fmt.Fprintf(w, "\n%d. %s %s\n", i+1, a.paint(bold, c.Code+":"), c.Text)
 		if c.Since != nil {
-			since = " " + a.paint(dim, "(since "+a.when(c.Since)+")")
+			fmt.Fprintln(w, a.paint(dim, "   since "+a.when(c.Since)))
 		}
-		fmt.Fprintf(w, "\n%d. %s %s%s\n", i+1, a.paint(bold, c.Code+":"), c.Text, since)
 	}
 	if len(resp.Causes) == 0 {
 		fmt.Fprintln(w, "\nNothing keeps it.")
