@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -43,6 +44,9 @@ func (a *agent) fetch(ctx context.Context, d *wire.Download) error {
 	}
 	if !strings.HasSuffix(d.Filename, ".tar.gz") {
 		return fmt.Errorf("download %q is no .tar.gz", d.Filename)
+	}
+	if u, err := url.Parse(d.URL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return fmt.Errorf("download of %q has no http or https address", d.Filename)
 	}
 	sum := strings.ToLower(d.SHA256)
 	dir := a.cfg.CacheDir
@@ -106,9 +110,9 @@ func verify(file, sum string) error {
 	return nil
 }
 
-// download fetches url into file, which appears complete and verified or not at all.
-func (a *agent) download(ctx context.Context, url, file, sum string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+// download fetches from into file, which appears complete and verified or not at all.
+func (a *agent) download(ctx context.Context, from, file, sum string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
 		return fmt.Errorf("download: %w", err)
 	}
