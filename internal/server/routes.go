@@ -31,7 +31,7 @@ func (s *Server) routes() (http.Handler, error) {
 	logs := jobLogs{s.store, s.apps}
 	api.New(api.Config{
 		Store: apiStore{s.store}, Commands: do, Agents: s.client, JobLogs: logs, Monitor: monitor{s.store, s.apps},
-		OperatorToken: s.cfg.OperatorToken, Workspace: workspace, Version: s.opts.Version, Logger: s.logger,
+		OperatorToken: s.cfg.OperatorToken, Workspace: workspace, Stopping: s.stopping, Version: s.opts.Version, Logger: s.logger,
 	}).Register(mux)
 	mux.Handle("GET /metrics", s.registry.Handler())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
