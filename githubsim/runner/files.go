@@ -38,12 +38,13 @@ func WriteDir(dir, program string) error {
 // Scripts returns the scripts of a runner directory by name. An empty program
 // means bin/Runner.Listener beside them, as in an archive for download.
 func Scripts(program string) map[string]string {
-	start := `"$root/bin/Runner.Listener"`
+	start := "./bin/Runner.Listener"
 	if program != "" {
 		start = "'" + strings.ReplaceAll(program, "'", `'\''`) + "'"
 	}
 	script := func(command string) string {
-		return "#!/bin/sh\n# Starts the runner program in the directory of this script; exec, so that signals reach it.\nroot=$(cd \"$(dirname \"$0\")\" && pwd) || exit 1\ncd \"$root\" || exit 1\nexec " + start + " " + command + " \"$@\"\n"
+		return "#!/bin/sh\n# Starts the runner program in the directory of this script; exec, so that signals reach it.\n" +
+			"case $0 in */*) cd \"${0%/*}\" || exit 1 ;; esac\nexec " + start + " " + command + " \"$@\"\n"
 	}
 	return map[string]string{"run.sh": script("run"), "config.sh": script("configure")}
 }

@@ -233,6 +233,9 @@ func (j *job) complete(ctx context.Context, outputs map[string]string) {
 	j.mu.Lock()
 	request := message.CompleteRequest{PlanID: j.msg.PlanID, JobID: j.msg.JobID, Conclusion: j.final, Outputs: outputs,
 		StepResults: slices.Clone(j.steps), Annotations: slices.Clone(j.annotations), Summary: j.summary.String()}
+	if j.final == message.Cancelled {
+		request.Reason = map[cause]string{cancelledByServer: message.ReasonServer, cancelledByTimeout: message.ReasonTimeout, cancelledByShutdown: message.ReasonShutdown}[j.why]
+	}
 	j.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, j.knobs.Unload)
 	defer cancel()

@@ -200,7 +200,7 @@ func TestTimeouts(t *testing.T) {
 
 	g = newGitHub(t)
 	done, _ = runJob(t, g, message.Message{TimeoutSeconds: 1, Steps: []message.Step{{Name: "slow", Run: "sleep 30"}}})
-	if done.Conclusion != message.Cancelled || !strings.Contains(done.Annotations[0].Message, "has exceeded the maximum execution time of 1 minutes.") {
+	if done.Conclusion != message.Cancelled || done.Reason != message.ReasonTimeout || !strings.Contains(done.Annotations[0].Message, "has exceeded the maximum execution time of 1 minutes.") {
 		t.Errorf("got %s, %+v", done.Conclusion, done.Annotations)
 	}
 }
@@ -220,7 +220,7 @@ func TestShutdownSignal(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	got := conclusions(g.done.StepResults)
-	if g.done.Conclusion != message.Cancelled || got["long"] != message.Cancelled || got["Complete runner"] != message.Skipped {
+	if g.done.Conclusion != message.Cancelled || g.done.Reason != message.ReasonShutdown || got["long"] != message.Cancelled || got["Complete runner"] != message.Skipped {
 		t.Errorf("got %s, %v", g.done.Conclusion, got)
 	}
 	if !strings.Contains(g.log.String(), "The runner has received a shutdown signal.") {

@@ -202,11 +202,23 @@ type LogRequest struct {
 	Data   string `json:"data"`
 }
 
-// CompleteRequest ends a job. Conclusion is success, failure or cancelled.
+// Reasons of a cancelled job.
+const (
+	// ReasonServer is a JobCancellation.
+	ReasonServer = "server"
+	// ReasonTimeout is the job's own time limit, which the runner watches.
+	ReasonTimeout = "timeout"
+	// ReasonShutdown is a runner that was told to stop while it ran the job.
+	ReasonShutdown = "shutdown"
+)
+
+// CompleteRequest ends a job. Conclusion is success, failure or cancelled; for
+// the last, Reason says who wanted it.
 type CompleteRequest struct {
 	PlanID      string            `json:"planId"`
 	JobID       string            `json:"jobId"`
 	Conclusion  string            `json:"conclusion"`
+	Reason      string            `json:"reason,omitempty"`
 	Outputs     map[string]string `json:"outputs,omitempty"`
 	StepResults []StepResult      `json:"stepResults"`
 	Annotations []Annotation      `json:"annotations,omitempty"`
