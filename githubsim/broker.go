@@ -54,9 +54,9 @@ func (s *Server) pipelinesURL(sc *scope) string {
 }
 
 func (s *Server) brokerRoutes(mux *http.ServeMux) {
-	mux.HandleFunc("POST /_services/oauth/token", s.serveOAuth)
-	mux.HandleFunc("POST /_services/broker/session", s.serveSession)
-	mux.HandleFunc("DELETE /_services/broker/session", s.serveSessionEnd)
+	mux.HandleFunc("POST /_services/oauth/token", late(s.serveOAuth))
+	mux.HandleFunc("POST /_services/broker/session", late(s.serveSession))
+	mux.HandleFunc("DELETE /_services/broker/session", late(s.serveSessionEnd))
 	mux.HandleFunc("GET /_services/broker/message", s.serveMessage)
 	mux.HandleFunc("POST /_services/broker/acknowledge", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	mux.HandleFunc("POST /_services/run/acquirejob", s.runService(s.serveAcquire))
@@ -94,7 +94,7 @@ func (s *Server) serveOAuth(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, message.TokenAnswer{AccessToken: secret, ExpiresIn: 3600, TokenType: "Bearer"})
 }
 
-// answer writes JSON. The callers may hold mu: bodies are small and the writer buffers.
+// answer writes JSON.
 func answer(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(status)

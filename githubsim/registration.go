@@ -13,11 +13,11 @@ import (
 // registrationRoutes are what config.sh talks to.
 func (s *Server) registrationRoutes(mux *http.ServeMux) {
 	for _, prefix := range []string{"", "/api/v3"} {
-		mux.HandleFunc("POST "+prefix+"/actions/runner-registration", s.serveRegistration)
-		mux.HandleFunc("POST "+prefix+"/actions/runners/register", s.serveRegister)
+		mux.HandleFunc("POST "+prefix+"/actions/runner-registration", late(s.serveRegistration))
+		mux.HandleFunc("POST "+prefix+"/actions/runners/register", late(s.serveRegister))
 	}
-	mux.HandleFunc("DELETE /_services/pipelines/{owner}/_apis/distributedtask/pools/0/agents/{runner}", s.serveUnregister)
-	mux.HandleFunc("DELETE /_services/pipelines/{owner}/{repo}/_apis/distributedtask/pools/0/agents/{runner}", s.serveUnregister)
+	mux.HandleFunc("DELETE /_services/pipelines/{owner}/_apis/distributedtask/pools/0/agents/{runner}", late(s.serveUnregister))
+	mux.HandleFunc("DELETE /_services/pipelines/{owner}/{repo}/_apis/distributedtask/pools/0/agents/{runner}", late(s.serveUnregister))
 }
 
 // registration finds the scope of a RemoteAuth token that was made for purpose.

@@ -25,20 +25,32 @@ func (s *Server) runService(do func(w http.ResponseWriter, one *runner, body []b
 		if err != nil {
 			return
 		}
-		// The answer is written after the lock is gone.
-		late := &lateWriter{header: w.Header()}
-		s.mu.Lock()
-		if one := s.worker(r); one != nil {
-			do(late, one, body)
-		} else {
-			refuse(late, runSource, http.StatusUnauthorized, "", "The access token is not valid.")
-		}
-		s.mu.Unlock()
-		late.flush(w)
+		late(func(w http.ResponseWriter, r *http.Request) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if one := s.worker(r); one != nil {
+				do(w, one, body)
+			} else {
+				refuse(w, runSource, http.StatusUnauthorized, "", "The access token is not valid.")
+			}
+		})(w, r)
 	}
 }
 
-// lateWriter keeps an answer until there is no lock to hold.
+// late lets a handler answer while it holds mu: what it writes is sent when it is
+// done.
+func late(do http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		kept := &lateWriter{header: w.Header()}
+		do(kept, r)
+		if kept.status != 0 {
+			w.WriteHeader(kept.status)
+		}
+		w.Write(kept.body.Bytes())
+	}
+}
+
+// lateWriter keeps an answer.
 type lateWriter struct {
 	header http.Header
 	status int
@@ -48,13 +60,6 @@ type lateWriter struct {
 func (l *lateWriter) Header() http.Header         { return l.header }
 func (l *lateWriter) WriteHeader(status int)      { l.status = status }
 func (l *lateWriter) Write(b []byte) (int, error) { return l.body.Write(b) }
-
-func (l *lateWriter) flush(w http.ResponseWriter) {
-	if l.status != 0 {
-		w.WriteHeader(l.status)
-	}
-	w.Write(l.body.Bytes())
-}
 
 // worker is the runner behind an access token or a job's own token.
 func (s *Server) worker(r *http.Request) *runner {

@@ -262,13 +262,22 @@ func (s *Server) runnerTruth(r *runner) RunnerTruth {
 	return t
 }
 
-// Wait returns when done says true, which it is asked at once and after every
-// change, or with ctx's error.
+// Wait returns when done says true, which it is asked at once and after changes,
+// or with ctx's error. Changes that follow each other closely are asked about
+// together, so that looking at a large world does not slow it down.
 func (s *Server) Wait(ctx context.Context, done func(Truth) bool) error {
+	rest := time.NewTimer(0)
+	defer rest.Stop()
 	for {
+		select {
+		case <-rest.C:
+		case <-ctx.Done():
+		}
+		began := time.Now()
 		s.mu.Lock()
 		change, t, closed := s.change, s.truth(), s.closed
 		s.mu.Unlock()
+		rest.Reset(4 * time.Since(began))
 		if done(t) {
 			return nil
 		}
