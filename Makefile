@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN   := bin
 export CGO_ENABLED ?= 0
 LDFLAGS := -s -w -X main.version=$(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-GOFLAGS_BUILD := -trimpath -buildvcs=false
+GOFLAGS_BUILD := -buildvcs=false
 
 .PHONY: help
 help: ## Show this help

@@ -56,7 +56,7 @@ var boundaries = []struct{ packages, mayImport string }{
 	// Configuration is read by the command line and handed to the server.
 	{"internal/config", ". provider internal/usage"},
 	{"internal/server", ". provider/... gen/... internal/agent internal/api internal/authz internal/compat internal/config internal/engine internal/github internal/ingress internal/lifecycle internal/metrics internal/secretbox internal/store internal/trace internal/usage internal/web internal/wire"},
-	{"internal/demo", ". githubsim/... internal/cli internal/config internal/server gen/..."},
+	{"internal/demo", ". githubsim/... internal/cli internal/config internal/server internal/store gen/..."},
 	{"internal/cli", ". gen/... githubsim/... internal/config internal/server internal/usage"},
 	{"cmd/muster", "internal/cli internal/demo internal/server"},
 	// Only kept alive for its imports of libraries.

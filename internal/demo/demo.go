@@ -1,0 +1,244 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/muster-ci/muster/githubsim"
+	acme "github.com/muster-ci/muster/githubsim/demo"
+	"github.com/muster-ci/muster/githubsim/runner"
+	"github.com/muster-ci/muster/internal/cli"
+	"github.com/muster-ci/muster/internal/config"
+	"github.com/muster-ci/muster/internal/server"
+)
+
+// ErrPromise is returned when a job was lost, a runner leaked, a busy runner
+// killed, or a job ended otherwise than the script expects.
+var ErrPromise = errors.New("the promise was broken")
+
+// settleTimeout is how long runners that got no job may take to go home.
+const settleTimeout = 45 * time.Second
+
+// Run runs the demo; see cli.DemoOptions. It writes progress and the final table
+// to stdout.
+func Run(ctx context.Context, opts cli.DemoOptions, stdout io.Writer) (err error) {
+	dir := opts.DataDir
+	if dir == "" {
+		if dir, err = os.MkdirTemp("", "muster-demo-"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return err
+	}
+	sim := githubsim.New(simulated(opts))
+	defer func() { err = errors.Join(err, sim.Close()) }()
+	file, err := prepare(ctx, sim, dir, opts)
+	if err != nil {
+		return err
+	}
+	cfg, err := config.Load(file, os.Getenv)
+	if err != nil {
+		return err
+	}
+	log, err := os.Create(filepath.Join(dir, "muster.log"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	control, err := server.Open(ctx, cfg, server.Options{Version: opts.Version, LogOutput: log})
+	if err != nil {
+		return err
+	}
+	// The control plane outlives the script, and ends with the demo.
+	running, stop := context.WithCancel(ctx)
+	roles, running := errgroup.WithContext(running)
+	roles.Go(func() error { return control.Run(running) })
+	broken := play(running, opts, sim, control, stdout)
+	if broken == nil || errors.Is(broken, ErrPromise) {
+		broken = errors.Join(broken, linger(running, opts, stdout))
+	}
+	stop()
+	return errors.Join(broken, roles.Wait())
+}
+
+func simulated(opts cli.DemoOptions) githubsim.Config {
+	// A runner that a job left stays listed for a moment on GitHub; two seconds of
+	// that would only make the demo longer.
+	return githubsim.Config{Seed: opts.Seed, RecordLinger: 100 * time.Millisecond}
+}
+
+// play waits for the control plane, lets the script run, and reports.
+func play(ctx context.Context, opts cli.DemoOptions, sim *githubsim.Server, control *server.Server, stdout io.Writer) error {
+	select {
+	case <-control.Ready():
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if opts.Hostile {
+		sim.Faults().Set(githubsim.Hostile())
+	}
+	p := newProgress(stdout, opts.Live)
+	p.say("dashboard: http://" + control.Addr())
+	began := time.Now()
+	watch, ended := context.WithCancel(ctx)
+	var side errgroup.Group
+	side.Go(func() error { return p.follow(watch, sim) })
+	err := acme.Script(ctx, sim, p.say)
+	if err == nil {
+		err = settle(ctx, sim, control)
+	}
+	ended()
+	_ = side.Wait() // follow ends without an error
+	if err != nil {
+		return err
+	}
+	return conclude(ctx, stdout, sim, control, time.Since(began))
+}
+
+// settle waits until every runner has gone home and every receipt is written, or
+// for settleTimeout: what is left then is reported as leaked.
+func settle(ctx context.Context, sim *githubsim.Server, control *server.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	changes := control.Store().Subscribe(ctx)
+	tick := time.NewTicker(250 * time.Millisecond) // GitHub's side changes without the store
+	defer tick.Stop()
+	for {
+		s, err := take(ctx, sim, control)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		if s.settled() {
+			return nil
+		}
+		select {
+		case <-changes:
+		case <-tick.C:
+		case <-ctx.Done():
+			if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+				return nil
+			}
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// linger keeps the dashboard up until the demo is interrupted.
+func linger(ctx context.Context, opts cli.DemoOptions, stdout io.Writer) error {
+	if opts.Exit {
+		return nil
+	}
+	fmt.Fprintf(stdout, "\nThe dashboard stays at http://%s. Interrupt (Ctrl-C) to end the demo.\n", opts.Listen)
+	<-ctx.Done()
+	return nil
+}
+
+// prepare fills the simulated GitHub, makes a runner directory, and writes the
+// configuration that a user of this organization would write.
+func prepare(ctx context.Context, sim *githubsim.Server, dir string, opts cli.DemoOptions) (file string, err error) {
+	agent, program, err := programs()
+	if err != nil {
+		return "", err
+	}
+	api, err := sim.Start(ctx, "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("start the simulated GitHub: %w", err)
+	}
+	if err := acme.Setup(sim); err != nil {
+		return "", err
+	}
+	app, err := sim.CreateApp(githubsim.AppOptions{
+		Name: "muster-demo", Owner: acme.Organization, WebhookSecret: "only for the demo, and only on this machine",
+		WebhookURL: "http://" + opts.Listen + "/github/webhook/demo",
+	})
+	if err != nil {
+		return "", err
+	}
+	if _, err := sim.Install(app.ID, acme.Organization); err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	if err := runner.WriteDir(filepath.Join(dir, "actions-runner"), program); err != nil {
+		return "", err
+	}
+	file = filepath.Join(dir, "muster.yaml")
+	for name, text := range map[string]string{
+		"app.pem":     app.PEM,
+		"webhook":     app.WebhookSecret,
+		"muster.yaml": configuration(opts, app.ID, api, agent, filepath.Join(dir, "actions-runner")),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			return "", err
+		}
+	}
+	return file, nil
+}
+
+// programs finds the agent and the simulator's runner beside this program.
+func programs() (agent, runnerProgram string, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", "", err
+	}
+	for name, path := range map[string]*string{"muster-agent": &agent, "actions-runner": &runnerProgram} {
+		*path = filepath.Join(filepath.Dir(self), name)
+		if _, err := os.Stat(*path); err != nil {
+			return "", "", fmt.Errorf("%s is missing beside %s: build everything with make build", name, self)
+		}
+	}
+	return agent, runnerProgram, nil
+}
+
+func configuration(opts cli.DemoOptions, appID int64, api, agent, runnerDir string) string {
+	return fmt.Sprintf(`# The configuration of the demo: one App, one machine, one pool.
+data_dir: data
+listen: %s
+apps:
+  - name: demo
+    id: %d
+    private_key_file: app.pem
+    webhook_secret_file: webhook
+    api_url: %s/api/v3
+providers:
+  - name: local
+    kind: process
+    config:
+      agent: %s
+      runner_dir: %s
+      max: %d
+      grace: 1s
+offerings:
+  - name: small
+    cpus: 1
+    memory_mib: 512
+    price_usd_per_minute: "0.008"
+price_book:
+  rounding: second
+pools:
+  - name: linux
+    scope: %s
+    labels: [%s]
+    provider: local
+    offering: small
+    no_job_timeout: 8s            # 2m by default; nobody wants to wait for that here
+    scaling: {mode: on_demand, max_runners: %[6]d}
+track_unmatched: true             # so that the job nobody serves can be explained
+times:
+  sweep: 10s
+  sweep_grace: 20s
+  redelivery_scan: 5s
+  heartbeat: 2s
+`, opts.Listen, appID, api, agent, runnerDir, opts.Runners, acme.Organization, strings.Join(acme.Labels(), ", "))
+}
