@@ -91,6 +91,7 @@ func (s *Server) serveOAuth(w http.ResponseWriter, r *http.Request) {
 	}
 	secret := rand.Text() + rand.Text()
 	s.oauth[secret] = one
+	one.access = append(one.access, secret)
 	answer(w, http.StatusOK, message.TokenAnswer{AccessToken: secret, ExpiresIn: 3600, TokenType: "Bearer"})
 }
 

@@ -18,8 +18,8 @@ type Config struct {
 	// Now is the server's clock; nil is time.Now. A clock that jumps must be
 	// followed by Server.ClockChanged.
 	Now func() time.Time
-	// BaseURL is how clients reach the server, without a trailing slash. Start
-	// fills it; set it when Handler is mounted elsewhere.
+	// BaseURL is how clients reach the server, without a trailing slash. If it is
+	// empty, Start fills it, or the host of the first REST request.
 	BaseURL string
 	// Logger receives one line per change of state; nil is silence.
 	Logger *slog.Logger

@@ -169,6 +169,10 @@ func (s *Server) gate(j *job) {
 	j.status = waiting
 	s.setAttemptStatus(j.attempt)
 	s.emitJob(j, "waiting")
+	if s.chance.hit("queued while waiting", s.faults.now().QueuedWhileWaiting) {
+		s.fault("queued while waiting")
+		s.emitJob(j, "queued")
+	}
 	j.expiry = s.after(s.cfg.GateTimeout, func() {
 		if j.status == waiting {
 			s.finish(j, message.Failure)
@@ -216,8 +220,11 @@ func (s *Server) finish(j *job, conclusion string) {
 	}
 	now := s.now()
 	ran := j.status == inProgress
-	for _, e := range []*entry{j.pickup, j.expiry, j.lease, j.grace} {
+	for _, e := range []*entry{j.pickup, j.expiry, j.lease, j.grace, j.timeout} {
 		s.agenda.cancel(e)
+	}
+	if j.token != "" {
+		s.after(time.Hour, func() { delete(s.jobTokens, j.token) })
 	}
 	s.dequeue(j)
 	j.status, j.conclusion, j.completedAt = completed, conclusion, now

@@ -25,6 +25,10 @@ type FaultSettings struct {
 	ThrottleDeliveries  int      `json:"throttle_deliveries"`
 	CheckRunNoise       float64  `json:"check_run_noise"` // extra completed events without a runner
 
+	// QueuedWhileWaiting sends, for a job behind a gate, a queued event whose status
+	// is waiting, beside the waiting event.
+	QueuedWhileWaiting float64 `json:"queued_while_waiting"`
+
 	// REST. Routes are part of "METHOD /path/{with}/names", empty for all.
 	ServerErrors     float64  `json:"server_errors"`
 	ServerErrorRoute string   `json:"server_error_route"`
@@ -34,10 +38,10 @@ type FaultSettings struct {
 	SlowAnswers      float64  `json:"slow_answers"`
 	SlowFor          Duration `json:"slow_for"` // 10 s if 0
 	EmptyAnswers     float64  `json:"empty_answers"`
-	PrimaryLimit     int      `json:"primary_limit"`   // requests per hour and caller
-	SecondaryLimit   float64  `json:"secondary_limit"` // refused for no visible reason
-	RetryAfter       Duration `json:"retry_after"`     // of secondary limits, 60 s if 0
-	TooManyRequests  float64  `json:"too_many_requests"`
+	PrimaryLimit     int      `json:"primary_limit"`     // requests per hour and caller
+	SecondaryLimit   float64  `json:"secondary_limit"`   // refused for no visible reason
+	RetryAfter       Duration `json:"retry_after"`       // of secondary limits, 60 s if 0
+	TooManyRequests  float64  `json:"too_many_requests"` // share of limits that answer 429 and not 403
 	TokenReplication Duration `json:"token_replication"`
 	ClockSkew        Duration `json:"clock_skew"` // GitHub's clock minus the clients'
 	UnlistedRunners  float64  `json:"unlisted_runners"`
@@ -72,8 +76,8 @@ func Hostile() FaultSettings {
 	return FaultSettings{
 		DropDeliveries: 0.10, LoseDeliveries: 0.05, DuplicateDeliveries: 0.20, DuplicateOtherGUID: 0.05,
 		ReorderDeliveries: 0.30, ReorderWindow: Duration(2 * time.Second), DelayDeliveries: Duration(200 * time.Millisecond),
-		CheckRunNoise: 0.05, ServerErrors: 0.02, LoseJITAnswers: 0.05, SlowAnswers: 0.01, SlowFor: Duration(2 * time.Second),
-		SecondaryLimit: 0.01, RetryAfter: Duration(time.Second), TooManyRequests: 1, TokenReplication: Duration(200 * time.Millisecond),
+		CheckRunNoise: 0.05, QueuedWhileWaiting: 0.5, ServerErrors: 0.02, LoseJITAnswers: 0.05, SlowAnswers: 0.01, SlowFor: Duration(2 * time.Second),
+		SecondaryLimit: 0.01, RetryAfter: Duration(time.Second), TooManyRequests: 0.5, TokenReplication: Duration(200 * time.Millisecond),
 		UnlistedRunners: 0.02, LyingBusy: Duration(time.Second), StatusLag: Duration(time.Second),
 		StealRunners: 0.05, StuckRecords: 0.02, StuckFor: Duration(30 * time.Second),
 	}
@@ -110,8 +114,11 @@ func (f *Faults) change(edit func(*FaultSettings)) {
 	f.mu.Lock()
 	next := *f.now()
 	edit(&next)
-	f.set.Store(&next)
+	before := f.set.Swap(&next)
 	f.mu.Unlock()
+	if before.IdleReaper != next.IdleReaper {
+		f.s.watchAllIdle()
+	}
 }
 
 // DropDeliveries makes deliveries fail; they are logged and can be sent again.
@@ -157,6 +164,11 @@ func (f *Faults) ThrottleDeliveries(perSecond int) {
 // CheckRunNoise emits completed events of things that are no jobs.
 func (f *Faults) CheckRunNoise(rate float64) {
 	f.change(func(n *FaultSettings) { n.CheckRunNoise = rate })
+}
+
+// QueuedWhileWaiting announces jobs behind a gate as queued, too.
+func (f *Faults) QueuedWhileWaiting(rate float64) {
+	f.change(func(n *FaultSettings) { n.QueuedWhileWaiting = rate })
 }
 
 // ServerErrors answers 500, 502 or 503 without doing anything, on routes that

@@ -48,7 +48,7 @@ type job struct {
 	copied     bool // into an attempt that did not repeat it
 	alien      bool // a thief's
 
-	pickup, expiry, lease, grace *entry
+	pickup, expiry, lease, grace, timeout *entry
 
 	emitted             []string
 	acquires, completes int

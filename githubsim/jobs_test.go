@@ -336,6 +336,45 @@ jobs:
 	}
 }
 
+func TestQueuedWhileWaiting(t *testing.T) {
+	w := newWorld(t, githubsim.Config{})
+	w.files("acme/deploy", "on: push\njobs: {ship: {runs-on: linux, environment: prod, steps: [{run: x}]}}\n", "prod")
+	w.Faults().QueuedWhileWaiting(1)
+	w.trigger("acme/deploy")
+	one := w.hook.find(t, 1, is("workflow_job", "queued"))[0]
+	if one.json["workflow_job"].(map[string]any)["status"] != "waiting" || one.json["deployment"] == nil {
+		t.Errorf("%s", one.body)
+	}
+}
+
+func TestRerunOneJob(t *testing.T) {
+	w := newWorld(t, githubsim.Config{})
+	w.files("acme/pipe", pipeline)
+	run, tok := w.trigger("acme/pipe"), w.token()
+	w.fleet(run, func(string) string { return message.Success })
+	var test int64
+	for _, j := range w.Truth().Jobs {
+		if j.Name == "test" {
+			test = j.ID
+		}
+	}
+	at := fmt.Sprintf("/repos/acme/pipe/actions/jobs/%d/rerun", test)
+	w.must(201, w.rest("POST", at, tok, nil), nil)
+	w.fleet(run, func(string) string { return message.Success })
+	ran := map[string]bool{}
+	for _, j := range w.Truth().Jobs {
+		if j.Attempt == 2 {
+			ran[j.Name] = j.Executions == 1
+		}
+	}
+	// What needs the job runs again with it; the rest is copied.
+	want := map[string]bool{"build (1.25)": false, "build (1.26)": false, "test": true, "never": false, "always": true}
+	if d := cmp.Diff(want, ran); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
+	}
+	w.must(403, w.rest("POST", at, tok, nil), nil)
+}
+
 func TestConcurrencyGroup(t *testing.T) {
 	for _, cancel := range []bool{false, true} {
 		w := newWorld(t, githubsim.Config{})

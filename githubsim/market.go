@@ -313,7 +313,10 @@ func (s *Server) theft(r *runner) *job {
 	s.fault("stolen runner")
 	s.market.alien = true
 	defer func() { s.market.alien = false }()
-	opts := JobOptions{Repo: repo.fullName(), Name: "somebody else's job", Labels: []string{r.labels[0].name}, Duration: time.Second}
+	opts := JobOptions{Repo: repo.fullName(), Name: "somebody else's job", Duration: time.Second}
+	if len(r.labels) > 0 {
+		opts.Labels = []string{r.labels[0].name}
+	}
 	j := s.injectJob(repo, opts, false)
 	j.alien = true
 	return j

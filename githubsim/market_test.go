@@ -190,6 +190,31 @@ func TestIdleReaper(t *testing.T) {
 	}
 }
 
+// A fault that is switched on later strikes whoever is idle already.
+func TestReaperSwitchedOn(t *testing.T) {
+	w := newWorld(t, githubsim.Config{})
+	w.bot(w.jit(w.token(), "idle", "x").Config).connect()
+	w.Faults().IdleReaper(time.Millisecond)
+	w.until("reaped", func(t githubsim.Truth) bool { return len(t.Runners) == 0 && t.Faults["idle runner reaped"] == 1 })
+}
+
+// A job that outlives timeout-minutes and the grace is ended by the server.
+func TestTimeoutMinutes(t *testing.T) {
+	w := newWorld(t, githubsim.Config{CancelGrace: 10 * time.Millisecond})
+	id, err := w.InjectJob(githubsim.JobOptions{Repo: repo, Labels: []string{"x"}, Timeout: 10 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := w.bot(w.jit(w.token(), "endless", "x").Config)
+	b.connect()
+	if job := b.take(); job.TimeoutSeconds != 1 {
+		t.Errorf("the runner is told %d seconds", job.TimeoutSeconds)
+	}
+	if j := w.untilJob(id, "completed"); j.Conclusion != "cancelled" || j.Completions != 0 {
+		t.Errorf("%+v", j)
+	}
+}
+
 func TestLies(t *testing.T) {
 	w := newWorld(t, githubsim.Config{})
 	tok := w.token()

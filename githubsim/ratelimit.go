@@ -151,7 +151,7 @@ func (c *call) secondary(l *limiter) error {
 }
 
 func (s *Server) limitStatus() int {
-	if s.chance.hit("limit status", 0.5*s.faults.now().TooManyRequests) {
+	if s.chance.hit("limit status", s.faults.now().TooManyRequests) {
 		return http.StatusTooManyRequests
 	}
 	return http.StatusForbidden

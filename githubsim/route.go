@@ -155,6 +155,10 @@ func (c *call) enter() error {
 	s := c.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.base == "" {
+		// Mounted without a word about where: the first request tells.
+		s.setBase("http://" + c.r.Host)
+	}
 	c.now = s.now()
 	err := c.identify()
 	s.books.call(c.route, c.who.name())

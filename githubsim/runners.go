@@ -3,6 +3,7 @@ package githubsim
 import (
 	"cmp"
 	"crypto/rsa"
+	"maps"
 	"net/http"
 	"runtime"
 	"slices"
@@ -76,6 +77,7 @@ type runner struct {
 	removed     bool
 	removedWhy  string
 
+	access  []string // OAuth tokens
 	class   *class
 	idleAt  int // in class.idle; -1 when not idle
 	absence *entry
@@ -176,9 +178,19 @@ func (s *Server) removeRunner(r *runner, why string) {
 	r.scope.drop(r.id)
 	s.agenda.cancel(r.absence)
 	s.agenda.cancel(r.reaper)
-	if r.session != nil {
-		r.session.notify()
+	x := r.session
+	if x != nil {
+		x.notify()
 	}
+	// For a while the runner still learns what became of it.
+	s.after(time.Hour, func() {
+		for _, secret := range r.access {
+			delete(s.oauth, secret)
+		}
+		if x != nil {
+			delete(s.sessions, x.id)
+		}
+	})
 	if r.job != nil && r.job.status == inProgress {
 		s.books.kill(r, r.job, "registration removed: "+why, s.now())
 	}
@@ -217,6 +229,17 @@ func (s *Server) watchIdle(r *runner) {
 			s.removeRunner(r, "idle for too long")
 		}
 	})
+}
+
+// watchAllIdle starts the reaper's clock anew for whoever is idle now.
+func (s *Server) watchAllIdle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(s.runners)) {
+		if r := s.runners[id]; r.idleAt >= 0 {
+			s.watchIdle(r)
+		}
+	}
 }
 
 // scopes are the three places where the same routes exist.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/muster-ci/muster/githubsim/workflow"
 	"github.com/muster-ci/muster/githubsim/workflow/message"
 )
 
@@ -180,6 +181,7 @@ func (s *Server) start(j *job, r *runner) {
 	j.steps = []message.StepResult{{Number: 1, Name: "Set up job", Status: inProgress, StartedAt: now}}
 	s.agenda.cancel(j.pickup)
 	s.agenda.cancel(j.expiry)
+	s.watchTimeout(j)
 	s.renew(j)
 	s.cfg.Logger.Debug("job started", "job", j.id, "runner", r.name)
 	if a := j.attempt; !a.started {
@@ -189,6 +191,21 @@ func (s *Server) start(j *job, r *runner) {
 	}
 	s.emitJob(j, "in_progress")
 	s.changed()
+}
+
+// watchTimeout ends a job whose runner does not heed timeout-minutes. The runner
+// has the grace of a cancellation to do it by itself.
+func (s *Server) watchTimeout(j *job) {
+	limit := j.instance.Timeout
+	if limit <= 0 {
+		limit = workflow.DefaultTimeout
+	}
+	j.timeout = s.after(limit+s.cfg.CancelGrace, func() {
+		j.annotations = append(j.annotations, message.Annotation{
+			Level: "failure", Message: fmt.Sprintf("The job has exceeded the maximum execution time of %s", limit),
+		})
+		s.finish(j, message.Cancelled)
+	})
 }
 
 // renew extends a running job's lease and returns its new end.

@@ -25,8 +25,9 @@ type Server struct {
 	work     sync.WaitGroup
 	stop     context.CancelFunc
 	stopping context.Context
-	// listener is set by Start.
+	// listener and unhook are set by Start.
 	listener *http.Server
+	unhook   func() bool
 
 	// mu guards everything below. It is never held during network or disk I/O,
 	// nor while a key is generated.
@@ -149,7 +150,10 @@ func (s *Server) Start(ctx context.Context, addr string) (string, error) {
 		defer s.work.Done()
 		srv.Serve(l)
 	}()
-	context.AfterFunc(ctx, func() { s.Close() })
+	unhook := context.AfterFunc(ctx, func() { s.Close() })
+	s.mu.Lock()
+	s.unhook = unhook
+	s.mu.Unlock()
 	return url, nil
 }
 
@@ -163,10 +167,13 @@ func (s *Server) Close() error {
 		return nil
 	}
 	s.closed = true
-	srv := s.listener
+	srv, unhook := s.listener, s.unhook
 	s.changed()
 	s.mu.Unlock()
 
+	if unhook != nil {
+		unhook()
+	}
 	s.stop()
 	s.agenda.close()
 	var err error
