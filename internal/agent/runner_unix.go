@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -71,41 +72,49 @@ func (s *script) kill() {
 
 // hideToken starts this program again without the boot token in its environment,
 // which others can read in /proc as it was at the start, whatever the program
-// removes later (4-14). It returns if there is nothing to hide.
+// removes later (4-14). It returns only if there is nothing to hide, or cannot.
 func hideToken(environ []string) error {
-	const name = "MUSTER_BOOT_TOKEN="
 	var kept []string
-	token := ""
+	token, file := "", false
 	for _, e := range environ {
-		switch {
-		case len(e) >= len(name) && e[:len(name)] == name:
-			token = e[len(name):]
-		default:
-			kept = append(kept, e)
+		if v, ok := strings.CutPrefix(e, "MUSTER_BOOT_TOKEN="); ok {
+			token = v
+			continue
 		}
+		file = file || strings.HasPrefix(e, "MUSTER_BOOT_TOKEN_FILE=")
+		kept = append(kept, e)
 	}
-	if token == "" || os.Getenv("MUSTER_BOOT_TOKEN_FILE") != "" {
+	if token == "" {
 		return nil
-	}
-	if len(token) > 32<<10 {
-		return errors.New("MUSTER_BOOT_TOKEN is no token: it has more than 32 KiB")
 	}
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("hide boot token: %w", err)
 	}
-	// A pipe takes that much without a reader, and keeps it over exec.
+	if !file {
+		fd, err := inPipe(token)
+		if err != nil {
+			return fmt.Errorf("hide boot token: %w", err)
+		}
+		kept = append(kept, fmt.Sprintf("MUSTER_BOOT_TOKEN_FILE=/dev/fd/%d", fd))
+	}
+	return fmt.Errorf("hide boot token: %w", syscall.Exec(exe, os.Args, kept))
+}
+
+// inPipe returns the number of an open file that yields the line and stays open
+// over exec.
+func inPipe(line string) (int, error) {
+	if len(line) > 32<<10 { // a pipe takes that much without a reader
+		return 0, errors.New("it has more than 32 KiB and is no token")
+	}
 	out, in, err := os.Pipe()
 	if err != nil {
-		return fmt.Errorf("hide boot token: %w", err)
+		return 0, err
 	}
-	if _, err := in.WriteString(token + "\n"); err != nil {
-		return fmt.Errorf("hide boot token: %w", err)
+	defer in.Close()
+	defer out.Close()
+	if _, err := in.WriteString(line + "\n"); err != nil {
+		return 0, err
 	}
-	fd, err := syscall.Dup(int(out.Fd())) // dup does not close on exec
-	if err != nil {
-		return fmt.Errorf("hide boot token: %w", err)
-	}
-	kept = append(kept, fmt.Sprintf("MUSTER_BOOT_TOKEN_FILE=/dev/fd/%d", fd))
-	return fmt.Errorf("hide boot token: %w", syscall.Exec(exe, os.Args, kept))
+	return syscall.Dup(int(out.Fd())) // unlike out, the copy does not close on exec
 }

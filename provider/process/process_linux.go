@@ -410,8 +410,8 @@ func (p *Provider) environment(spec provider.Spec, dir, runnerDir string) []stri
 	vars["MUSTER_URL"] = spec.Boot.URL
 	vars["MUSTER_BOOT_TOKEN_FILE"] = "/dev/stdin"
 	vars["MUSTER_RUNNER_DIR"] = runnerDir
-	// The agent must be done before Delete turns to SIGKILL.
-	vars["MUSTER_STOP_GRACE"] = (time.Duration(p.cfg.Grace) * 4 / 5).String()
+	// The agent must be done, its last report included, before Delete turns to SIGKILL.
+	vars["MUSTER_STOP_GRACE"] = (time.Duration(p.cfg.Grace) * 3 / 5).String()
 	if p.cfg.RunnerDir == "" {
 		vars["MUSTER_DOWNLOAD"] = "1"
 		vars["MUSTER_CACHE_DIR"] = filepath.Join(dir, "home", ".cache")
