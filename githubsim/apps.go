@@ -1,7 +1,6 @@
 package githubsim
 
 import (
-	"bytes"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -272,5 +271,3 @@ func scrub(h http.Header) map[string]string {
 	}
 	return out
 }
-
-func isJSON(b []byte) bool { b = bytes.TrimSpace(b); return len(b) > 0 && (b[0] == '{' || b[0] == '[') }
