@@ -1,0 +1,5 @@
+//go:build !race
+
+package githubsim_test
+
+const raced = false
