@@ -319,14 +319,6 @@ func (c cgroups) remove(name string) error {
 	return nil
 }
 
-// exists reports whether any group of the runner is left.
-func (c cgroups) exists(name string) bool {
-	return slices.ContainsFunc(c.trees, func(t tree) bool {
-		_, err := os.Stat(filepath.Join(t.dir, name))
-		return err == nil
-	})
-}
-
 // memoryKills is how many processes the kernel killed at the runner's memory limit.
 func (c cgroups) memoryKills(name string) int {
 	for _, t := range c.trees {

@@ -171,7 +171,7 @@ func (p *Provider) Create(ctx context.Context, spec provider.Spec) (provider.Ins
 	}
 	defer held.Close()
 	if st.Stage != preparing {
-		return p.look(spec.Runner, st, true), nil
+		return p.look(spec.Runner, st, false), nil
 	}
 	if err := p.launch(ctx, spec, &st); err != nil {
 		// Nothing was promised to anybody; what was begun is undone, also when the
@@ -181,7 +181,7 @@ func (p *Provider) Create(ctx context.Context, spec provider.Spec) (provider.Ins
 		}
 		return provider.Instance{}, p.classify(err)
 	}
-	return p.look(spec.Runner, st, true), nil
+	return p.look(spec.Runner, st, false), nil
 }
 
 // admit returns the runner's directory, locked, and its state. A new directory
@@ -198,14 +198,18 @@ func (p *Provider) admit(ctx context.Context, spec provider.Spec) (*os.File, sta
 				continue
 			}
 			st, err := readState(path)
-			if err != nil || st.Stage == preparing {
+			switch {
+			case err != nil:
+				// Half deleted, or the disk lost it. What may run there must not run twice.
+				st = p.begin(spec)
+				st.Stage = starting
+			case st.Stage == preparing:
 				// Somebody began and died before anything was started: begin again.
 				st = p.begin(spec)
-				err = errors.Join(p.cg.remove(p.name(spec.Runner)), empty(ctx, path, stateFile), st.write(path))
-			}
-			if err != nil {
-				held.Close()
-				return fail(err)
+				if err := errors.Join(p.cg.remove(p.name(spec.Runner)), empty(ctx, path, stateFile), st.write(path)); err != nil {
+					held.Close()
+					return fail(err)
+				}
 			}
 			return held, st, nil
 		}
@@ -287,7 +291,7 @@ func (p *Provider) count() (int, error) {
 
 // launch fills the directory and starts the agent. The agent waits for its boot
 // token, which is written last: nothing runs before it is recorded and limited.
-func (p *Provider) launch(ctx context.Context, spec provider.Spec, st *state) error {
+func (p *Provider) launch(ctx context.Context, spec provider.Spec, st *state) (err error) {
 	dir, name := p.path(spec.Runner), p.name(spec.Runner)
 	for _, sub := range []string{"home", "tmp"} {
 		if err := errors.Join(os.Mkdir(filepath.Join(dir, sub), 0o700), own(filepath.Join(dir, sub), p.uid, p.gid)); err != nil {
@@ -295,7 +299,6 @@ func (p *Provider) launch(ctx context.Context, spec provider.Spec, st *state) er
 		}
 	}
 	runnerDir := filepath.Join(dir, "runner")
-	var err error
 	if p.cfg.RunnerDir != "" {
 		err = farm(ctx, p.cfg.RunnerDir, runnerDir, p.uid, p.gid)
 	} else {
@@ -340,7 +343,14 @@ func (p *Provider) launch(ctx context.Context, spec provider.Spec, st *state) er
 	if err != nil {
 		return fmt.Errorf("start agent: %w", err)
 	}
-	defer agent.Release()
+	defer func() {
+		if err == nil {
+			_ = agent.Release() // never fails for a process that nobody waited for
+			return
+		}
+		_ = agent.Kill()
+		_, _ = agent.Wait() // no zombie stays that nobody has recorded
+	}()
 	id, err := proc.Read(agent.Pid) // it is our child and nobody waits for it, so it is there, if only as a zombie
 	if err != nil {
 		return err

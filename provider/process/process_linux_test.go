@@ -275,6 +275,10 @@ func TestCrashDuringCreate(t *testing.T) { // 4-51
 		if n != 1 {
 			t.Errorf("list yielded %d", n)
 		}
+		// What may have run there is not run again.
+		if inst, err := p.Create(t.Context(), specFor("r-bare")); err != nil || inst.State != provider.InstanceEnded {
+			t.Errorf("create: %+v, %v", inst, err)
+		}
 		destroy(t, p, "r-bare")
 	})
 	t.Run("StartedAndNotRecorded", func(t *testing.T) {
@@ -339,6 +343,27 @@ func TestCrashDuringCreate(t *testing.T) { // 4-51
 		}
 		t.Error("a missing root reads as no instances")
 	})
+}
+
+func TestCreateFails(t *testing.T) {
+	for name, spoil := range map[string]func(*Config) error{
+		"AgentIsNoProgram": func(c *Config) error { return os.WriteFile(c.Agent, []byte("\x7fELF nonsense"), 0o755) },
+		"TemplateVanished": func(c *Config) error { return os.RemoveAll(c.RunnerDir) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := config(t, t.TempDir(), waitForEver)
+			p := open(t, c)
+			if err := spoil(&c); err != nil {
+				t.Fatal(err)
+			}
+			if inst, err := p.Create(t.Context(), specFor("r-fails")); !errors.Is(err, provider.ErrTransient) || strings.Contains(err.Error(), providertest.Token) {
+				t.Errorf("create: %+v, %v", inst, err)
+			}
+			if _, err := p.Get(t.Context(), "r-fails"); !errors.Is(err, provider.ErrNotFound) {
+				t.Errorf("something is left: %v", err)
+			}
+		})
+	}
 }
 
 func TestPidOfAnother(t *testing.T) { // 4-47
