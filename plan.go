@@ -246,8 +246,8 @@ const settleMargin = 30 * time.Second
 //     timeout; a kept one leaves that to its inactivity timer.
 //   - Idle runners above max (it was lowered) are drained at once.
 //   - If nothing else is to do: one idle runner above MaxAge is drained. One above
-//     RotationInterval is drained when enough others are ready; else, if max has
-//     room and nothing starts or drains, one is made to take its place (C20).
+//     RotationInterval is drained when enough others listen; else, if max has room
+//     and nothing starts or drains, one is made to take its place (C20).
 //
 // Decision.Current counts all live runners and Target what they should become,
 // before the provisioning limit; Create, Warm and Drain are what to do now. A
@@ -352,7 +352,8 @@ func Plan(s Snapshot, now time.Time) Decision {
 	}
 	keep := max(floor, min(f.idle, q.queued)) // ready runners that the floor or a queued job needs
 	if formula.Action == ScaleDown && (sc.Cooldown > 0 || p.Lifecycle != LifecycleKept) {
-		spare := max(0, min(supply-formula.Target, f.idle-keep))
+		// A runner that is registered and does not listen yet replaces nobody.
+		spare := max(0, min(supply-formula.Target, len(f.ready)-keep))
 		var settled []PlanRunner
 		for _, r := range f.ready {
 			if since := r.IdleSince.Add(settle); now.Before(since) {
@@ -361,7 +362,11 @@ func Plan(s Snapshot, now time.Time) Decision {
 				settled = append(settled, r)
 			}
 		}
-		d.drain(settled[:min(spare, len(settled))])
+		n := min(spare, len(settled))
+		if n == 1 && f.draining == 0 && f.oldest().outlived(p.RotationInterval, now) {
+			n = 0 // One that was made to take another's place: renew ends the older one.
+		}
+		d.drain(settled[:n])
 	}
 	if formula.Action == ScaleDown && len(d.Drain) == 0 {
 		d.Reason += "; none can go now: " + f.String()
@@ -376,34 +381,30 @@ func Plan(s Snapshot, now time.Time) Decision {
 }
 
 // renew is the rule of age: it acts only when nothing else is to be done, on one
-// runner at a time. ready is how many idle runners have to remain.
+// runner at a time. ready is how many listening runners have to remain.
 func (d *Decision) renew(p Pool, f fleet, ready int, now time.Time) {
-	var oldest PlanRunner
 	for _, r := range f.ready {
-		if r.CreatedAt.IsZero() {
-			continue // Of unknown age: its agent and the sweep bound its life.
-		}
-		d.wake(r.CreatedAt.Add(p.RotationInterval), now)
-		d.wake(r.CreatedAt.Add(p.MaxAge), now)
-		if oldest.ID == "" || r.CreatedAt.Before(oldest.CreatedAt) {
-			oldest = r
+		if !r.CreatedAt.IsZero() {
+			d.wake(r.CreatedAt.Add(p.RotationInterval), now)
+			d.wake(r.CreatedAt.Add(p.MaxAge), now)
 		}
 	}
+	oldest := f.oldest()
 	if oldest.ID == "" || d.Create+d.Warm+len(d.Drain) > 0 || d.Target > d.Current {
 		return
 	}
-	lived := now.Sub(oldest.CreatedAt)
+	settled := f.starting == 0 && f.idle == len(f.ready) // nobody is on the way to listening
 	switch room := f.live() < p.Scaling.MaxRunners; {
-	case lived >= p.MaxAge:
+	case oldest.outlived(p.MaxAge, now):
 		d.drain([]PlanRunner{oldest})
 		d.Rule = RuleMaxAge
 		d.Reason = fmt.Sprintf("runner %s is %s old, above the limit of %s", oldest.ID, age(oldest.CreatedAt, now), p.MaxAge)
-	case lived < p.RotationInterval || f.draining > 0:
-	case f.idle > ready:
+	case !oldest.outlived(p.RotationInterval, now) || f.draining > 0:
+	case len(f.ready) > ready:
 		d.drain([]PlanRunner{oldest})
 		d.Rule = RuleRotation
-		d.Reason = fmt.Sprintf("runner %s is %s old (rotation every %s) and %d others are ready", oldest.ID, age(oldest.CreatedAt, now), p.RotationInterval, f.idle-1)
-	case f.starting == 0 && room:
+		d.Reason = fmt.Sprintf("runner %s is %s old (rotation every %s) and %d others are ready", oldest.ID, age(oldest.CreatedAt, now), p.RotationInterval, len(f.ready)-1)
+	case settled && room:
 		d.Action, d.Target, d.Warm = ScaleUp, d.Current+1, 1
 		d.Rule = RuleRotation
 		d.Reason = fmt.Sprintf("runner %s is %s old (rotation every %s): one is made to take its place", oldest.ID, age(oldest.CreatedAt, now), p.RotationInterval)
@@ -489,6 +490,23 @@ func countRunners(runners []PlanRunner) (f fleet) {
 		return strings.Compare(string(a.ID), string(b.ID))
 	})
 	return f
+}
+
+// oldest is the ready runner that was made first, zero if there is none of known
+// age: the agent and the sweep bound the life of the others.
+func (f fleet) oldest() (oldest PlanRunner) {
+	for _, r := range f.ready {
+		if !r.CreatedAt.IsZero() && (oldest.ID == "" || r.CreatedAt.Before(oldest.CreatedAt)) {
+			oldest = r
+		}
+	}
+	return oldest
+}
+
+// outlived reports whether the runner is at least that old; never for one of
+// unknown age.
+func (r PlanRunner) outlived(limit time.Duration, now time.Time) bool {
+	return !r.CreatedAt.IsZero() && now.Sub(r.CreatedAt) >= limit
 }
 
 func (f fleet) live() int { return f.idle + f.starting + f.busy + f.draining }

@@ -279,6 +279,14 @@ func TestPlan(t *testing.T) {
 		"RotationDrainsTheOldOne": {muster.Snapshot{Pool: fleetPool(func(p *muster.Pool) { p.Scaling.MinRunners = 1 }), LastScaling: noon.Add(-time.Second),
 			Runners: []muster.PlanRunner{runner("r-new", registered, 0), runner("r-old", registered, 25*time.Hour)}},
 			want{muster.ScaleDown, muster.RuleRotation, 0, 0, []muster.RunnerID{"r-old"}, 299 * time.Second, 1, "1 others are ready"}},
+		// S1-73: a registration is not yet a runner that listens: no drain, and no third one either.
+		"RotationWaitsUntilItListens": {muster.Snapshot{Pool: pool(func(p *muster.Pool) { p.Scaling = muster.OnDemandScaling(); p.Scaling.MinRunners = 1 }),
+			Runners: []muster.PlanRunner{{ID: "r-new", State: registered, CreatedAt: noon.Add(-time.Minute)}, runner("r-old", registered, 25*time.Hour)}},
+			want{muster.Maintain, muster.RuleFormula, 0, 0, nil, 96*time.Hour - time.Minute, 2, "none can go now"}},
+		// Where scaling down could end the old one as well, rotation does: it starts no cooldown.
+		"RotationBeforeScalingDown": {muster.Snapshot{Pool: fleetPool(func(p *muster.Pool) { p.Scaling.MinRunners = 1 }),
+			Runners: []muster.PlanRunner{runner("r-new", registered, 0), runner("r-old", registered, 25*time.Hour)}},
+			want{muster.ScaleDown, muster.RuleRotation, 0, 0, []muster.RunnerID{"r-old"}, 24*time.Hour - time.Minute, 1, "1 others are ready"}},
 		"RotationNeedsRoom": {muster.Snapshot{Pool: fleetPool(func(p *muster.Pool) { p.Scaling.MinRunners = 1; p.Scaling.MaxRunners = 1 }), Runners: runners(1, registered, 25*time.Hour)},
 			want{muster.Maintain, muster.RuleFormula, 0, 0, nil, 96*time.Hour - time.Minute, 1, ""}},
 		// The same, where the rule of scaling down would be the one to err.

@@ -53,6 +53,7 @@ func (a *Activities) Decide(ctx context.Context, ref PoolRef) (Decided, error) {
 	}
 	refusal := a.refusal(ctx, ref)
 	d := holdOff(muster.Plan(snap, now), refusal, now)
+	d = a.holdRotation(ctx, snap, d, now)
 	rows, err := a.newRunners(ctx, snap, d, now)
 	if err != nil {
 		return Decided{}, err

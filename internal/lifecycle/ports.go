@@ -48,6 +48,7 @@ type Store interface {
 type GitHub interface {
 	GenerateJIT(ctx context.Context, scope muster.Scope, name string, group int64, labels muster.Labels) (muster.JIT, error)
 	RemoveRunner(ctx context.Context, scope muster.Scope, id int64) error
+	Runner(ctx context.Context, scope muster.Scope, id int64) (muster.RemoteRunner, error)
 	RunnerByName(ctx context.Context, scope muster.Scope, name string) (muster.RemoteRunner, error)
 	Runners(ctx context.Context, scope muster.Scope) ([]muster.RemoteRunner, error)
 	Downloads(ctx context.Context, scope muster.Scope) ([]muster.RunnerDownload, error)

@@ -351,6 +351,20 @@ func (g *gitHub) RemoveRunner(_ context.Context, _ muster.Scope, id int64) error
 	return muster.Errorf(muster.CodeNotFound, "Not Found")
 }
 
+func (g *gitHub) Runner(_ context.Context, _ muster.Scope, id int64) (muster.RemoteRunner, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.call("runner"); err != nil {
+		return muster.RemoteRunner{}, err
+	}
+	for _, r := range g.byName {
+		if r.ID == id {
+			return *r, nil
+		}
+	}
+	return muster.RemoteRunner{}, muster.Errorf(muster.CodeNotFound, "Not Found")
+}
+
 func (g *gitHub) RunnerByName(_ context.Context, _ muster.Scope, name string) (muster.RemoteRunner, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
