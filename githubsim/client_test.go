@@ -95,11 +95,11 @@ func TestThirdPartyClient(t *testing.T) {
 // again.
 func TestThirdPartyRedelivery(t *testing.T) {
 	w := newWorld(t, githubsim.Config{})
-	w.hook.find(t, 1, is("installation", "created"))
+	w.until("ping and installation", func(t githubsim.Truth) bool { return t.Deliveries.OK == 2 })
 	w.hook.answer(500)
 	id := w.inject("linux")
 	failed := w.hook.find(t, 1, is("workflow_job", "queued"))[0]
-	w.until("logged", func(t githubsim.Truth) bool { return t.Deliveries.Failed >= 3 })
+	w.until("logged", func(t githubsim.Truth) bool { return t.Deliveries.Failed == 3 })
 	w.hook.answer(200)
 
 	app := w.appGitHub()
@@ -131,7 +131,7 @@ func TestThirdPartyRedelivery(t *testing.T) {
 	if string(both[0].body) != string(both[1].body) {
 		t.Error("the second attempt has another body")
 	}
-	w.until("logged again", func(t githubsim.Truth) bool { return t.Deliveries.Redelivered == 1 && t.Deliveries.OK >= 2 })
+	w.until("logged again", func(t githubsim.Truth) bool { return t.Deliveries.Redelivered == 1 && t.Deliveries.OK == 3 })
 	all, _, err := app.Apps.ListHookDeliveries(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
