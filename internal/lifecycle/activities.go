@@ -566,6 +566,12 @@ func (a *Activities) CloseJob(ctx context.Context, ref JobRef) error {
 			runner, pool, offering = &r, r.Pool, r.Offering
 		}
 	}
+	if waited, lost := expired(j); lost {
+		// Before the receipt: a crash in between counts the job twice under one
+		// subject, never not at all.
+		a.find(ctx, muster.Finding{Workspace: j.Workspace, Kind: "job_expired", Subject: ref.Key.String(),
+			Action: fmt.Sprintf("none: GitHub gave it up after %s without a runner of pool %s", waited.Round(time.Minute), j.Pool)})
+	}
 	p, o := a.priceOf(ctx, ref.Workspace, pool, offering)
 	rec := usage.Receipt(j, runner, p, o, a.Book, a.Now())
 	fresh, err := a.Store.WriteReceipt(ctx, rec)
@@ -578,6 +584,26 @@ func (a *Activities) CloseJob(ctx context.Context, ref JobRef) error {
 			"queue", rec.Queue.String(), "run", rec.Run.String(), "cost_micro_usd", rec.CostMicroUSD, "trace_id", j.TraceID)
 	}
 	return nil
+}
+
+// expiry is how long GitHub keeps a job that no runner takes, less a margin for
+// clocks in whole seconds.
+const expiry = 24*time.Hour - time.Minute
+
+// expired reports whether a completed job of one of our pools was given up by
+// GitHub because nobody took it, and how long it had waited: the first zero of
+// the promise.
+func expired(j muster.Job) (waited time.Duration, lost bool) {
+	if j.State != muster.JobCompleted || j.Pool == "" || j.RanOnRunner() || j.QueuedAt().IsZero() {
+		return 0, false
+	}
+	switch j.Conclusion {
+	case "cancelled", "failure", "timed_out":
+	default: // skipped and the like never waited for a runner
+		return 0, false
+	}
+	waited = j.CompletedAt.Sub(j.QueuedAt())
+	return waited, waited >= expiry
 }
 
 // RecheckJob asks GitHub about a job that has been in one state for long (4-8).

@@ -96,7 +96,7 @@ func newWorld() (*world, func(), error) {
 		Store: db, Tokens: testTokens{boot}, GitHub: map[string]GitHub{"app": w.github},
 		Backends: map[string]Backend{"fake": {Provider: w.cloud.Provider("test"), Name: "fake", ConnectTimeout: 3 * time.Second}},
 		Book:     usage.Book{}, Observer: w.seen, Now: time.Now, URL: "http://muster.test", Owner: "test",
-		Times: Times{Sweep: time.Hour, SweepGrace: time.Nanosecond, AgentLost: 2 * time.Second, Poll: 5 * time.Second, SealedAfter: 2 * time.Second}.WithDefaults(),
+		Times: Times{Sweep: time.Hour, SweepGrace: time.Nanosecond, AgentLost: 2 * time.Second, Poll: 2 * time.Second, SealedAfter: 2 * time.Second}.WithDefaults(),
 	}
 	w.client = NewClient(deps, eng.Client(), log)
 	w.cloud.OnBoot(w.boot)
@@ -295,10 +295,11 @@ type gitHub struct {
 	fail    map[string][]error // by method, used up one by one
 	commit  map[string]bool    // a failing GenerateJIT registers all the same
 	removed []string
+	jobs    map[int64]muster.JobEvent // what GitHub knows of jobs
 }
 
 func newGitHub() *gitHub {
-	return &gitHub{byName: map[string]*muster.RemoteRunner{}, calls: map[string]int{}, fail: map[string][]error{}, commit: map[string]bool{}}
+	return &gitHub{byName: map[string]*muster.RemoteRunner{}, calls: map[string]int{}, fail: map[string][]error{}, commit: map[string]bool{}, jobs: map[int64]muster.JobEvent{}}
 }
 
 func (g *gitHub) call(method string) error {
@@ -388,6 +389,14 @@ func (g *gitHub) Downloads(context.Context, muster.Scope) ([]muster.RunnerDownlo
 }
 
 func (g *gitHub) Job(_ context.Context, _ string, id int64) (muster.JobEvent, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.call("job"); err != nil {
+		return muster.JobEvent{}, err
+	}
+	if e, ok := g.jobs[id]; ok {
+		return e, nil
+	}
 	return muster.JobEvent{}, muster.Errorf(muster.CodeNotFound, "no job %d", id)
 }
 
