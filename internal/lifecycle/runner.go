@@ -58,7 +58,9 @@ func RunnerLife(ctx workflow.Context, ref RunnerRef) error {
 			_ = workflow.ExecuteActivity(githubCall(ctx), a.Deregister, ref, s).Get(ctx, nil)
 		case actDestroy:
 			// Unlimited attempts: a machine that costs something is never given up.
-			return workflow.ExecuteActivity(providerCall(ctx, 0), a.Destroy, ref, s).Get(ctx, nil)
+			err := workflow.ExecuteActivity(providerCall(ctx, 0), a.Destroy, ref, s).Get(ctx, nil)
+			drainSignals(looks) // news of a runner that is gone
+			return err
 		}
 		drainSignals(looks)
 		if err := workflow.ExecuteLocalActivity(local(ctx), a.LookAtRunner, ref).Get(ctx, &s); err != nil {

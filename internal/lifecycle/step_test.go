@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -143,43 +144,42 @@ func TestNextAlwaysEnds(t *testing.T) {
 	})
 }
 
+// Callers who come while a turn runs share the next one, which begins after all of
+// them asked.
 func TestTrailing(t *testing.T) {
-	var tr trailing[string]
-	release := make(chan struct{})
-	started := make(chan struct{}, 100)
-	runs := 0 // only one run at a time, so no lock
-	f := func() error {
-		runs++
-		started <- struct{}{}
-		<-release
-		return nil
-	}
-	const callers = 50
-	done := make(chan error, callers)
-	go func() { done <- tr.do("k", f) }()
-	<-started // the first runs and is held
-	for range callers - 1 {
+	synctest.Test(t, func(t *testing.T) {
+		var tr trailing[string]
+		release := make(chan struct{})
+		runs := 0 // only one run at a time, so no lock
+		f := func() error {
+			runs++
+			<-release
+			return nil
+		}
+		const callers = 50
+		done := make(chan error, callers)
 		go func() { done <- tr.do("k", f) }()
-	}
-	for waiting := 0; waiting == 0; { // until at least one of them waits for the next turn
-		tr.mu.Lock()
-		if cur := tr.m["k"]; cur != nil && cur.next != nil {
-			waiting++
+		synctest.Wait() // the first runs and is held
+		for range callers - 1 {
+			go func() { done <- tr.do("k", f) }()
 		}
-		tr.mu.Unlock()
-	}
-	close(release)
-	for range callers {
-		if err := <-done; err != nil {
-			t.Fatal(err)
+		synctest.Wait() // all of them wait for the next turn
+		if runs != 1 {
+			t.Errorf("%d runs at once", runs)
 		}
-	}
-	if runs < 2 || runs > callers/2 {
-		t.Errorf("%d callers caused %d runs; want at least 2 (those who came late get a later run) and far fewer than the callers", callers, runs)
-	}
-	if len(tr.m) != 0 {
-		t.Errorf("%d keys left behind", len(tr.m))
-	}
+		close(release)
+		for range callers {
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if runs != 2 {
+			t.Errorf("%d callers caused %d runs, want 2", callers, runs)
+		}
+		if len(tr.m) != 0 {
+			t.Errorf("%d keys left behind", len(tr.m))
+		}
+	})
 }
 
 func TestHoldOff(t *testing.T) { // 4-52
