@@ -73,7 +73,7 @@ func New(c Config) *API {
 // for agents.
 func (a *API) Register(mux *http.ServeMux) {
 	opts := []connect.HandlerOption{connect.WithInterceptors(funnel{a}), connect.WithReadMaxBytes(maxBody), connect.WithRecover(a.recovered)}
-	serve := func(path string, h http.Handler) { mux.Handle(path, a.guard(h)) }
+	serve := func(path string, h http.Handler) { mux.Handle(path, a.guard(path, h)) }
 	serve(musterv1connect.NewPoolServiceHandler(pools{a}, opts...))
 	serve(musterv1connect.NewRunnerServiceHandler(runners{a}, opts...))
 	serve(musterv1connect.NewJobServiceHandler(jobs{a}, opts...))

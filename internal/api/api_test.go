@@ -101,7 +101,17 @@ func TestRunners(t *testing.T) {
 		if err != nil || one.Runner.Id != "r-old" || len(one.Events) != 2 || one.Events[0].Note != "asked for" {
 			t.Errorf("%s: %v %v", id, one, err)
 		}
+		if one.Healthy != nil || len(w.commands.asked) != 0 { // GitHub is asked on demand only
+			t.Errorf("%s: healthy %v, %v", id, one.Healthy, w.commands.asked)
+		}
 	}
+	for id, want := range map[string]bool{"r-old": false, "r-busy": true} {
+		one, err := w.runners.GetRunner(t.Context(), &v1.GetRunnerRequest{Id: id, CheckHealth: true})
+		if err != nil || one.Healthy == nil || *one.Healthy != want {
+			t.Errorf("%s: %v %v", id, one, err)
+		}
+	}
+	w.commands.asked = nil
 	if log, err := w.runners.GetRunnerLog(t.Context(), &v1.GetRunnerLogRequest{Id: "r-old"}); err != nil || string(log.Log) != "Listening for Jobs\n" {
 		t.Error(log, err)
 	}
@@ -333,7 +343,7 @@ func TestInstallations(t *testing.T) {
 func TestOverviewAndWatch(t *testing.T) {
 	w := newWorld(t, nil)
 	o, err := w.system.GetOverview(t.Context(), &v1.GetOverviewRequest{})
-	if err != nil || o.Version != "v1.2.3" || o.Jobs["queued"] != 2 || o.Runners["active"] != 1 || o.Runners["destroyed"] != 0 || o.Promises.JobsLost != 0 || o.Budgets[0].Remaining != 4321 {
+	if err != nil || o.Version != "v1.2.3" || o.Jobs["queued"] != 2 || o.Runners["active"] != 1 || o.Runners["destroyed"] != 0 || o.Promises.JobsLost != 0 || len(o.Problems) != 1 || o.Budgets[0].Remaining != 4321 {
 		t.Error(o, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

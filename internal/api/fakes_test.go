@@ -253,6 +253,9 @@ func (c *commands) SetPool(_ context.Context, ws, pool string, o muster.PoolOver
 func (c *commands) RedispatchDelivery(_ context.Context, guid string) error {
 	return c.note("redispatch %s", guid)
 }
+func (c *commands) Healthy(_ context.Context, ws string, id muster.RunnerID) bool {
+	return c.note("health of %s/%s", ws, id) == nil && id == "r-busy"
+}
 func (c *commands) ProviderRefusal(context.Context, string, string) (string, time.Time) {
 	return c.refusal, c.refusedAt
 }
@@ -338,7 +341,7 @@ func newWorld(t *testing.T, change func(*api.Config, *world), opts ...connect.Cl
 	w.commands = &commands{store: w.store}
 	cfg := api.Config{
 		Store: w.store, Commands: w.commands, Agents: w.agents, JobLogs: jobLogs{101: "first line\n" + strings.Repeat("x", 100<<10)},
-		Monitor: monitor{Since: t0, Budgets: []api.Budget{{App: "main", Account: "octo", Limit: 5000, Remaining: 4321, ResetAt: t0}}},
+		Monitor: monitor{Problems: []string{"App main: permission checks: write is needed"}, Since: t0, Budgets: []api.Budget{{App: "main", Account: "octo", Limit: 5000, Remaining: 4321, ResetAt: t0}}},
 		Version: "v1.2.3", Observer: w.counter, Logger: slog.New(slog.NewTextHandler(w.log, nil)), Now: func() time.Time { return t0 },
 	}
 	if change != nil {

@@ -160,7 +160,7 @@ func authorize(who caller, procedure string) error {
 // token. A page that the operator's browser shows can send requests to this
 // machine: cross-origin ones are refused, and so are those whose Host is a name
 // that was made to resolve to this machine, or that came through a proxy.
-func (a *API) guard(next http.Handler) http.Handler {
+func (a *API) guard(service string, next http.Handler) http.Handler {
 	sameOrigin := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		refuse := ""
@@ -174,7 +174,7 @@ func (a *API) guard(next http.Handler) http.Handler {
 		if refuse != "" {
 			err := connect.NewError(connect.CodePermissionDenied, errors.New(refuse))
 			err.Meta().Set(CodeHeader, string(muster.CodeForbidden))
-			a.Observer.Called(r.URL.Path, err.Code().String(), 0)
+			a.Observer.Called(service, err.Code().String(), 0) // not the path, which strangers choose
 			if writeErr := connect.NewErrorWriter().Write(w, r, err); writeErr != nil {
 				a.Logger.DebugContext(r.Context(), "answer not written", "error", writeErr)
 			}

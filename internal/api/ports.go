@@ -112,6 +112,8 @@ type Commands interface {
 	DrainRunner(ctx context.Context, workspace string, id muster.RunnerID, reason string) error
 	SetPool(ctx context.Context, workspace, pool string, o muster.PoolOverride) error
 	RedispatchDelivery(ctx context.Context, guid string) error
+	// Healthy asks GitHub whether the runner is online; not to be known is no.
+	Healthy(ctx context.Context, workspace string, id muster.RunnerID) bool
 	// ProviderRefusal is the provider's last refusal to a pool in its own words
 	// and when it was, "" if the provider works.
 	ProviderRefusal(ctx context.Context, workspace, pool string) (text string, at time.Time)
@@ -142,6 +144,8 @@ type Health struct {
 	JobsLost, MachinesLeaked, BusyKilled int
 	Since                                time.Time
 	Budgets                              []Budget
+	// Problems are what an operator has to put right, one sentence each.
+	Problems []string
 }
 
 // Budget is what one installation may still ask of GitHub.

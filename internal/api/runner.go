@@ -50,7 +50,11 @@ func (s runners) GetRunner(ctx context.Context, req *v1.GetRunnerRequest) (*v1.G
 		return nil, err
 	}
 	out, err := s.view(ctx, r)
-	return &v1.GetRunnerResponse{Runner: out, Events: each(events, func(e muster.RunnerEvent) *v1.RunnerEvent {
+	var healthy *bool
+	if req.CheckHealth {
+		healthy = new(s.Commands.Healthy(ctx, r.Workspace, r.ID))
+	}
+	return &v1.GetRunnerResponse{Runner: out, Healthy: healthy, Events: each(events, func(e muster.RunnerEvent) *v1.RunnerEvent {
 		return &v1.RunnerEvent{At: stamp(e.At), State: string(e.State), Note: e.Note}
 	})}, err
 }

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 func TestOutput(t *testing.T) {
 	for _, args := range []string{
 		"status", "pool list", "pool show linux", "pool decisions linux", "pool scale linux --min 1 --max 8", "pool disable linux", "pool enable linux",
-		"runner list", "runner show r-busy", "runner show linux-late", "runner log r-busy", "runner drain r-busy --reason maintenance", "runner drain r-late",
+		"runner list", "runner show r-busy", "runner show r-busy --check", "runner show linux-late", "runner show linux-late --check", "runner log r-busy", "runner drain r-busy --reason maintenance", "runner drain r-late",
 		"job list", "job show 101/2", "job why 104", "job why 102", "job log 101",
 		"delivery list", "delivery show guid-1", "delivery show guid-1 --body", "delivery redispatch guid-1",
 		"usage summary", "usage receipts", "usage waste", "usage metrics", "installation list", "version",

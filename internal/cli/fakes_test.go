@@ -163,7 +163,11 @@ func (s runnerService) find(id string) (*v1.Runner, error) {
 }
 func (s runnerService) GetRunner(_ context.Context, req *v1.GetRunnerRequest) (*v1.GetRunnerResponse, error) {
 	r, err := s.find(req.Id)
-	return &v1.GetRunnerResponse{Runner: r, Events: []*v1.RunnerEvent{{At: ago(30 * time.Minute), State: "provisioning"}, {At: ago(29 * time.Minute), State: "active", Note: "took job 102"}}}, err
+	var healthy *bool
+	if req.CheckHealth {
+		healthy = new(r.GetBusy())
+	}
+	return &v1.GetRunnerResponse{Runner: r, Healthy: healthy, Events: []*v1.RunnerEvent{{At: ago(30 * time.Minute), State: "provisioning"}, {At: ago(29 * time.Minute), State: "active", Note: "took job 102"}}}, err
 }
 func (s runnerService) GetRunnerLog(_ context.Context, req *v1.GetRunnerLogRequest) (*v1.GetRunnerLogResponse, error) {
 	_, err := s.find(req.Id)
@@ -308,7 +312,7 @@ type systemService struct {
 }
 
 func (s systemService) GetOverview(context.Context, *v1.GetOverviewRequest) (*v1.GetOverviewResponse, error) {
-	return &v1.GetOverviewResponse{Version: "v1.2.3", Workspace: "default", StartedAt: ago(50 * time.Hour), Now: timestamppb.New(now), Jobs: map[string]int32{"queued": 2, "completed": 40, "in_progress": 1}, Runners: map[string]int32{"active": 1},
+	return &v1.GetOverviewResponse{Problems: []string{"App main: permission checks: write is needed for [checks], and nothing is granted; grant it"}, Version: "v1.2.3", Workspace: "default", StartedAt: ago(50 * time.Hour), Now: timestamppb.New(now), Jobs: map[string]int32{"queued": 2, "completed": 40, "in_progress": 1}, Runners: map[string]int32{"active": 1},
 		Promises: &v1.Promises{BusyKilled: 1, Since: ago(30 * 24 * time.Hour)}, Budgets: []*v1.Budget{{App: "main", Account: "octo", Limit: 5000, Remaining: 4321, ResetAt: timestamppb.New(now.Add(10 * time.Minute))}}}, nil
 }
 func (s systemService) Watch(ctx context.Context, _ *v1.WatchRequest, stream *connect.ServerStream[v1.WatchResponse]) error {

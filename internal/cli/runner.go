@@ -59,8 +59,9 @@ func jobRef(j *v1.JobRef) string {
 
 func (a *app) runnerShow() *cobra.Command {
 	c := &cobra.Command{Use: "show RUNNER", Short: "Show one runner and its history, by id or name", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeRunners}
+	check := c.Flags().Bool("check", false, "ask GitHub whether the runner is online; costs one call of its API")
 	return a.remote(c, func(cmd *cobra.Command, args []string, api *client) error {
-		resp, err := api.runners.GetRunner(cmd.Context(), &v1.GetRunnerRequest{Id: args[0]})
+		resp, err := api.runners.GetRunner(cmd.Context(), &v1.GetRunnerRequest{Id: args[0], CheckHealth: *check})
 		if err != nil {
 			return err
 		}
@@ -70,9 +71,13 @@ func (a *app) runnerShow() *cobra.Command {
 			if r.GithubId != 0 {
 				github = fmt.Sprint(r.GithubId)
 			}
+			health := cell{}
+			if resp.Healthy != nil {
+				health = map[bool]cell{true: {"online", green}, false: {"not online", red}}[*resp.Healthy]
+			}
 			err := a.facts(w,
 				"id", cell{r.Id, bold}, "name", r.Name, "state", runnerState(r), "reason", r.Reason, "pool", r.Pool, "provider", r.Provider, "instance", r.Instance,
-				"offering", offeringOf(r), "GitHub id", github, "job", jobRef(r.Job), "trace", r.TraceId,
+				"offering", offeringOf(r), "GitHub id", github, "on GitHub", health, "job", jobRef(r.Job), "trace", r.TraceId,
 				"created", a.when(r.CreatedAt), "heartbeat", a.when(r.HeartbeatAt), "destroyed", a.when(r.DestroyedAt))
 			if err != nil || len(resp.Events) == 0 {
 				return err

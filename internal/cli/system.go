@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -30,8 +31,14 @@ func (a *app) statusCommand() *cobra.Command {
 				"jobs", counts(resp.Jobs, "waiting", "queued", "in_progress", "completed"),
 				"runners", counts(resp.Runners, "provisioning", "registered", "active", "draining"),
 				"counting since", a.when(p.GetSince()), "jobs lost", zero(p.GetJobsLost()), "machines leaked", zero(p.GetMachinesLeaked()), "busy runners killed", zero(p.GetBusyKilled()))
-			if err != nil || len(resp.Budgets) == 0 {
+			if err != nil {
 				return err
+			}
+			if len(resp.Problems) > 0 {
+				fmt.Fprintf(w, "\n! %s\n", strings.Join(resp.Problems, "\n! "))
+			}
+			if len(resp.Budgets) == 0 {
+				return nil
 			}
 			fmt.Fprintln(w)
 			t := a.table("APP", "ACCOUNT", "GITHUB CALLS LEFT", "OF", "RENEWED")

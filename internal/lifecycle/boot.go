@@ -217,11 +217,14 @@ func (c *Client) download(ctx context.Context, gh GitHub, scope muster.Scope, os
 }
 
 // Report takes an agent's word about its runner and answers with what is wanted of it.
-func (c *Client) Report(ctx context.Context, sessionToken string, rep wire.Report) (wire.Answer, error) {
+func (c *Client) Report(ctx context.Context, sessionToken string, rep wire.Report) (_ wire.Answer, err error) {
+	phase := "" // what a stranger calls it is not counted
+	defer func() { c.Observer.AgentReported(phase, err) }()
 	r, err := c.Store.RunnerBySession(ctx, c.Tokens.HashSession(sessionToken))
 	if err != nil {
 		return wire.Answer{}, sessionError(err)
 	}
+	phase = string(rep.Phase)
 	before := r.State
 	r, err = c.Store.UpdateRunner(ctx, r.Workspace, r.ID, c.Now(), note(rep), func(r *muster.Runner) error { return c.apply(r, rep) })
 	if err != nil {

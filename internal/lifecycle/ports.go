@@ -80,6 +80,8 @@ type Observer interface {
 	RunnerChanged(r muster.Runner)
 	Launched(providerName string, err error, took time.Duration)
 	Booted(r muster.Runner, err error, took time.Duration)
+	// AgentReported counts a report; the phase is "" for one without a session.
+	AgentReported(phase string, err error)
 	Receipt(r muster.Receipt)
 	Waste(w muster.Waste)
 	Finding(f muster.Finding)

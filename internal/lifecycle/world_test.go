@@ -483,6 +483,7 @@ func (o *observer) Decided(string, muster.Decision)            {}
 func (o *observer) RunnerChanged(muster.Runner)                {}
 func (o *observer) Launched(string, error, time.Duration)      {}
 func (o *observer) Booted(muster.Runner, error, time.Duration) {}
+func (o *observer) AgentReported(string, error)                {}
 func (o *observer) Waste(muster.Waste)                         {}
 func (o *observer) Receipt(r muster.Receipt) {
 	o.mu.Lock()

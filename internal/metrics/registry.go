@@ -59,6 +59,8 @@ type Registry struct {
 	githubTime    *prometheus.HistogramVec
 	githubLeft    *prometheus.GaugeVec
 	githubLimit   *prometheus.GaugeVec
+	apiCalls      *prometheus.CounterVec
+	apiTime       *prometheus.HistogramVec
 }
 
 // New makes a Registry with all its metrics, those of the Go runtime and of the
@@ -113,6 +115,8 @@ func New(version string) *Registry {
 	r.githubTime = histogram("github_call_seconds", "Duration of requests to GitHub.", quick, "route")
 	r.githubLeft = gauge("github_rate_remaining", "What the last call left of its hourly rate limit.", "app")
 	r.githubLimit = gauge("github_rate_limit", "The hourly rate limit of the last call.", "app")
+	r.apiCalls = counter("api_calls_total", "Calls of the API and of agents by procedure and code.", "procedure", "code")
+	r.apiTime = histogram("api_call_seconds", "Duration of calls of the API and of agents; a stream's is its whole life.", quick, "procedure")
 
 	revision := "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -215,6 +219,19 @@ func (r *Registry) Budget(app string, remaining, limit int) {
 	app = r.set.app.of(app)
 	r.githubLeft.WithLabelValues(app).Set(float64(remaining))
 	r.githubLimit.WithLabelValues(app).Set(float64(limit))
+}
+
+// API implements api.Observer for the Registry, whose own Called is GitHub's.
+type API struct{ r *Registry }
+
+// API returns the Registry as an observer of the API.
+func (r *Registry) API() API { return API{r} }
+
+// Called implements api.Observer.
+func (a API) Called(procedure, code string, took time.Duration) {
+	procedure = a.r.set.procedure.of(procedure)
+	a.r.apiCalls.WithLabelValues(procedure, a.r.set.code.of(code)).Inc()
+	a.r.apiTime.WithLabelValues(procedure).Observe(seconds(took))
 }
 
 // JobAdvanced counts a job that entered a state, and takes its times when they

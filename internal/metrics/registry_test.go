@@ -105,6 +105,7 @@ func everything(r *metrics.Registry) {
 	r.Launched("process", nil, time.Second)
 	r.Booted(muster.Runner{Pool: "ci"}, muster.Errorf(muster.CodeConflict, "used"), time.Second)
 	r.AgentReported("listening", nil)
+	r.API().Called("/muster.v1.JobService/ListJobs", "ok", 2*time.Millisecond)
 	r.Receipt(muster.Receipt{Pool: "ci", CostMicroUSD: 1500})
 	r.Waste(muster.Waste{Pool: "ci", CostMicroUSD: 70})
 	r.Finding(muster.Finding{Kind: "leaked_instance"})
@@ -117,7 +118,7 @@ func TestMetricNames(t *testing.T) { // S4-68 S4-55
 	everything(r)
 	families := scrape(t, r)
 	want := []string{
-		"muster_agent_reports_total", "muster_build_info", "muster_cost_micro_usd_total", "muster_decisions_total",
+		"muster_agent_reports_total", "muster_api_call_seconds", "muster_api_calls_total", "muster_build_info", "muster_cost_micro_usd_total", "muster_decisions_total",
 		"muster_deliveries_total", "muster_delivery_seconds", "muster_dispatch_delay_seconds", "muster_dispatch_lag_seconds", "muster_dispatches_total",
 		"muster_github_call_seconds", "muster_github_calls_total", "muster_github_rate_limit", "muster_github_rate_remaining",
 		"muster_job_events_ignored_total", "muster_job_queue_seconds", "muster_job_run_seconds", "muster_job_transitions_total", "muster_jobs_completed_total",

@@ -2,10 +2,12 @@ package server
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/config"
@@ -27,11 +29,16 @@ type dashboard struct {
 	store    *store.Store
 	client   *lifecycle.Client
 	apps     map[string]*github.Client
+	checks   *appChecks
 	backends map[string]lifecycle.Backend
 	cfg      config.Config
 
 	mu        sync.Mutex
 	providers []web.ProviderHealth // as the last probe found them
+
+	counting sync.Mutex // held while the books are counted, so that one reader does it for all
+	counted  web.Health
+	countAt  time.Time
 }
 
 func (d *dashboard) JobCounts(ctx context.Context) (map[muster.JobState]int, error) {
@@ -143,25 +150,44 @@ func (d *dashboard) Findings(ctx context.Context, limit int) ([]muster.Finding, 
 }
 
 func (d *dashboard) Health(ctx context.Context) (web.Health, error) {
-	since := time.Now().Add(-promiseSpan)
-	h := web.Health{Since: since}
-	var err error
-	if h.JobsLost, h.RunnersLeaked, h.BusyKilled, err = promise(ctx, d.store, since); err != nil {
-		return h, err
-	}
-	rows, err := d.store.UsageSummary(ctx, workspace, store.UsageFilter{Since: since}, "pool")
+	h, err := d.promised(ctx, time.Now())
 	if err != nil {
 		return h, err
 	}
-	for _, r := range rows {
-		h.Jobs += r.Jobs
-	}
+	h.Problems = d.checks.Problems()
 	for _, b := range budgets(d.apps) {
 		h.Budgets = append(h.Budgets, web.Budget{App: b.App, Account: b.Account, Limit: b.Limit, Remaining: b.Remaining, ResetAt: b.ResetAt})
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	h.Providers = slices.Clone(d.providers)
+	return h, nil
+}
+
+// healthTTL is how long the counted books are shown before they are counted anew:
+// the overview of every open browser asks for them at every change.
+const healthTTL = 2 * time.Second
+
+// promised counts the promise's numbers, at most once per healthTTL.
+func (d *dashboard) promised(ctx context.Context, now time.Time) (web.Health, error) {
+	d.counting.Lock()
+	defer d.counting.Unlock()
+	if !d.countAt.IsZero() && now.Sub(d.countAt) < healthTTL {
+		return d.counted, nil
+	}
+	h := web.Health{Since: now.Add(-promiseSpan)}
+	var err error
+	if h.JobsLost, h.RunnersLeaked, h.BusyKilled, err = promise(ctx, d.store, h.Since); err != nil {
+		return h, err
+	}
+	rows, err := d.store.UsageSummary(ctx, workspace, store.UsageFilter{Since: h.Since}, "pool")
+	if err != nil {
+		return h, err
+	}
+	for _, r := range rows {
+		h.Jobs += r.Jobs
+	}
+	d.counted, d.countAt = h, now
 	return h, nil
 }
 
@@ -195,7 +221,7 @@ func (d *dashboard) probeOne(ctx context.Context, p config.Provider) web.Provide
 	h := web.ProviderHealth{Name: p.Name, Kind: p.Kind, OK: true, CheckedAt: time.Now()}
 	for _, err := range d.backends[p.Name].List(ctx) {
 		if err != nil {
-			h.OK, h.Detail = false, err.Error()
+			h.OK, h.Detail = false, shown(err)
 			break
 		}
 		h.Instances++
@@ -207,6 +233,22 @@ func (d *dashboard) probeOne(ctx context.Context, p config.Provider) web.Provide
 		}
 	}
 	return h
+}
+
+// maxShown is the longest text of a provider that is shown, in characters.
+const maxShown = 300
+
+// shown is what may be shown of a provider's error: the message of ours, else the
+// platform's own words as one short line without control characters.
+func shown(err error) string {
+	if e, ok := errors.AsType[*muster.Error](err); ok {
+		return e.Message
+	}
+	text := strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
+	if runes := []rune(text); len(runes) > maxShown {
+		text = string(runes[:maxShown]) + "…"
+	}
+	return text
 }
 
 // refusals are what the provider last told the pools that it refuses.

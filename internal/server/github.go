@@ -2,21 +2,21 @@ package server
 
 import (
 	"fmt"
+	"log/slog"
 
+	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/config"
 	"github.com/muster-ci/muster/internal/github"
 	"github.com/muster-ci/muster/internal/ingress"
-
-	"github.com/muster-ci/muster"
 )
 
 // gitHubs makes a client per configured App.
-func gitHubs(cfg config.Config, o github.Observer, mutationsPerMinute int) (map[string]*github.Client, error) {
+func gitHubs(cfg config.Config, o github.Observer, logger *slog.Logger, mutationsPerMinute int) (map[string]*github.Client, error) {
 	out := map[string]*github.Client{}
 	for _, a := range cfg.Apps {
 		c, err := github.New(github.Config{
 			Name: a.Name, ClientID: a.ClientID, AppID: a.ID, PrivateKey: a.PrivateKey, Token: a.Token,
-			URL: a.APIURL, Timeout: cfg.Times.APITimeout, MutationsPerMinute: mutationsPerMinute, Observer: o,
+			URL: a.APIURL, Timeout: cfg.Times.APITimeout, MutationsPerMinute: mutationsPerMinute, Observer: o, Logger: logger.With("app", a.Name),
 		})
 		if err != nil {
 			return nil, fmt.Errorf("app %s: %w", a.Name, err)

@@ -25,13 +25,21 @@ type providerEnv struct {
 	name    string
 	owner   string
 	dataDir string
-	logger  *slog.Logger
+	// dir is the configuration file's, absolute: relative paths start there.
+	dir    string
+	logger *slog.Logger
 }
 
 func newProcess(section json.RawMessage, env providerEnv) (provider.Provider, error) {
 	cfg := process.Defaults()
 	cfg.Root = filepath.Join(env.dataDir, "runners", env.name)
-	if err := cfg.Decode(section); err != nil {
+	err := provider.DecodeConfig(section, &cfg)
+	for _, path := range []*string{&cfg.Agent, &cfg.RunnerDir, &cfg.Root} {
+		if *path != "" && !filepath.IsAbs(*path) {
+			*path = filepath.Join(env.dir, *path)
+		}
+	}
+	if err := errors.Join(err, cfg.Validate()); err != nil {
 		return nil, err
 	}
 	cfg.Owner, cfg.Logger = env.owner, env.logger
@@ -45,6 +53,10 @@ const defaultConnectTimeout = 5 * time.Minute
 // backends builds every configured provider and reports every problem at once.
 func backends(cfg config.Config, reg *metrics.Registry, logger *slog.Logger) (map[string]lifecycle.Backend, error) {
 	out := map[string]lifecycle.Backend{}
+	dir, err := filepath.Abs(filepath.Dir(cfg.File))
+	if err != nil {
+		return nil, fmt.Errorf("directory of the configuration: %w", err)
+	}
 	var errs []error
 	for _, p := range cfg.Providers {
 		build, ok := kinds[p.Kind]
@@ -57,7 +69,7 @@ func backends(cfg config.Config, reg *metrics.Registry, logger *slog.Logger) (ma
 			errs = append(errs, err)
 			continue
 		}
-		made, err := build(section, providerEnv{name: p.Name, owner: cfg.Name, dataDir: cfg.DataDir, logger: logger.With("provider", p.Name)})
+		made, err := build(section, providerEnv{name: p.Name, owner: cfg.Name, dataDir: cfg.DataDir, dir: dir, logger: logger.With("provider", p.Name)})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("provider %s: %w", p.Name, err))
 			continue

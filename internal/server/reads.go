@@ -103,12 +103,14 @@ func (s apiStore) Deliveries(ctx context.Context, f api.DeliveryFilter) ([]muste
 
 // monitor tells the API how the control plane as a whole is doing.
 type monitor struct {
-	store *store.Store
-	apps  map[string]*github.Client
+	store  *store.Store
+	apps   map[string]*github.Client
+	checks *appChecks
 }
 
 func (m monitor) Health(ctx context.Context, _ string) (h api.Health, err error) {
 	h.Since = time.Now().Add(-promiseSpan)
+	h.Problems = m.checks.Problems()
 	h.JobsLost, h.MachinesLeaked, h.BusyKilled, err = promise(ctx, m.store, h.Since)
 	for _, b := range budgets(m.apps) {
 		h.Budgets = append(h.Budgets, api.Budget{App: b.App, Account: b.Account, Limit: b.Limit, Remaining: b.Remaining, ResetAt: b.ResetAt})
@@ -124,10 +126,13 @@ func promise(ctx context.Context, s *store.Store, since time.Time) (lost, leaked
 	if err != nil {
 		return 0, 0, 0, err
 	}
+	counted := map[[2]string]bool{} // a crash can write a finding twice
 	for _, f := range findings {
-		if f.At.Before(since) {
+		key := [2]string{f.Kind, f.Subject}
+		if f.At.Before(since) || counted[key] {
 			continue
 		}
+		counted[key] = true
 		switch f.Kind {
 		case "leaked_instance":
 			leaked++

@@ -53,6 +53,7 @@ type Server struct {
 	dispatcher   *ingress.Dispatcher
 	redeliverers map[string]*ingress.Redeliverer
 	dashboard    *dashboard
+	checks       *appChecks
 	listener     net.Listener
 	handler      http.Handler
 	stopping     chan struct{}
@@ -61,13 +62,15 @@ type Server struct {
 	readyFlag    chan struct{}
 }
 
-// Serve runs a control plane until ctx ends: Open and Run.
-func Serve(ctx context.Context, cfg config.Config) error {
-	s, err := Open(ctx, cfg, Options{})
-	if err != nil {
-		return err
+// Program returns what `muster serve` runs: Open and Run, until ctx ends.
+func Program(version string) func(ctx context.Context, cfg config.Config) error {
+	return func(ctx context.Context, cfg config.Config) error {
+		s, err := Open(ctx, cfg, Options{Version: version})
+		if err != nil {
+			return err
+		}
+		return s.Run(ctx)
 	}
-	return s.Run(ctx)
 }
 
 // Open builds a control plane: it opens the store and the engine, makes clients
@@ -99,7 +102,7 @@ func Open(ctx context.Context, cfg config.Config, opts Options) (_ *Server, err 
 	if err != nil {
 		return nil, err
 	}
-	if s.apps, err = gitHubs(cfg, s.registry, opts.MutationsPerMinute); err != nil {
+	if s.apps, err = gitHubs(cfg, s.registry, s.logger, opts.MutationsPerMinute); err != nil {
 		return nil, err
 	}
 	if err := s.openEngine(ctx, box); err != nil {
@@ -113,7 +116,8 @@ func Open(ctx context.Context, cfg config.Config, opts Options) (_ *Server, err 
 	s.client = lifecycle.NewClient(deps, s.engine.Client(), s.logger)
 	s.worker = lifecycle.NewWorker(s.engine.Client(), deps, s.client, s.logger)
 	s.registry.CountRunners(s.store.LiveRunners)
-	s.dashboard = &dashboard{store: s.store, client: s.client, apps: s.apps, backends: back, cfg: cfg}
+	s.checks = newAppChecks(cfg, s.apps, s.logger)
+	s.dashboard = &dashboard{store: s.store, client: s.client, apps: s.apps, checks: s.checks, backends: back, cfg: cfg}
 	if err := s.openIngress(); err != nil {
 		return nil, err
 	}
@@ -265,6 +269,7 @@ func (s *Server) Run(ctx context.Context) error {
 	roles.Go(func() error { return s.serve(ctx) })
 	roles.Go(func() error { return s.dispatcher.Run(ctx) })
 	roles.Go(func() error { return s.dashboard.probe(ctx) })
+	roles.Go(func() error { return s.checks.run(ctx) })
 	roles.Go(func() error { return housekeeping(ctx, s.store, s.cfg.Times.DeliveryRetention, s.logger) })
 	for _, r := range s.redeliverers {
 		roles.Go(func() error { return r.Run(ctx) })

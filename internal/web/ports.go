@@ -179,8 +179,11 @@ type Health struct {
 	JobsLost, RunnersLeaked, BusyKilled int
 	Jobs                                int
 	Since                               time.Time
-	Providers                           []ProviderHealth
-	Budgets                             []Budget
+	// Problems are what an operator has to put right, one sentence each, with its
+	// remedy: permissions that an App lacks.
+	Problems  []string
+	Providers []ProviderHealth
+	Budgets   []Budget
 }
 
 // ProviderHealth is how a provider answered last.

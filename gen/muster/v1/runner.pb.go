@@ -469,7 +469,9 @@ func (x *ListRunnersResponse) GetRunners() []*Runner {
 type GetRunnerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// id is the runner's id or its name on GitHub.
-	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// check_health has GitHub asked about the runner, which costs one of its calls.
+	CheckHealth   bool `protobuf:"varint,2,opt,name=check_health,json=checkHealth,proto3" json:"check_health,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -511,11 +513,20 @@ func (x *GetRunnerRequest) GetId() string {
 	return ""
 }
 
+func (x *GetRunnerRequest) GetCheckHealth() bool {
+	if x != nil {
+		return x.CheckHealth
+	}
+	return false
+}
+
 type GetRunnerResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Runner *Runner                `protobuf:"bytes,1,opt,name=runner,proto3" json:"runner,omitempty"`
 	// events are oldest first.
-	Events        []*RunnerEvent `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
+	Events []*RunnerEvent `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
+	// healthy says whether GitHub lists the runner as online; absent unless asked for.
+	Healthy       *bool `protobuf:"varint,3,opt,name=healthy,proto3,oneof" json:"healthy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -562,6 +573,13 @@ func (x *GetRunnerResponse) GetEvents() []*RunnerEvent {
 		return x.Events
 	}
 	return nil
+}
+
+func (x *GetRunnerResponse) GetHealthy() bool {
+	if x != nil && x.Healthy != nil {
+		return *x.Healthy
+	}
+	return false
 }
 
 type GetRunnerLogRequest struct {
@@ -797,12 +815,16 @@ const file_muster_v1_runner_proto_rawDesc = "" +
 	"\x03all\x18\x03 \x01(\bR\x03all\x12\x14\n" +
 	"\x05limit\x18\x04 \x01(\x05R\x05limit\"B\n" +
 	"\x13ListRunnersResponse\x12+\n" +
-	"\arunners\x18\x01 \x03(\v2\x11.muster.v1.RunnerR\arunners\"\"\n" +
+	"\arunners\x18\x01 \x03(\v2\x11.muster.v1.RunnerR\arunners\"E\n" +
 	"\x10GetRunnerRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"n\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
+	"\fcheck_health\x18\x02 \x01(\bR\vcheckHealth\"\x99\x01\n" +
 	"\x11GetRunnerResponse\x12)\n" +
 	"\x06runner\x18\x01 \x01(\v2\x11.muster.v1.RunnerR\x06runner\x12.\n" +
-	"\x06events\x18\x02 \x03(\v2\x16.muster.v1.RunnerEventR\x06events\"%\n" +
+	"\x06events\x18\x02 \x03(\v2\x16.muster.v1.RunnerEventR\x06events\x12\x1d\n" +
+	"\ahealthy\x18\x03 \x01(\bH\x00R\ahealthy\x88\x01\x01B\n" +
+	"\n" +
+	"\b_healthy\"%\n" +
 	"\x13GetRunnerLogRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"(\n" +
 	"\x14GetRunnerLogResponse\x12\x10\n" +
@@ -881,6 +903,7 @@ func file_muster_v1_runner_proto_init() {
 		return
 	}
 	file_muster_v1_job_proto_init()
+	file_muster_v1_runner_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

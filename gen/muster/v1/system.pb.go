@@ -215,11 +215,14 @@ type GetOverviewResponse struct {
 	Workspace string                 `protobuf:"bytes,2,opt,name=workspace,proto3" json:"workspace,omitempty"`
 	StartedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	// jobs and runners count by state; runners that are destroyed are not counted.
-	Jobs          map[string]int32       `protobuf:"bytes,4,rep,name=jobs,proto3" json:"jobs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	Runners       map[string]int32       `protobuf:"bytes,5,rep,name=runners,proto3" json:"runners,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	Promises      *Promises              `protobuf:"bytes,6,opt,name=promises,proto3" json:"promises,omitempty"`
-	Budgets       []*Budget              `protobuf:"bytes,7,rep,name=budgets,proto3" json:"budgets,omitempty"`
-	Now           *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=now,proto3" json:"now,omitempty"`
+	Jobs     map[string]int32       `protobuf:"bytes,4,rep,name=jobs,proto3" json:"jobs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Runners  map[string]int32       `protobuf:"bytes,5,rep,name=runners,proto3" json:"runners,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Promises *Promises              `protobuf:"bytes,6,opt,name=promises,proto3" json:"promises,omitempty"`
+	Budgets  []*Budget              `protobuf:"bytes,7,rep,name=budgets,proto3" json:"budgets,omitempty"`
+	Now      *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=now,proto3" json:"now,omitempty"`
+	// problems are what an operator has to put right, one sentence each: permissions
+	// that an App lacks.
+	Problems      []string `protobuf:"bytes,9,rep,name=problems,proto3" json:"problems,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -306,6 +309,13 @@ func (x *GetOverviewResponse) GetBudgets() []*Budget {
 func (x *GetOverviewResponse) GetNow() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Now
+	}
+	return nil
+}
+
+func (x *GetOverviewResponse) GetProblems() []string {
+	if x != nil {
+		return x.Problems
 	}
 	return nil
 }
@@ -433,7 +443,7 @@ const file_muster_v1_system_proto_rawDesc = "" +
 	"\x05limit\x18\x03 \x01(\x05R\x05limit\x12\x1c\n" +
 	"\tremaining\x18\x04 \x01(\x05R\tremaining\x125\n" +
 	"\breset_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aresetAt\"\x14\n" +
-	"\x12GetOverviewRequest\"\x8e\x04\n" +
+	"\x12GetOverviewRequest\"\xaa\x04\n" +
 	"\x13GetOverviewResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1c\n" +
 	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x129\n" +
@@ -443,7 +453,8 @@ const file_muster_v1_system_proto_rawDesc = "" +
 	"\arunners\x18\x05 \x03(\v2+.muster.v1.GetOverviewResponse.RunnersEntryR\arunners\x12/\n" +
 	"\bpromises\x18\x06 \x01(\v2\x13.muster.v1.PromisesR\bpromises\x12+\n" +
 	"\abudgets\x18\a \x03(\v2\x11.muster.v1.BudgetR\abudgets\x12,\n" +
-	"\x03now\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x03now\x1a7\n" +
+	"\x03now\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x03now\x12\x1a\n" +
+	"\bproblems\x18\t \x03(\tR\bproblems\x1a7\n" +
 	"\tJobsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\x1a:\n" +
