@@ -62,6 +62,7 @@ var boundaries = []struct{ packages, mayImport string }{
 	// Only kept alive for its imports of libraries.
 	{"internal/warm", ""},
 	// Tools stand alone; stories and benchmarks see everything.
+	{"internal/tools/clidocs", "internal/cli"},
 	{"internal/tools/...", ""},
 	{"e2e/...", "*"},
 	{"bench/...", "*"},

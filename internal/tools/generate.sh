@@ -1,6 +1,6 @@
 #!/bin/sh
-# Generates gen/ from proto/. `generate.sh` writes it; `generate.sh --check`
-# changes nothing and fails if gen/ is not what proto/ yields.
+# Generates gen/ from proto/, and docs/cli/ from the commands. `generate.sh` writes
+# them; `generate.sh --check` changes nothing and fails if one is stale.
 #
 # The plugins are built from the module graph, so go.mod pins them. buf is built
 # in a module graph of its own; its version is pinned here.
@@ -25,10 +25,12 @@ case "${1:-}" in
 		echo "gen/ is stale: run make generate" >&2
 		exit 1
 	}
+	go run ./internal/tools/clidocs --check
 	;;
 "")
 	rm -rf gen/muster
 	buf generate
+	go run ./internal/tools/clidocs
 	;;
 *)
 	echo "usage: generate.sh [--check]" >&2
