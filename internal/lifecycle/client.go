@@ -49,7 +49,7 @@ func (c *Client) Start(ctx context.Context) error {
 	// A new interval in the configuration takes effect by starting anew; the
 	// suspects of the old one are found again.
 	_, err = c.temporal.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: sweepWorkflowID, TaskQueue: TaskQueue,
+		ID: sweepWorkflowID, TaskQueue: TaskQueue, WorkflowTaskTimeout: taskTimeout,
 		WorkflowIDConflictPolicy: enums.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING,
 	}, Sweeping, c.Times.Sweep, Suspects{})
 	if err != nil {
@@ -161,7 +161,7 @@ func (c *Client) wakeFor(ctx context.Context, applied muster.Applied, pools []mu
 	pool, _ := poolNamed(pools, j.Pool)
 	ref := JobRef{Workspace: j.Workspace, Key: j.Key, Recheck: c.Times.JobRecheck, Checks: pool.ReportChecks}
 	_, err := c.temporal.SignalWithStartWorkflow(ctx, jobWorkflowID(ref), signalJob, j.State,
-		client.StartWorkflowOptions{TaskQueue: TaskQueue, WorkflowIDReusePolicy: once}, JobLife, ref)
+		client.StartWorkflowOptions{TaskQueue: TaskQueue, WorkflowTaskTimeout: taskTimeout, WorkflowIDReusePolicy: once}, JobLife, ref)
 	if err != nil && !alreadyRan(err) {
 		return fmt.Errorf("signal workflow of job %s: %w", j.Key, err)
 	}
@@ -254,7 +254,7 @@ func (c *Client) pool(ctx context.Context, ref PoolRef) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), signalTimeout)
 		defer cancel()
 		_, err := c.temporal.SignalWithStartWorkflow(ctx, poolWorkflowID(ref), signalLook, nil,
-			client.StartWorkflowOptions{TaskQueue: TaskQueue}, PoolSize, ref)
+			client.StartWorkflowOptions{TaskQueue: TaskQueue, WorkflowTaskTimeout: taskTimeout}, PoolSize, ref)
 		return err
 	})
 	if err != nil {
@@ -263,18 +263,23 @@ func (c *Client) pool(ctx context.Context, ref PoolRef) error {
 	return nil
 }
 
+// taskTimeout is how long the engine waits for a worker that took a step of a
+// workflow before it gives the step to another: what a kill -9 costs a workflow.
+// Steps are short, and long local activities keep their step alive.
+const taskTimeout = 5 * time.Second
+
 // signalTimeout bounds one call to the engine.
 const signalTimeout = 20 * time.Second
 
 func (c *Client) runner(ctx context.Context, ref RunnerRef) error {
 	_, err := c.temporal.SignalWithStartWorkflow(ctx, runnerWorkflowID(ref.ID), signalLook, nil,
-		client.StartWorkflowOptions{TaskQueue: TaskQueue}, RunnerLife, ref)
+		client.StartWorkflowOptions{TaskQueue: TaskQueue, WorkflowTaskTimeout: taskTimeout}, RunnerLife, ref)
 	return err
 }
 
 func (c *Client) startRunner(ctx context.Context, ref RunnerRef) error {
 	_, err := c.temporal.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: runnerWorkflowID(ref.ID), TaskQueue: TaskQueue, WorkflowIDReusePolicy: once, EnableEagerStart: true,
+		ID: runnerWorkflowID(ref.ID), TaskQueue: TaskQueue, WorkflowTaskTimeout: taskTimeout, WorkflowIDReusePolicy: once, EnableEagerStart: true,
 	}, RunnerLife, ref)
 	if err != nil && !alreadyRan(err) {
 		return err

@@ -42,7 +42,7 @@ func Sweeping(ctx workflow.Context, every time.Duration, before Suspects) error 
 	for range sweepsPerRun {
 		awaitSignal(ctx, looks, workflow.Now(ctx).Add(every))
 		drainSignals(looks)
-		opts := workflow.ActivityOptions{StartToCloseTimeout: 10 * time.Minute, RetryPolicy: &temporal.RetryPolicy{MaximumAttempts: 1}}
+		opts := workflow.ActivityOptions{StartToCloseTimeout: 10 * time.Minute, HeartbeatTimeout: heartbeatTimeout, RetryPolicy: &temporal.RetryPolicy{MaximumAttempts: 1}}
 		var after Suspects
 		if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, opts), a.Sweep, before).Get(ctx, &after); err != nil {
 			continue // the next round tries again, with the suspects of the last good one

@@ -1,9 +1,13 @@
 package lifecycle
 
 import (
+	"context"
 	"log/slog"
+	"time"
 
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/worker"
 )
 
@@ -19,6 +23,7 @@ func NewWorker(t client.Client, d Deps, c *Client, log *slog.Logger) worker.Work
 		MaxConcurrentLocalActivityExecutionSize: 64,
 		MaxConcurrentWorkflowTaskPollers:        8,
 		MaxConcurrentActivityTaskPollers:        8,
+		Interceptors:                            []interceptor.WorkerInterceptor{&pulse{}},
 	})
 	w.RegisterWorkflow(PoolSize)
 	w.RegisterWorkflow(RunnerLife)
@@ -26,4 +31,53 @@ func NewWorker(t client.Client, d Deps, c *Client, log *slog.Logger) worker.Work
 	w.RegisterWorkflow(Sweeping)
 	w.RegisterActivity(&Activities{Deps: d, Log: log, wake: c})
 	return w
+}
+
+const (
+	// heartbeatTimeout is how long the engine waits for a sign of life of an
+	// activity before it gives it to another worker: what a kill -9 costs a call
+	// that was under way.
+	heartbeatTimeout = 10 * time.Second
+	pulseEvery       = 3 * time.Second
+)
+
+// pulse gives every activity a heartbeat for as long as it runs, so that a worker
+// that dies is noticed within heartbeatTimeout instead of at the end of the
+// longest time that the call might have taken.
+type pulse struct {
+	interceptor.WorkerInterceptorBase
+}
+
+// InterceptActivity implements interceptor.WorkerInterceptor.
+func (*pulse) InterceptActivity(_ context.Context, next interceptor.ActivityInboundInterceptor) interceptor.ActivityInboundInterceptor {
+	i := &pulseActivity{}
+	i.Next = next
+	return i
+}
+
+type pulseActivity struct {
+	interceptor.ActivityInboundInterceptorBase
+}
+
+// ExecuteActivity implements interceptor.ActivityInboundInterceptor.
+func (p *pulseActivity) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteActivityInput) (any, error) {
+	if activity.GetInfo(ctx).IsLocalActivity {
+		return p.Next.ExecuteActivity(ctx, in)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(pulseEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				activity.RecordHeartbeat(ctx)
+			}
+		}
+	}()
+	defer func() { close(stop); <-stopped }()
+	return p.Next.ExecuteActivity(ctx, in)
 }
