@@ -64,6 +64,7 @@ var boundaries = []struct{ packages, mayImport string }{
 	// Tools stand alone; stories and benchmarks see everything.
 	{"internal/tools/clidocs", "internal/cli"},
 	{"internal/tools/...", ""},
+	{"examples", ""},
 	{"e2e/...", "*"},
 	{"bench/...", "*"},
 }

@@ -89,12 +89,6 @@ func Main(ctx context.Context, args []string, env Env, p Programs) int {
 	return exitError
 }
 
-// Command returns the whole tree of commands, for whoever describes it rather
-// than runs it; Main runs it.
-func Command(env Env, p Programs) *cobra.Command {
-	return (&app{Env: env, programs: p}).root()
-}
-
 // errReported ends a command with status 1 after it said itself what is wrong.
 var errReported = errors.New("reported")
 

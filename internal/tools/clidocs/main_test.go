@@ -11,13 +11,13 @@ import (
 
 // The committed pages are those of the commands.
 func TestPagesAreFresh(t *testing.T) {
-	if err := compare("../../../docs/cli", pages(cli.Command(cli.Env{}, cli.Programs{}))); err != nil {
+	if err := compare("../../../docs/cli", cli.Manual()); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestCompareNotices(t *testing.T) {
-	made := pages(cli.Command(cli.Env{}, cli.Programs{}))
+	made := cli.Manual()
 	for name, spoil := range map[string]func(dir string) error{
 		"Changed": func(dir string) error { return os.WriteFile(filepath.Join(dir, "muster.md"), nil, 0o600) },
 		"Missing": func(dir string) error { return os.Remove(filepath.Join(dir, "muster_job.md")) },
