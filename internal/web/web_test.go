@@ -102,6 +102,19 @@ func (f *fake) runnerIn(state muster.RunnerState) muster.Runner {
 
 func path(j muster.Job) string { return "/jobs/" + j.Key.String() }
 
+// C7: what an operator has to put right stands on the overview, and only then.
+func TestOverviewShowsProblems(t *testing.T) {
+	f := newFake()
+	if page := get(t, web.New(config(f)), "/"); strings.Contains(page, "To be put right") {
+		t.Error("there is nothing to be put right")
+	}
+	f.health.Problems = []string{"App main: permission <checks>: write is needed"}
+	page := get(t, web.New(config(f)), "/")
+	if !strings.Contains(page, "App main: permission &lt;checks&gt;: write is needed") || !strings.Contains(page, "To be put right") {
+		t.Error("the problem is not shown")
+	}
+}
+
 func TestPagesSayWhatIsKnown(t *testing.T) {
 	f := newFake()
 	h := web.New(config(f))
