@@ -113,10 +113,31 @@ func ensureNamespace(ctx context.Context, c client.Client, name string) error {
 		Namespace:                        name,
 		WorkflowExecutionRetentionPeriod: durationpb.New(retention),
 	})
-	if _, raced := errors.AsType[*serviceerror.NamespaceAlreadyExists](err); raced {
-		return nil
+	if _, raced := errors.AsType[*serviceerror.NamespaceAlreadyExists](err); err != nil && !raced {
+		return err
 	}
-	return err
+	return awaitNamespace(ctx, c, name)
+}
+
+// namespaceTimeout is how long a cluster may take to know a namespace everywhere:
+// its frontends look for new ones every few seconds.
+const namespaceTimeout = 30 * time.Second
+
+// awaitNamespace returns when work in a new namespace can begin.
+func awaitNamespace(ctx context.Context, c client.Client, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, namespaceTimeout)
+	defer cancel()
+	for {
+		_, err := c.DescribeWorkflowExecution(ctx, "no such workflow", "")
+		if _, missing := errors.AsType[*serviceerror.NamespaceNotFound](err); !missing {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("namespace %s was registered and is not known yet: %w", name, err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 // Client is the way to the engine. It is closed by Close, not by the caller.
