@@ -181,7 +181,7 @@ func (s Situation) wait(p Pool, now time.Time) (causes []Cause) {
 			if j.PublicRepo {
 				public = "; the repository is public, which a runner group refuses unless \"Allow public repositories\" is set on it"
 			}
-			add(CauseIdleNotAssigned, both, "%s of pool %s online and idle, but GitHub has not assigned the job for %s. Check that runner group %d may be used by %s and its workflow%s; else GitHub is slow (githubstatus.com)",
+			add(CauseIdleNotAssigned, both, "%s, online and idle in pool %s, but GitHub has not assigned the job for %s. Check that runner group %d may be used by %s and its workflow%s; else GitHub is slow (githubstatus.com)",
 				was(f.idle, "runner"), p.Name, age(both, now), p.RunnerGroup, j.Repository, public)
 		}
 	}
@@ -190,7 +190,7 @@ func (s Situation) wait(p Pool, now time.Time) (causes []Cause) {
 			p.Name, f.live(), limit, f.busy, f.idle, f.starting, f.draining, position, max(position, q.queued))
 	}
 	if s.ProviderError != "" {
-		add(CauseProviderRefusing, s.ProviderErrorAt, "provider %s refuses to make runners, in its own words: %s", p.Provider, s.ProviderError)
+		add(CauseProviderRefusing, s.ProviderErrorAt, "pool %s gets no runner from provider %s: %s", p.Name, p.Provider, s.ProviderError)
 	}
 	if s.Decision.Rule == RuleProvisioningLimit && !covered {
 		add(CauseProvisioningLimit, s.DecidedAt, "%d runners of pool %s are starting and at most %d may start at once; the job is number %d in its queue. Raise provisioning if the provider can take more", f.starting, p.Name, p.Provisioning, position)
@@ -199,14 +199,15 @@ func (s Situation) wait(p Pool, now time.Time) (causes []Cause) {
 		add(CauseCooldown, s.Snapshot.LastScaling, "pool %s was last scaled at %s and rests until %s (in %s). Shorten cooldown if that is too long",
 			p.Name, clock(s.Snapshot.LastScaling), clock(until), until.Sub(now).Truncate(time.Second))
 	}
-	if f.starting > 0 && f.idle < position {
+	// One that is registered and does not listen yet is still on its way.
+	if coming := f.starting + f.idle - len(f.ready); coming > 0 && len(f.ready) < position {
 		since := time.Time{}
 		for _, r := range s.Snapshot.Runners {
-			if r.State == RunnerProvisioning {
+			if r.State == RunnerProvisioning || r.State == RunnerRegistered && !r.Busy && r.IdleSince.IsZero() {
 				since = earlier(since, r.CreatedAt)
 			}
 		}
-		add(CauseStarting, since, "%s of pool %s starting, the first since %s (%s ago); the job is number %d in its queue", was(f.starting, "runner"), p.Name, clock(since), age(since, now), position)
+		add(CauseStarting, since, "%s starting in pool %s, the first since %s (%s ago); the job is number %d in its queue", was(coming, "runner"), p.Name, clock(since), age(since, now), position)
 	}
 	if s.StolenBy != "" {
 		add(CauseStolen, time.Time{}, "the runner that was made for this job took job %s instead, since GitHub gives a job to any runner that fits; the job counts as waiting again and gets another", s.StolenBy)
@@ -218,7 +219,7 @@ func (s Situation) wait(p Pool, now time.Time) (causes []Cause) {
 	if !s.DecidedAt.IsZero() {
 		text = fmt.Sprintf("pool %s decided %s at %s (%s ago): %s", p.Name, first(s.Decision.Action, Maintain), clock(s.DecidedAt), age(s.DecidedAt, now), first(s.Decision.Reason, "no reason recorded"))
 	}
-	if f.idle >= position {
+	if len(f.ready) >= position {
 		text += fmt.Sprintf("; %s idle, and GitHub normally assigns a job within seconds", was(f.idle, "runner"))
 	}
 	if s.Snapshot.DemandUnknown {

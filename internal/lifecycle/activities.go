@@ -168,11 +168,17 @@ func newTraceID() string {
 	return fmt.Sprintf("%x", id[:])
 }
 
-// refusal is what is remembered of a pool's provider refusing machines.
+// refusal is what is remembered of runners that could not be had for a pool.
 type refusal struct {
+	// Count is how often in a row; runners that were asked for together count once.
 	Count int       `json:"count"`
 	At    time.Time `json:"at"`
 	Text  string    `json:"text"`
+	// Full is set when the provider had no room: a machine that goes makes some.
+	Full bool `json:"full,omitempty"`
+	// Later is set when the machine was made and failed before it listened for
+	// jobs: another machine that is made proves nothing, only one that listens.
+	Later bool `json:"later,omitempty"`
 }
 
 func refusalKey(ref PoolRef) string { return "provider_refusal/" + ref.Workspace + "/" + ref.Pool }
@@ -211,6 +217,36 @@ func (a *Activities) setRefusal(ctx context.Context, ref PoolRef, r refusal) {
 	}
 }
 
+// noteRefusal remembers one more runner that could not be had.
+func (a *Activities) noteRefusal(ctx context.Context, ref PoolRef, r refusal) {
+	was := a.refusal(ctx, ref)
+	r.Count, r.At = was.Count, was.At
+	if now := a.Now(); !now.Before(was.until()) {
+		r.Count, r.At = was.Count+1, now
+	}
+	a.setRefusal(ctx, ref, r)
+}
+
+// roomMade lets the pools of a provider that was full ask again at once, now that
+// a machine is gone from it (4-53).
+func (a *Activities) roomMade(ctx context.Context, r muster.Runner) error {
+	pools, err := a.Store.Pools(ctx, r.Workspace)
+	if err != nil {
+		return fmt.Errorf("list pools: %w", err)
+	}
+	for _, p := range pools {
+		ref := PoolRef{p.Workspace, p.Name}
+		if p.Provider != r.Provider || !a.refusal(ctx, ref).Full {
+			continue
+		}
+		a.setRefusal(ctx, ref, refusal{})
+		if err := a.wake.pool(ctx, ref); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // holdOff turns a wish for new machines into a wait while the provider refuses
 // them, so that a full or broken platform is not asked in a hot loop (4-52).
 func holdOff(d muster.Decision, r refusal, now time.Time) muster.Decision {
@@ -218,7 +254,7 @@ func holdOff(d muster.Decision, r refusal, now time.Time) muster.Decision {
 	if d.Create+d.Warm == 0 || !now.Before(until) {
 		return d
 	}
-	d.Reason = fmt.Sprintf("%d wanted, but the provider refused %d times in a row, last: %s; asked again at %s", d.Create+d.Warm, r.Count, r.Text, until.UTC().Format(time.TimeOnly))
+	d.Reason = fmt.Sprintf("%d wanted, but it failed %d times in a row, last: %s; tried again at %s", d.Create+d.Warm, r.Count, r.Text, until.UTC().Format(time.TimeOnly))
 	d.Action, d.Rule = muster.Maintain, "provider_refusing"
 	d.Target = d.Current
 	d.Create, d.Warm = 0, 0
@@ -273,7 +309,7 @@ func (a *Activities) Launch(ctx context.Context, ref RunnerRef) error {
 		return a.refused(ctx, r, backend.Name, err)
 	}
 	poolRef := PoolRef{r.Workspace, r.Pool}
-	if a.refusal(ctx, poolRef).Count > 0 {
+	if was := a.refusal(ctx, poolRef); was.Count > 0 && !was.Later {
 		a.setRefusal(ctx, poolRef, refusal{})
 	}
 	r, err = a.Store.UpdateRunner(ctx, r.Workspace, r.ID, a.Now(), "machine accepted by "+backend.Name, func(r *muster.Runner) error {
@@ -299,10 +335,9 @@ func (a *Activities) refused(ctx context.Context, r muster.Runner, backend strin
 	if !final && attempt(ctx) < launchAttempts {
 		return fmt.Errorf("create instance for %s: %w", r.ID, err)
 	}
-	ref := PoolRef{r.Workspace, r.Pool}
-	was := a.refusal(ctx, ref)
-	a.setRefusal(ctx, ref, refusal{Count: was.Count + 1, At: a.Now(), Text: err.Error()})
-	return a.giveUp(ctx, r, fmt.Errorf("provider %s refused: %w", backend, err))
+	err = fmt.Errorf("provider %s refused: %w", backend, err)
+	a.noteRefusal(ctx, PoolRef{r.Workspace, r.Pool}, refusal{Text: err.Error(), Full: errors.Is(err, provider.ErrCapacity)})
+	return a.giveUp(ctx, r, err)
 }
 
 // giveUp sends a runner that was never launched on its way out.
@@ -449,7 +484,7 @@ func (a *Activities) Destroy(ctx context.Context, ref RunnerRef, s step) error {
 		return notFoundIsFinal(err)
 	}
 	if r.State == muster.RunnerDestroyed {
-		return nil
+		return a.settle(ctx, r) // an earlier try died between the two
 	}
 	if r.State != muster.RunnerDraining {
 		r, err = a.Store.UpdateRunner(ctx, r.Workspace, r.ID, a.Now(), "", func(r *muster.Runner) (err error) {
@@ -487,8 +522,21 @@ func (a *Activities) Destroy(ctx context.Context, ref RunnerRef, s step) error {
 	}
 	a.Observer.RunnerChanged(r)
 	a.Log.Info("runner destroyed", "runner", r.ID, "pool", r.Pool, "reason", r.Reason, "failed", r.Failed, "lived", r.DestroyedAt.Sub(r.CreatedAt).Round(time.Millisecond).String(), "trace_id", r.TraceID)
+	return a.settle(ctx, r)
+}
+
+// settle does what follows from the end of a runner. It may be repeated.
+func (a *Activities) settle(ctx context.Context, r muster.Runner) error {
 	if err := a.writeWaste(ctx, r); err != nil {
 		return err
+	}
+	if !r.LaunchedAt.IsZero() {
+		if err := a.roomMade(ctx, r); err != nil {
+			return err
+		}
+	}
+	if !r.LaunchedAt.IsZero() && r.ListeningAt.IsZero() && !ranJob(r) && r.Drain == "" {
+		a.noteRefusal(ctx, PoolRef{r.Workspace, r.Pool}, refusal{Text: "a machine was made, but its runner did not come up: " + r.Reason, Later: true})
 	}
 	return a.wake.pool(ctx, PoolRef{r.Workspace, r.Pool})
 }

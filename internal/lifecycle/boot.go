@@ -188,7 +188,7 @@ func (c *Client) bootRefused(ctx context.Context, r muster.Runner, cause error) 
 	}
 	a := Activities{Deps: c.Deps, Log: c.log}
 	ref := PoolRef{r.Workspace, r.Pool}
-	a.setRefusal(ctx, ref, refusal{Count: a.refusal(ctx, ref).Count + 1, At: c.Now(), Text: reason})
+	a.noteRefusal(ctx, ref, refusal{Text: reason, Later: true})
 	return &muster.Error{Code: muster.CodeGone, Message: "GitHub refuses to register this runner", Err: cause}
 }
 
@@ -232,6 +232,12 @@ func (c *Client) Report(ctx context.Context, sessionToken string, rep wire.Repor
 	}
 	if r.State != before {
 		c.Observer.RunnerChanged(r)
+	}
+	if rep.Phase == wire.PhaseListening {
+		a := Activities{Deps: c.Deps, Log: c.log}
+		if ref := (PoolRef{r.Workspace, r.Pool}); a.refusal(ctx, ref).Later {
+			a.setRefusal(ctx, ref, refusal{})
+		}
 	}
 	if rep.Phase == wire.PhaseFinished {
 		c.log.Info("runner finished", "runner", r.ID, "pool", r.Pool, "reason", rep.Reason, "result", rep.Result, "exit", rep.ExitCode, "trace_id", r.TraceID)

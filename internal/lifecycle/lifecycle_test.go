@@ -117,10 +117,10 @@ func TestCancelledWhileQueued(t *testing.T) {
 	})
 	if len(w.runners(t, p)) > 0 { // the decision may have come before or after the cancellation
 		r := w.untilDestroyed(t, p, 1)[0]
-		wastes, err := w.store.Wastes(t.Context(), defaultWorkspace, store.UsageFilter{Pool: p.Name})
-		if err != nil || len(wastes) != 1 || wastes[0].Runner != r.ID {
-			t.Errorf("wastes %+v, %v", wastes, err)
-		}
+		w.until(t, "its waste", func() bool {
+			wastes, err := w.store.Wastes(t.Context(), defaultWorkspace, store.UsageFilter{Pool: p.Name})
+			return err == nil && len(wastes) == 1 && wastes[0].Runner == r.ID
+		})
 	}
 	w.until(t, "no registrations", func() bool { return w.github.has(p.Name) == 0 })
 }
