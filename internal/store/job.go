@@ -259,6 +259,7 @@ func (t *tx) giveJob(r *muster.Runner, j muster.Job, at time.Time) error {
 	if r.Job != j.Key {
 		return nil
 	}
+	r.TraceID = cmp.Or(j.TraceID, r.TraceID) // GitHub may give it to another job than it was made for (S4-69)
 	switch {
 	case j.State == muster.JobInProgress && r.State != muster.RunnerDestroyed:
 		r.Busy = true
