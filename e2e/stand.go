@@ -2,14 +2,17 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -31,22 +34,41 @@ const Repo = "acme/web"
 // Options change a stand. Zero values take the defaults.
 type Options struct {
 	Sim githubsim.Config
-	// MaxRunners is the pool's limit and the provider's; 12 by default.
+	// MaxRunners is the pool's limit; 12 by default.
 	MaxRunners int
+	// Machines is the provider's limit; MaxRunners by default.
+	Machines int
 	// Settings are further lines of the configuration file.
 	Settings string
+	// Pool are further settings of the pool: "no_job_timeout: 5s, report_checks: true".
+	Pool string
+	// App are the options of the GitHub App; the stand names it and its webhook.
+	App githubsim.AppOptions
+	// RunnerDir is the runner's directory, instead of the simulator's own.
+	RunnerDir string
+	// GitHub, if set, is asked about every call of GitHub's REST API before the
+	// simulator is; true says that it has answered.
+	GitHub func(w http.ResponseWriter, r *http.Request) bool
+	// Env are further variables of the control plane's environment.
+	Env []string
+	// WatchGitHub and WatchAgents, if set, see every exchange with GitHub's REST API
+	// and with agents. They are called from several goroutines.
+	WatchGitHub func(Exchange)
+	WatchAgents func(Exchange)
 	// Database is the store's URL; SQLite in the stand's folder by default.
 	Database string
 }
 
 // Stand is a simulated GitHub, a configuration and the programs.
 type Stand struct {
-	Sim    *githubsim.Server
-	App    githubsim.App
-	Dir    string
-	Config string // path of muster.yaml
-	URL    string // of the control plane
-	bin    string
+	Sim          *githubsim.Server
+	App          githubsim.App
+	Installation int64
+	Dir          string
+	Config       string // path of muster.yaml
+	URL          string // of the control plane
+	bin          string
+	env          []string
 }
 
 var built struct {
@@ -80,10 +102,12 @@ func Programs(tb testing.TB) string {
 // New sets a stand up. Everything ends with the test.
 func New(tb testing.TB, o Options) *Stand {
 	tb.Helper()
-	s := &Stand{Dir: tb.TempDir(), bin: Programs(tb)}
+	s := &Stand{Dir: tb.TempDir(), bin: Programs(tb), env: o.Env}
+	// Agents outlive the control plane on purpose, but not the test.
+	tb.Cleanup(func() { killTagged(s.Dir) })
 	s.Config = filepath.Join(s.Dir, "muster.yaml")
 	s.Sim = githubsim.New(o.Sim)
-	api, err := s.Sim.Start(tb.Context(), "127.0.0.1:0")
+	api, err := s.Sim.Start(context.WithoutCancel(tb.Context()), "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -102,21 +126,38 @@ func New(tb testing.TB, o Options) *Stand {
 	}
 	must(s.Sim.CreateOrganization("acme"))
 	must(s.Sim.CreateRepository(Repo, githubsim.RepositoryOptions{Private: true}))
-	s.App, err = s.Sim.CreateApp(githubsim.AppOptions{Name: "muster", Owner: "acme", WebhookSecret: "stand-webhook-secret-9c1f", WebhookURL: s.URL + "/github/webhook/main"})
+	app := o.App
+	app.Name, app.Owner, app.WebhookURL = "muster", "acme", s.URL+"/github/webhook/main"
+	app.WebhookSecret = cmp.Or(app.WebhookSecret, "stand-webhook-secret-9c1f")
+	s.App, err = s.Sim.CreateApp(app)
 	must(err)
-	_, err = s.Sim.Install(s.App.ID, "acme")
+	s.Installation, err = s.Sim.Install(s.App.ID, "acme")
 	must(err)
+	if o.GitHub != nil || o.WatchGitHub != nil {
+		api = watched(tb, s.Sim.Handler(), o.GitHub, o.WatchGitHub)
+	}
+	public := s.URL
+	if o.WatchAgents != nil {
+		public = watched(tb, forward(s.URL), nil, o.WatchAgents)
+	}
 	must(os.WriteFile(filepath.Join(s.Dir, "app.pem"), []byte(s.App.PEM), 0o600))
 	must(os.WriteFile(filepath.Join(s.Dir, "hook"), []byte(s.App.WebhookSecret), 0o600))
-	must(runner.WriteDir(filepath.Join(s.Dir, "actions-runner"), filepath.Join(s.bin, "actions-runner")))
+	if o.RunnerDir == "" {
+		o.RunnerDir = filepath.Join(s.Dir, "actions-runner")
+		must(runner.WriteDir(o.RunnerDir, filepath.Join(s.bin, "actions-runner")))
+	}
 	if o.MaxRunners == 0 {
 		o.MaxRunners = 12
+	}
+	if o.Machines == 0 {
+		o.Machines = o.MaxRunners
 	}
 	if o.Database == "" {
 		o.Database = "sqlite:" + filepath.Join(s.Dir, "data", "muster.db")
 	}
 	must(os.WriteFile(s.Config, fmt.Appendf(nil, `data_dir: data
 listen: %[1]s
+public_url: %[9]s
 database: %[6]s
 apps:
   - name: main
@@ -129,8 +170,8 @@ providers:
     kind: process
     config:
       agent: %[4]s/muster-agent
-      runner_dir: %[7]s/actions-runner
-      max: %[5]d
+      runner_dir: %[7]s
+      max: %[10]d
       grace: 1s
 offerings:
   - name: small
@@ -144,24 +185,65 @@ pools:
     provider: local
     offering: small
     scaling: {mode: on_demand, max_runners: %[5]d}
+%[11]s
 %[8]s
-`, addr, s.App.ID, api, s.bin, o.MaxRunners, o.Database, s.Dir, o.Settings), 0o600))
+`, addr, s.App.ID, api, s.bin, o.MaxRunners, o.Database, o.RunnerDir, o.Settings, public, o.Machines, poolLines(o.Pool)), 0o600))
 	return s
+}
+
+// poolLines writes settings of a pool as lines of its section.
+func poolLines(settings string) string {
+	var b strings.Builder
+	for line := range strings.SplitSeq(settings, ", ") {
+		if line != "" {
+			b.WriteString("    " + line + "\n")
+		}
+	}
+	return b.String()
 }
 
 // RunnersRoot is where the process provider keeps its machines.
 func (s *Stand) RunnersRoot() string { return filepath.Join(s.Dir, "data", "runners", "local") }
 
+// Processes are the ids of the processes that live in the stand's folder: agents,
+// runners and steps, by the HOME that the provider gave them.
+func (s *Stand) Processes() []int { return tagged(s.Dir) }
+
+func tagged(dir string) (pids []int) {
+	all, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, name := range all {
+		env, err := os.ReadFile(name)
+		if err != nil || !bytes.Contains(env, []byte("HOME="+dir+"/")) {
+			continue // ended meanwhile, or somebody else's
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func killTagged(dir string) {
+	for _, pid := range tagged(dir) {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+	}
+}
+
 // freeAddress finds a loopback address that is free now, for a control plane that
-// is killed and started again on the same one.
+// is killed and started again on the same one. Its port lies below those that
+// systems hand out by themselves, so that no other listener of this test takes it.
 func freeAddress(tb testing.TB) string {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
+	var err error
+	for range 100 {
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(10000))); err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	tb.Fatalf("no free port: %v", err)
+	return ""
 }
 
 // Process is a running `muster serve`.
@@ -189,6 +271,7 @@ func (s *Stand) Spawn(tb testing.TB) *Process {
 	}
 	p := &Process{cmd: exec.Command(filepath.Join(s.bin, "muster"), "serve", "--config", s.Config), exited: make(chan error, 1), log: log}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.cmd.Env = append(os.Environ(), s.env...)
 	if err := p.cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
