@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,7 +33,7 @@ func TestChaos(t *testing.T) {
 times: {redelivery_scan: 2s, sweep: 5s, sweep_grace: 15s, heartbeat: 1s, agent_lost: 10s, poll: 5s}
 price_book: {rounding: second}
 `,
-		NoJobTimeout: "20s",
+		Pool: "no_job_timeout: 10s",
 	})
 	s.Sim.Faults().DropDeliveries(0.20)
 	s.Sim.Faults().DuplicateDeliveries(0.10)
@@ -86,6 +87,7 @@ price_book: {rounding: second}
 		select {
 		case <-ctx.Done():
 			log, _ := os.ReadFile(s.LogFile())
+			diagnose(t, db, truth, receipts)
 			for _, r := range live {
 				t.Logf("live: %+v", r)
 				if events, err := db.RunnerEvents(t.Context(), "default", r.ID); err == nil {
@@ -164,4 +166,28 @@ func (s *Stand) Books(t testing.TB) *store.Store {
 		}
 	})
 	return db
+}
+
+// diagnose tells what is known of the jobs without a receipt.
+func diagnose(t *testing.T, db *store.Store, truth githubsim.Truth, receipts []muster.Receipt) {
+	booked := map[int64]bool{}
+	for _, r := range receipts {
+		booked[r.Job.ID] = true
+	}
+	all, err := db.Deliveries(t.Context(), store.DeliveryFilter{Limit: 10000})
+	if err != nil {
+		t.Log(err)
+	}
+	for _, j := range truth.Jobs {
+		if booked[j.ID] {
+			continue
+		}
+		ours, err := db.JobByID(t.Context(), "default", j.ID)
+		t.Logf("no receipt: job %d %s %v on GitHub; ours %s runner %q, %v", j.ID, j.Status, j.Events, ours.State, ours.Runner, err)
+		for _, d := range all {
+			if full, err := db.Delivery(t.Context(), d.GUID); err == nil && strings.Contains(string(full.Body), strconv.FormatInt(j.ID, 10)) {
+				t.Logf("  delivery %s %s received %s dispatched %s outcome %q attempts %d error %q", d.GUID, d.Action, d.ReceivedAt, d.DispatchedAt, d.Outcome, d.Attempts, d.Error)
+			}
+		}
+	}
 }
