@@ -33,6 +33,8 @@ type BootRequest struct {
 	OS           string `json:"os"`
 	Arch         string `json:"arch"`
 	Hostname     string `json:"hostname"`
+	// Download asks for the address of GitHub's official runner.
+	Download bool `json:"download,omitempty"`
 }
 
 // BootResponse is all that an agent needs to run one runner. JITConfig and
