@@ -59,8 +59,6 @@ var boundaries = []struct{ packages, mayImport string }{
 	{"internal/demo", ". githubsim/... internal/cli internal/config internal/server internal/store gen/..."},
 	{"internal/cli", ". gen/... githubsim/... internal/config internal/server internal/usage"},
 	{"cmd/muster", "internal/cli internal/demo internal/server"},
-	// Only kept alive for its imports of libraries.
-	{"internal/warm", ""},
 	// Tools stand alone; stories and benchmarks see everything.
 	{"internal/tools/clidocs", "internal/cli"},
 	{"internal/tools/...", ""},
