@@ -102,7 +102,7 @@ func (r *Redeliverer) Run(ctx context.Context) error {
 // event is all attempts of one GUID that the list shows.
 type event struct {
 	first  time.Time // of the oldest attempt
-	again  bool      // the oldest attempt was a redelivery: the true first is older than the list
+	again  bool      // all attempts are redeliveries: the true first is older than the list
 	latest muster.HookDelivery
 	ok     bool
 }
@@ -134,8 +134,9 @@ func (r *Redeliverer) Scan(ctx context.Context) error {
 			events[a.GUID] = e
 		}
 		e.ok = e.ok || a.Succeeded()
+		e.again = e.again && a.Redelivery
 		if a.DeliveredAt.Before(e.first) {
-			e.first, e.again = a.DeliveredAt, a.Redelivery
+			e.first = a.DeliveredAt
 		}
 		if a.DeliveredAt.After(e.latest.DeliveredAt) {
 			e.latest = a

@@ -201,6 +201,7 @@ func (w *Webhook) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	outcome := "duplicate"
 	if fresh {
 		outcome = "accepted"
+		w.cfg.Logger.DebugContext(muster.WithTrace(ctx, d.TraceID), "delivery accepted", "app", d.App, "event", d.Event, "action", d.Action, "delivery", d.GUID)
 		w.cfg.Nudge()
 		if asked {
 			w.cfg.Observer.Repaired(app.Name, start.Sub(firstTried))
