@@ -48,6 +48,9 @@ type Pool struct {
 	Registration Registration `json:"registration"`
 	Scaling      Scaling      `json:"scaling"`
 	Enabled      bool         `json:"enabled"`
+	// Removed is set by the store for a pool that is no longer configured, which is
+	// kept for its history only.
+	Removed bool `json:"-"`
 	// Repositories, when not empty, are the only ones served (owner/name, case ignored).
 	Repositories []string `json:"repositories,omitempty"`
 	// AllowPublic lets a kept pool serve public repositories (4-31). Ephemeral
@@ -171,14 +174,26 @@ func (p Pool) Refusal(j Job) string {
 }
 
 // Route picks the pool that a job is counted for: the first, in the order given,
-// that serves its labels and does not refuse it. ok is false if there is none.
+// that serves its labels and does not refuse it; or else the first that would if
+// it were enabled, so that the job waits there and is served when it is. ok is
+// false if there is none.
 func Route(pools []Pool, j Job) (p Pool, ok bool) {
+	var asleep Pool
 	for _, p := range pools {
-		if MatchLabels(p.Labels, p.RunnerLabels, j.Labels).Serves() && p.Refusal(j) == "" {
+		if p.Removed || !MatchLabels(p.Labels, p.RunnerLabels, j.Labels).Serves() {
+			continue
+		}
+		awake := p
+		awake.Enabled = true
+		switch {
+		case awake.Refusal(j) != "":
+		case p.Enabled:
 			return p, true
+		case !ok:
+			asleep, ok = p, true
 		}
 	}
-	return Pool{}, false
+	return asleep, ok
 }
 
 // PoolOverride is what an operator changed over the configuration. Nil fields

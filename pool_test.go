@@ -96,6 +96,8 @@ func TestRoute(t *testing.T) {
 	}{
 		{"FirstWins", []muster.Pool{named("a", nil), named("b", nil)}, job, "a"},
 		{"DisabledIsPassedOver", []muster.Pool{named("a", func(p *muster.Pool) { p.Enabled = false }), named("b", nil)}, job, "b"},
+		{"DisabledWaits", []muster.Pool{named("a", func(p *muster.Pool) { p.Enabled = false }), named("b", func(p *muster.Pool) { p.Enabled = false })}, job, "a"}, // no job is lost
+		{"RemovedIsHistory", []muster.Pool{named("a", func(p *muster.Pool) { p.Enabled, p.Removed = false, true })}, job, ""},
 		{"OtherLabels", []muster.Pool{named("a", func(p *muster.Pool) { p.Labels = muster.Labels{"gpu"} }), named("b", nil)}, job, "b"},
 		{"OtherScope", []muster.Pool{named("a", func(p *muster.Pool) { p.Scope.Owner = "other" })}, job, ""},
 		{"OtherRepositories", []muster.Pool{named("a", func(p *muster.Pool) { p.Repositories = []string{"acme/lib"} })}, job, ""},

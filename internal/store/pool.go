@@ -206,6 +206,7 @@ func (r *poolRow) scan(scan scanner) (err error) {
 
 func (r poolRow) effective() muster.Pool {
 	p := r.pool.Override(r.override)
+	p.Removed = !r.configured
 	p.Enabled = p.Enabled && r.configured
 	return p
 }

@@ -61,12 +61,12 @@ func pools(t *testing.T, s *store.Store) {
 
 	b.Scaling.MaxRunners = 99
 	ok(t, s.SyncPools(ctx, ws, []muster.Pool{b}, []muster.Offering{big}))
-	a.Enabled, c.Enabled = false, false
+	a.Enabled, c.Enabled, a.Removed, c.Removed = false, false, true, true
 	want(t, "pools after change", must(s.Pools(ctx, ws))(t), []muster.Pool{b, a, c})
 	want(t, "removed pool", must(s.Pool(ctx, ws, "a"))(t), a)
 	wantLen(t, "offerings are kept", must(s.Offerings(ctx, ws))(t), 2)
 
-	a.Enabled = true
+	a.Enabled, a.Removed = true, false
 	ok(t, s.SyncPools(ctx, ws, []muster.Pool{a}, nil))
 	want(t, "pool is back", must(s.Pool(ctx, ws, "a"))(t), a)
 	_, err := s.Pool(ctx, ws, "none")
