@@ -140,7 +140,7 @@ func TestRotation(t *testing.T) {
 	w.disable(t, p)
 }
 
-// S1-37 S1-74: the floor is kept while jobs come and go, and every runner serves one job.
+// S1-55: the floor is kept while jobs come and go, and every runner serves one job.
 func TestWarmFloor(t *testing.T) {
 	w := theWorld(t)
 	jobs, done := make(chan int64), make(chan struct{})
