@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -180,4 +182,58 @@ func TestRefusesPlainTextToAnotherHost(t *testing.T) { // S4-66
 	if err == nil || !strings.Contains(err.Error(), "TLS") {
 		t.Fatalf("got %v", err)
 	}
+}
+
+// S4-67: an operator sees the workflows in Temporal's own interface.
+func TestUI(t *testing.T) {
+	e, w := open(t, t.TempDir())
+	defer e.Close()
+	defer w.Stop()
+	if _, err := e.Client().ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: "seen-in-the-ui", TaskQueue: "q"}, echo, canary); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	ui, err := engine.StartUI(addr, e.Address(), "muster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ui.Stop()
+	var page, list string
+	ok := false
+	for range 200 {
+		page, _ = fetch(t, "http://"+addr+"/namespaces/muster/workflows")
+		list, ok = fetch(t, "http://"+addr+"/api/v1/namespaces/muster/workflows")
+		if ok && strings.Contains(list, "seen-in-the-ui") {
+			break
+		}
+		select {
+		case <-time.After(50 * time.Millisecond): // another server starts, and the engine indexes
+		case <-t.Context().Done():
+		}
+	}
+	if !strings.Contains(page, "<html") || !strings.Contains(list, "seen-in-the-ui") {
+		t.Fatalf("page %.80q, list %.200q", page, list)
+	}
+	if strings.Contains(list, canary) {
+		t.Error("the interface shows a payload in clear")
+	}
+	if _, err := engine.StartUI("0.0.0.0:8233", e.Address(), "muster"); err == nil {
+		t.Error("the interface, which asks for no password, would listen beyond this machine")
+	}
+}
+
+func fetch(t *testing.T, url string) (string, bool) {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		return "", false
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return string(b), err == nil && resp.StatusCode == http.StatusOK
 }

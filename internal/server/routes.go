@@ -83,6 +83,13 @@ func (s *Server) about() web.About {
 	if strings.HasPrefix(s.cfg.Database.URL, "postgres") {
 		a.Store = "PostgreSQL"
 	}
+	for _, app := range s.cfg.Apps {
+		a.Apps = append(a.Apps, web.AppInfo{Name: app.Name, WebhookURL: s.cfg.PublicURL + ingress.WebhookPath + "/" + app.Name})
+	}
+	a.Links = append(a.Links, web.Link{Label: "Metrics", URL: "/metrics", Hint: "Prometheus"})
+	if ui := s.cfg.Engine.UIListen; ui != "" {
+		a.Links = append(a.Links, web.Link{Label: "Temporal", URL: "http://" + ui, Hint: "every workflow with its history; payloads are encrypted"})
+	}
 	return a
 }
 

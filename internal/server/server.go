@@ -86,6 +86,9 @@ func Open(ctx context.Context, cfg config.Config, opts Options) (_ *Server, err 
 	if s.logger, err = newLogger(cfg, opts.LogOutput); err != nil {
 		return nil, err
 	}
+	if err := unsupported(cfg); err != nil {
+		return nil, err
+	}
 	s.registry = metrics.New(opts.Version)
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
@@ -170,6 +173,14 @@ func (s *Server) openEngine(ctx context.Context, box *secretbox.Box) (err error)
 		return fmt.Errorf("open engine: %w", err)
 	}
 	s.closers = append(s.closers, s.engine.Close)
+	if s.cfg.Engine.UIListen == "" {
+		return nil
+	}
+	ui, err := engine.StartUI(s.cfg.Engine.UIListen, s.engine.Address(), s.cfg.Engine.Namespace)
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, ui.Stop)
 	return nil
 }
 
