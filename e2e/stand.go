@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -42,6 +43,8 @@ type Options struct {
 	Settings string
 	// Pool are further settings of the pool: "no_job_timeout: 5s, report_checks: true".
 	Pool string
+	// World fills the simulated GitHub, instead of one repository; its organization is acme.
+	World func(*githubsim.Server) error
 	// App are the options of the GitHub App; the stand names it and its webhook.
 	App githubsim.AppOptions
 	// RunnerDir is the runner's directory, instead of the simulator's own.
@@ -124,8 +127,10 @@ func New(tb testing.TB, o Options) *Stand {
 			tb.Fatal(err)
 		}
 	}
-	must(s.Sim.CreateOrganization("acme"))
-	must(s.Sim.CreateRepository(Repo, githubsim.RepositoryOptions{Private: true}))
+	if o.World == nil {
+		o.World = oneRepository
+	}
+	must(o.World(s.Sim))
 	app := o.App
 	app.Name, app.Owner, app.WebhookURL = "muster", "acme", s.URL+"/github/webhook/main"
 	app.WebhookSecret = cmp.Or(app.WebhookSecret, "stand-webhook-secret-9c1f")
@@ -189,6 +194,10 @@ pools:
 %[8]s
 `, addr, s.App.ID, api, s.bin, o.MaxRunners, o.Database, o.RunnerDir, o.Settings, public, o.Machines, poolLines(o.Pool)), 0o600))
 	return s
+}
+
+func oneRepository(sim *githubsim.Server) error {
+	return errors.Join(sim.CreateOrganization("acme"), sim.CreateRepository(Repo, githubsim.RepositoryOptions{Private: true}))
 }
 
 // poolLines writes settings of a pool as lines of its section.
