@@ -24,6 +24,31 @@ const workspace = "default"
 // promiseSpan is how far back the dashboard counts its three zeros.
 const promiseSpan = 7 * 24 * time.Hour
 
+// firstStart names the fact in the store that holds when it was first opened.
+const firstStart = "first_start"
+
+// noteFirstStart keeps when this installation began, once.
+func noteFirstStart(ctx context.Context, st *store.Store, now time.Time) error {
+	text, err := st.Watermark(ctx, firstStart)
+	if err != nil || text != "" {
+		return err
+	}
+	return st.SetWatermark(ctx, firstStart, now.UTC().Format(time.RFC3339))
+}
+
+// countedSince is promiseSpan ago, or when this installation began if that is later.
+func countedSince(ctx context.Context, st *store.Store, now time.Time) (time.Time, error) {
+	text, err := st.Watermark(ctx, firstStart)
+	if err != nil {
+		return time.Time{}, err
+	}
+	since := now.Add(-promiseSpan)
+	if first, err := time.Parse(time.RFC3339, text); err == nil && first.After(since) {
+		since = first
+	}
+	return since, nil
+}
+
 // dashboard answers the dashboard's questions from the store.
 type dashboard struct {
 	store    *store.Store
@@ -175,8 +200,11 @@ func (d *dashboard) promised(ctx context.Context, now time.Time) (web.Health, er
 	if !d.countAt.IsZero() && now.Sub(d.countAt) < healthTTL {
 		return d.counted, nil
 	}
-	h := web.Health{Since: now.Add(-promiseSpan)}
-	var err error
+	since, err := countedSince(ctx, d.store, now)
+	h := web.Health{Since: since}
+	if err != nil {
+		return h, err
+	}
 	if h.JobsLost, h.RunnersLeaked, h.BusyKilled, err = promise(ctx, d.store, h.Since); err != nil {
 		return h, err
 	}

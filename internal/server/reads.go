@@ -109,7 +109,9 @@ type monitor struct {
 }
 
 func (m monitor) Health(ctx context.Context, _ string) (h api.Health, err error) {
-	h.Since = time.Now().Add(-promiseSpan)
+	if h.Since, err = countedSince(ctx, m.store, time.Now()); err != nil {
+		return h, err
+	}
 	h.Problems = m.checks.Problems()
 	h.JobsLost, h.MachinesLeaked, h.BusyKilled, err = promise(ctx, m.store, h.Since)
 	for _, b := range budgets(m.apps) {

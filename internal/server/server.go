@@ -157,6 +157,9 @@ func (s *Server) openStore(ctx context.Context, box *secretbox.Box) (err error) 
 	if err := s.store.SyncPools(ctx, workspace, s.cfg.Pools, s.cfg.Offerings); err != nil {
 		return fmt.Errorf("record pools: %w", err)
 	}
+	if err := noteFirstStart(ctx, s.store, time.Now()); err != nil {
+		return fmt.Errorf("record the first start: %w", err)
+	}
 	return nil
 }
 

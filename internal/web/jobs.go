@@ -443,6 +443,7 @@ func timelineOf(j muster.Job, r *muster.Runner, seen []Sighting, receipt *muster
 		}
 		ms = append(ms, m)
 	}
+	started := j.StartedAt
 	if r != nil {
 		add(r.CreatedAt, "Runner decided", string(r.ID), "wait")
 		add(r.LaunchedAt, "Accepted by "+r.Provider, r.Instance, "wait")
@@ -450,9 +451,12 @@ func timelineOf(j muster.Job, r *muster.Runner, seen []Sighting, receipt *muster
 		add(r.ListeningAt, "Runner listening", r.Name, "ok")
 	}
 	if j.RanOnRunner() {
-		add(j.StartedAt, "Job started", "on "+j.RunnerName, "info")
+		if r != nil {
+			started = within(started, r.ListeningAt)
+		}
+		add(started, "Job started", "on "+j.RunnerName, "info")
 	}
-	add(j.CompletedAt, "Job completed", word(j.Conclusion), tone(j.Conclusion))
+	add(within(j.CompletedAt, started), "Job completed", word(j.Conclusion), tone(j.Conclusion))
 	if r != nil {
 		add(r.DestroyedAt, "Machine destroyed", "proven gone", "mute")
 	}
@@ -471,6 +475,15 @@ func timelineOf(j muster.Job, r *muster.Runner, seen []Sighting, receipt *muster
 		last = ms[i].At
 	}
 	return ms
+}
+
+// within is GitHub's time t, which has no fractions of a second, or the later
+// moment of that same second before which it cannot have been.
+func within(t, notBefore time.Time) time.Time {
+	if notBefore.After(t) && notBefore.Before(t.Add(time.Second)) {
+		return notBefore
+	}
+	return t
 }
 
 // happenedAt is when, by GitHub's clock, the job entered the state.
