@@ -185,9 +185,9 @@ func TestDashboard(t *testing.T) {
 	p.until(`document.querySelector('main').innerText.includes('is at its limit: 1 of 1 runners live')`)
 	p.open("/jobs")
 	p.js(`window.same = true`)
-	row(first, "success")
+	row(first, "succeeded")
 	row(second, "running")
-	row(second, "success")
+	row(second, "succeeded")
 	if got := p.js(`window.same`); got != "true" {
 		t.Errorf("the page was loaded again: %s", got)
 	}
@@ -219,7 +219,7 @@ func TestDashboard(t *testing.T) {
 	p.do(chromedp.Click(chromedp.CSS(`button[value=enable]`)))
 	p.until(`document.getElementById('r-head')?.innerText.includes('enabled')`)
 	p.open("/jobs")
-	row(third, "success")
+	row(third, "succeeded")
 
 	// Deliveries say by which sense they came, and how soon they were acted on.
 	p.open("/deliveries")
