@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -142,6 +143,8 @@ this machine is touched.`,
 			return usagef("--runners must be at least 1")
 		case !config.Loopback(opts.Listen):
 			return usagef("--listen %s: the demo asks for no password and stays on 127.0.0.1", opts.Listen)
+		case strings.HasSuffix(opts.Listen, ":0"):
+			return usagef("--listen %s: name a port, because the simulated GitHub has to know where webhooks go", opts.Listen)
 		}
 		opts.Exit = opts.Exit || !a.IsTerminal || a.Getenv("DEMO") == "once"
 		err := a.programs.Demo(cmd.Context(), opts, a.Stdout)

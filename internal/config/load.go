@@ -318,7 +318,7 @@ func (l *loader) providers(fs []fileKind) []Provider {
 		at := fmt.Sprintf("providers[%d]", i)
 		l.name(at, "provider", f.Name, names)
 		if f.Kind == "" && l.sound(at+".kind") {
-			l.at(at, "set kind, for example process, container, slurm or kubernetes", "provider %q has no kind", f.Name)
+			l.at(at, "set kind: process", "provider %q has no kind", f.Name)
 		}
 		ps = append(ps, Provider(f))
 	}

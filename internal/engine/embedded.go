@@ -94,6 +94,10 @@ func prepareFile(path, namespace string, sqlConfig *config.SQL) error {
 		if err := sqliteschema.SetupSchema(&setup); err != nil {
 			return fmt.Errorf("lay schema: %w", err)
 		}
+		// What SQLite makes beside the file gets the file's mode.
+		if err := os.Chmod(fresh, 0o600); err != nil {
+			return err
+		}
 		if err := os.Rename(fresh, path); err != nil {
 			return err
 		}

@@ -36,6 +36,7 @@ type waker interface {
 	pool(ctx context.Context, ref PoolRef) error
 	runner(ctx context.Context, ref RunnerRef) error
 	startRunner(ctx context.Context, ref RunnerRef) error
+	runnerGone(ctx context.Context, ref JobRef) error
 	sink(ctx context.Context, e muster.JobEvent) error
 }
 
@@ -530,6 +531,9 @@ func (a *Activities) settle(ctx context.Context, r muster.Runner) error {
 	if err := a.writeWaste(ctx, r); err != nil {
 		return err
 	}
+	if err := a.tellJob(ctx, r); err != nil {
+		return err
+	}
 	if !r.LaunchedAt.IsZero() {
 		if err := a.roomMade(ctx, r); err != nil {
 			return err
@@ -539,6 +543,22 @@ func (a *Activities) settle(ctx context.Context, r muster.Runner) error {
 		a.noteRefusal(ctx, PoolRef{r.Workspace, r.Pool}, refusal{Text: "a machine was made, but its runner did not come up: " + r.Reason, Later: true})
 	}
 	return a.wake.pool(ctx, PoolRef{r.Workspace, r.Pool})
+}
+
+// tellJob wakes the workflow of a job whose runner is gone and whose end GitHub
+// has not reported.
+func (a *Activities) tellJob(ctx context.Context, r muster.Runner) error {
+	if r.Job.ID == 0 {
+		return nil
+	}
+	j, err := a.Store.Job(ctx, r.Workspace, r.Job)
+	if muster.CodeOf(err) == muster.CodeNotFound || err == nil && j.State == muster.JobCompleted {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return a.wake.runnerGone(ctx, JobRef{Workspace: r.Workspace, Key: r.Job})
 }
 
 // deleteUntilGone repeats Delete until the provider proves that nothing is left,

@@ -159,7 +159,7 @@ func (c *Client) wakeFor(ctx context.Context, applied muster.Applied, pools []mu
 		}
 	}
 	pool, _ := poolNamed(pools, j.Pool)
-	ref := JobRef{Workspace: j.Workspace, Key: j.Key, Recheck: c.Times.JobRecheck, Checks: pool.ReportChecks}
+	ref := JobRef{Workspace: j.Workspace, Key: j.Key, Recheck: c.Times.JobRecheck, AfterRunner: c.Times.AfterRunner, Checks: pool.ReportChecks}
 	_, err := c.temporal.SignalWithStartWorkflow(ctx, jobWorkflowID(ref), signalJob, j.State,
 		client.StartWorkflowOptions{TaskQueue: TaskQueue, WorkflowTaskTimeout: taskTimeout, WorkflowIDReusePolicy: once}, JobLife, ref)
 	if err != nil && !alreadyRan(err) {
@@ -285,6 +285,14 @@ func (c *Client) startRunner(ctx context.Context, ref RunnerRef) error {
 		return err
 	}
 	return nil
+}
+
+func (c *Client) runnerGone(ctx context.Context, ref JobRef) error {
+	err := c.temporal.SignalWorkflow(ctx, jobWorkflowID(ref), "", signalRunnerGone, nil)
+	if _, over := errors.AsType[*serviceerror.NotFound](err); over {
+		return nil
+	}
+	return err
 }
 
 func (c *Client) sink(ctx context.Context, e muster.JobEvent) error {

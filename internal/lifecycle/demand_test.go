@@ -1,10 +1,12 @@
 package lifecycle
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/wire"
 )
 
 // noRunners keeps a pool from making machines, so that only its demand moves.
@@ -211,4 +213,40 @@ func TestExpired(t *testing.T) {
 			}
 		})
 	}
+}
+
+// 4-7 4-8: GitHub's word that a job ended is lost without a trace. The runner has
+// ended, so GitHub is asked soon, not after an hour.
+func TestLostCompletion(t *testing.T) {
+	w := theWorld(t)
+	deps := w.client.Deps
+	deps.Times.AfterRunner = 300 * time.Millisecond
+	eager := NewClient(deps, w.client.temporal, w.client.log)
+	jobs := make(chan muster.JobEvent, 1)
+	p := w.pool(t, func(ctx context.Context, a *agent) string {
+		if err := a.boot(ctx); err != nil {
+			return err.Error()
+		}
+		_, _ = a.report(ctx, wire.Report{Phase: wire.PhaseListening})
+		e := <-jobs
+		e.Action, e.Status, e.RunnerName = "in_progress", muster.JobInProgress, a.name
+		_, _ = eager.Job(ctx, e) // may come first, and starts the job's workflow then
+		w.github.consume(a.name)
+		e.Action, e.Status, e.Conclusion, e.CompletedAt = "completed", muster.JobCompleted, "success", e.StartedAt.Add(time.Second)
+		w.github.mu.Lock()
+		w.github.jobs[e.ID] = e
+		w.github.mu.Unlock()
+		_, _ = a.report(ctx, wire.Report{Phase: wire.PhaseFinished, Reason: "job finished"})
+		return ""
+	})
+	e := w.event(p, w.newJob(), "queued")
+	jobs <- e
+	if _, err := eager.Job(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	w.until(t, "the receipt", func() bool {
+		rec, err := w.store.Receipt(t.Context(), defaultWorkspace, muster.JobKey{ID: e.ID, Attempt: 1})
+		return err == nil && rec.Conclusion == "success" && rec.Runner != ""
+	})
+	w.untilDestroyed(t, p, 1)
 }

@@ -15,6 +15,10 @@ type JobRef struct {
 	Key       muster.JobKey
 	// Recheck is how long a job may be in a state before GitHub is asked about it (4-8).
 	Recheck time.Duration
+	// AfterRunner is how long GitHub gets to report the completion of a job whose
+	// runner has ended, before it is asked. A completed event can be lost without a
+	// trace, and then nothing else would tell for as long as Recheck.
+	AfterRunner time.Duration
 	// Checks is set for pools that report on jobs by check runs (S0-8).
 	Checks bool
 }
@@ -23,8 +27,12 @@ func jobWorkflowID(r JobRef) string {
 	return fmt.Sprintf("job/%s/%d/%d", r.Workspace, r.Key.ID, r.Key.Attempt)
 }
 
-// signalJob carries the state that a job has entered.
-const signalJob = "job"
+// signalJob carries the state that a job has entered; signalRunnerGone says that
+// the runner which had the job has ended.
+const (
+	signalJob        = "job"
+	signalRunnerGone = "runner-gone"
+)
 
 // JobLife follows one attempt of a job from the first news to its receipt
 // (S4-32…S4-34). States only rise, whatever order signals come in.
@@ -34,13 +42,19 @@ func JobLife(ctx workflow.Context, ref JobRef) error {
 		state  muster.JobState
 		check  int64
 		states = workflow.GetSignalChannel(ctx, signalJob)
+		gone   = workflow.GetSignalChannel(ctx, signalRunnerGone)
+		within = ref.Recheck
 	)
 	for state != muster.JobCompleted {
 		timerCtx, cancel := workflow.WithCancel(ctx)
 		var heard muster.JobState
 		workflow.NewSelector(ctx).
 			AddReceive(states, func(c workflow.ReceiveChannel, _ bool) { c.Receive(ctx, &heard) }).
-			AddFuture(workflow.NewTimer(timerCtx, ref.Recheck), func(f workflow.Future) {
+			AddReceive(gone, func(c workflow.ReceiveChannel, _ bool) {
+				c.Receive(ctx, nil)
+				within = min(within, ref.AfterRunner)
+			}).
+			AddFuture(workflow.NewTimer(timerCtx, within), func(f workflow.Future) {
 				if f.Get(timerCtx, nil) == nil {
 					// The answer comes back as an event like any other; a failure to ask
 					// is repeated at the next interval.

@@ -104,6 +104,7 @@ type Times struct {
 	AgentLost   time.Duration // 90 s without a heartbeat: ask the provider
 	Poll        time.Duration // 60 s: a pool decides at least this often (S1-108)
 	JobRecheck  time.Duration // 1 h: ask GitHub about a job that is still queued (4-8)
+	AfterRunner time.Duration // 30 s: ask GitHub about a job whose runner has ended
 	BootExpiry  time.Duration // 7 days: the longest queue time of any backend, plus margin
 	BootWindow  time.Duration // 10 min: how long a boot token may be repeated with its nonce
 	SealedAfter time.Duration // 2 min after the job's completion the agent must have finished
@@ -122,6 +123,7 @@ func (t Times) WithDefaults() Times {
 	set(&t.AgentLost, 90*time.Second)
 	set(&t.Poll, 60*time.Second)
 	set(&t.JobRecheck, time.Hour)
+	set(&t.AfterRunner, 30*time.Second)
 	set(&t.BootExpiry, 7*24*time.Hour)
 	set(&t.BootWindow, 10*time.Minute)
 	set(&t.SealedAfter, 2*time.Minute)

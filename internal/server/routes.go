@@ -36,7 +36,12 @@ func (s *Server) routes() (http.Handler, error) {
 	mux.Handle("GET /metrics", s.registry.Handler())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
 	mux.HandleFunc("GET /readyz", s.readyz)
+	guard := localOnly
+	if s.cfg.OperatorToken != "" {
+		guard = nil // the token is the proof
+	}
 	mux.Handle("/", web.New(web.Config{
+		Guard: guard,
 		Reads: s.dashboard, Commands: webCommands{do}, JobLogs: webLogs{logs},
 		Subscribe: s.store.Subscribe, Stopping: s.stopping, Token: s.cfg.OperatorToken,
 		About: s.about(), Logger: s.logger,
@@ -76,7 +81,7 @@ func answer(w http.ResponseWriter, status int, text string) {
 }
 
 func (s *Server) about() web.About {
-	a := web.About{Version: s.opts.Version, Workspace: workspace, StartedAt: time.Now(), Engine: "embedded, SQLite", Store: "SQLite"}
+	a := web.About{Version: s.opts.Version, Workspace: workspace, StartedAt: time.Now(), Engine: "embedded, SQLite, at " + s.engine.Address(), Store: "SQLite"}
 	if !s.engine.Embedded() {
 		a.Engine = s.engine.Address() + ", namespace " + s.cfg.Engine.Namespace
 	}
