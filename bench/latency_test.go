@@ -42,9 +42,10 @@ func BenchmarkIdle(b *testing.B) {
 	report(b, srv, 5)
 }
 
-// BenchmarkTwenty is the same while twenty jobs run at any time.
+// BenchmarkTwenty is the same while twenty jobs of three seconds run at any time:
+// about seven jobs a second come and go, and the first twenty come at once.
 func BenchmarkTwenty(b *testing.B) {
-	const at, jobs = 20, 200
+	const at, jobs, lasts = 20, 200, 3 * time.Second
 	s := e2e.New(b, e2e.Options{Sim: quick(), MaxRunners: 2 * at})
 	srv := s.Open(b, server.Options{MutationsPerMinute: -1})
 	for range 5 {
@@ -53,13 +54,13 @@ func BenchmarkTwenty(b *testing.B) {
 	s.AwaitJobs(b, 5, time.Minute)
 	for b.Loop() {
 		done := 5
-		s.Inject(b, at, time.Second)
+		s.Inject(b, at, lasts)
 		for queued := at; queued < jobs; {
 			t := s.AwaitJobs(b, done+1, time.Minute)
 			fresh := t.ByState()["completed"] - done
 			done += fresh
 			fresh = min(fresh, jobs-queued)
-			s.Inject(b, fresh, time.Second)
+			s.Inject(b, fresh, lasts)
 			queued += fresh
 		}
 		s.AwaitJobs(b, 5+jobs, time.Minute)
