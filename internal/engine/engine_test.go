@@ -208,7 +208,7 @@ func TestUI(t *testing.T) {
 	for range 200 {
 		page, _ = fetch(t, "http://"+addr+"/namespaces/muster/workflows")
 		list, ok = fetch(t, "http://"+addr+"/api/v1/namespaces/muster/workflows")
-		if ok && strings.Contains(list, "seen-in-the-ui") {
+		if ok && strings.Contains(list, "seen-in-the-ui") && strings.Contains(page, "<html") {
 			break
 		}
 		select {
