@@ -49,6 +49,9 @@ func OSEnv(version string) Env {
 type Programs struct {
 	// Serve runs the control plane.
 	Serve func(ctx context.Context, cfg config.Config) error
+	// Check reports what is wrong with a configuration beyond what config.Load
+	// sees. May be nil.
+	Check func(cfg config.Config) error
 	// Demo runs the whole of Muster against a simulated GitHub.
 	Demo func(ctx context.Context, opts DemoOptions, stdout io.Writer) error
 }

@@ -48,6 +48,11 @@ func (a *app) configCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if a.programs.Check != nil {
+			if err := a.programs.Check(cfg); err != nil {
+				return err
+			}
+		}
 		_, err = fmt.Fprintf(a.Stdout, "%s is fine: %s, %s, %s, %s; listens on %s\n", cfg.File,
 			plural(len(cfg.Apps), "App"), plural(len(cfg.Providers), "provider"), plural(len(cfg.Offerings), "offering"), plural(len(cfg.Pools), "pool"), cfg.Listen)
 		return err

@@ -420,6 +420,7 @@ func ParseDuration(s string) (time.Duration, error) {
 type Section struct {
 	file string
 	node ast.Node
+	line int // of what should hold the section, where there is none
 }
 
 // JSON is the section as a JSON object; "{}" for an empty one.
@@ -436,7 +437,7 @@ func (s Section) JSON() ([]byte, error) {
 
 // Problem makes an error about the section as a whole, with its position.
 func (s Section) Problem(remedy, what string, args ...any) error {
-	p := Problem{File: s.file, What: fmt.Sprintf(what, args...), Remedy: remedy}
+	p := Problem{File: s.file, Line: s.line, What: fmt.Sprintf(what, args...), Remedy: remedy}
 	if s.node != nil {
 		p.Line = lineOf(s.node)
 	}

@@ -320,6 +320,9 @@ func (l *loader) providers(fs []fileKind) []Provider {
 		if f.Kind == "" && l.sound(at+".kind") {
 			l.at(at, "set kind: process", "provider %q has no kind", f.Name)
 		}
+		if f.Config.node == nil {
+			f.Config = Section{file: l.file, line: l.line(at)}
+		}
 		ps = append(ps, Provider(f))
 	}
 	return ps

@@ -86,7 +86,7 @@ func Open(ctx context.Context, cfg config.Config, opts Options) (_ *Server, err 
 	if s.logger, err = newLogger(cfg, opts.LogOutput); err != nil {
 		return nil, err
 	}
-	if err := unsupported(cfg); err != nil {
+	if err := Check(cfg); err != nil {
 		return nil, err
 	}
 	s.registry = metrics.New(opts.Version)

@@ -57,10 +57,12 @@ var clouds struct {
 
 func init() {
 	clouds.byOwner = map[string]*fake.Cloud{}
-	kinds["fake"] = func(_ json.RawMessage, env providerEnv) (provider.Provider, error) {
-		clouds.Lock()
-		defer clouds.Unlock()
-		return clouds.byOwner[env.owner].Provider(env.owner), nil
+	kinds["fake"] = func(_ json.RawMessage, env providerEnv) (func() (provider.Provider, error), error) {
+		return func() (provider.Provider, error) {
+			clouds.Lock()
+			defer clouds.Unlock()
+			return clouds.byOwner[env.owner].Provider(env.owner), nil
+		}, nil
 	}
 }
 
