@@ -25,7 +25,7 @@ func BenchmarkMemory(b *testing.B) {
 		jobs = n
 	}
 	cfg := quick()
-	s := e2e.New(b, e2e.Options{Sim: cfg, MaxRunners: 12})
+	s := e2e.New(b, e2e.Options{Sim: cfg, MaxRunners: 12, AppSettings: "mutations_per_minute: -1"})
 	s.Sim.Faults().Off()
 	p := s.Serve(b)
 	settle := func() {

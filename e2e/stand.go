@@ -39,6 +39,8 @@ type Options struct {
 	MaxRunners int
 	// Machines is the provider's limit; MaxRunners by default.
 	Machines int
+	// AppSettings are further settings of the App, as "key: value, key: value".
+	AppSettings string
 	// Settings are further lines of the configuration file.
 	Settings string
 	// Pool are further settings of the pool: "no_job_timeout: 5s, report_checks: true".
@@ -170,7 +172,7 @@ apps:
     private_key_file: app.pem
     webhook_secret_file: hook
     api_url: %[3]s/api/v3
-providers:
+%[12]sproviders:
   - name: local
     kind: process
     config:
@@ -192,7 +194,7 @@ pools:
     scaling: {mode: on_demand, max_runners: %[5]d}
 %[11]s
 %[8]s
-`, addr, s.App.ID, api, s.bin, o.MaxRunners, o.Database, o.RunnerDir, o.Settings, public, o.Machines, poolLines(o.Pool)), 0o600))
+`, addr, s.App.ID, api, s.bin, o.MaxRunners, o.Database, o.RunnerDir, o.Settings, public, o.Machines, poolLines(o.Pool), poolLines(o.AppSettings)), 0o600))
 	return s
 }
 

@@ -136,6 +136,10 @@ type App struct {
 	APIURL string
 	// WebURL is the base of GitHub's pages. Default follows APIURL.
 	WebURL string
+	// MutationsPerMinute paces calls that change something, per route and
+	// installation. 0 is GitHub's own limit, 180; negative is no pacing, for an
+	// Enterprise Server without limits.
+	MutationsPerMinute int
 }
 
 // Provider is one platform to run machines on. Config is decoded by the package of that kind.

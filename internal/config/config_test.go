@@ -121,6 +121,7 @@ apps:
     private_key_file: app.pem
     webhook_secret_file: hook
     webhook_secret_previous_file: hook-old
+    mutations_per_minute: -1
     api_url: https://github.example.com/api/v3
   - name: pat
     token_env: GITHUB_TOKEN
@@ -191,7 +192,7 @@ times: {poll: 30s, health: 1m, sweep: 3m, sweep_grace: 0s, redelivery_scan: 1m, 
 	if p := c.Pools[1]; p.Scope.String() != "enterprises/acme" || p.Labels.String() != "a,b" {
 		t.Errorf("pool two %+v", p)
 	}
-	if a := c.Apps[0]; a.WebURL != "https://github.example.com" || a.ClientID != "Iv1.abc" || a.WebhookSecretPrevious.Reveal() != "old" {
+	if a := c.Apps[0]; a.MutationsPerMinute != -1 || a.WebURL != "https://github.example.com" || a.ClientID != "Iv1.abc" || a.WebhookSecretPrevious.Reveal() != "old" {
 		t.Errorf("app %+v", a)
 	}
 	if a := c.Apps[1]; a.Token.Reveal() != "ghp_0123456789" || a.PrivateKey != "" { // C6

@@ -66,6 +66,7 @@ type fileApp struct {
 	WebhookSecretFile         string `yaml:"webhook_secret_file"`
 	WebhookSecretPreviousFile string `yaml:"webhook_secret_previous_file"`
 	PollOnly                  bool   `yaml:"poll_only"`
+	MutationsPerMinute        int    `yaml:"mutations_per_minute"`
 	TokenEnv                  string `yaml:"token_env"`
 	APIURL                    string `yaml:"api_url"`
 	WebURL                    string `yaml:"web_url"`

@@ -222,6 +222,7 @@ func (l *loader) apps(fs []fileApp) []App {
 			l.at(at+".api_url", "use https", "api_url %s is not https", a.APIURL) // S1-17 S1-105
 		}
 		a.WebURL = strings.TrimRight(or(f.WebURL, webURL(a.APIURL)), "/")
+		a.MutationsPerMinute = f.MutationsPerMinute
 		l.url(at+".web_url", a.WebURL)
 		if f.TokenEnv != "" {
 			l.token(at, f, &a)

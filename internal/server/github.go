@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 
@@ -16,7 +17,7 @@ func gitHubs(cfg config.Config, o github.Observer, logger *slog.Logger, mutation
 	for _, a := range cfg.Apps {
 		c, err := github.New(github.Config{
 			Name: a.Name, ClientID: a.ClientID, AppID: a.ID, PrivateKey: a.PrivateKey, Token: a.Token,
-			URL: a.APIURL, Timeout: cfg.Times.APITimeout, MutationsPerMinute: mutationsPerMinute, Observer: o, Logger: logger.With("app", a.Name),
+			URL: a.APIURL, Timeout: cfg.Times.APITimeout, MutationsPerMinute: cmp.Or(mutationsPerMinute, a.MutationsPerMinute), Observer: o, Logger: logger.With("app", a.Name),
 		})
 		if err != nil {
 			return nil, fmt.Errorf("app %s: %w", a.Name, err)
