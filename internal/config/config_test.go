@@ -208,7 +208,7 @@ times: {poll: 30s, health: 1m, sweep: 3m, sweep_grace: 0s, redelivery_scan: 1m, 
 	if got, want := string(section), `{"nested":{"deadline":"90s","list":[1,"two"]},"partition":"ci"}`; err != nil || got != want {
 		t.Errorf("section %s, %v; want %s", got, err, want)
 	}
-	if e := c.Providers[0].Config.Problem("use another", "partition is unknown").Error(); !strings.HasSuffix(e, "muster.yaml:30: partition is unknown; use another") {
+	if e := c.Providers[0].Config.Problem("use another", "partition is unknown").Error(); !strings.HasSuffix(e, "muster.yaml:31: partition is unknown; use another") {
 		t.Errorf("a section's problem is %q", e)
 	}
 }
