@@ -161,6 +161,11 @@ func serverOptions(sqlConfig *config.SQL, ports []int, logger *slog.Logger) []te
 			// only adds forwarding hops between delivery and runner.
 			dynamicconfig.MatchingNumTaskqueueReadPartitions.Key():  1,
 			dynamicconfig.MatchingNumTaskqueueWritePartitions.Key(): 1,
+			// Finished workflows stay in this cache until it is full, some 90 KiB each,
+			// and its default of 128,000 entries would be many gigabytes: memory grew by
+			// 180 KiB per job. A thousand holds what lives at one time.
+			dynamicconfig.HistoryCacheHostLevelMaxSize.Key(): 1000,
+			dynamicconfig.HistoryCacheTTL.Key():              10 * time.Minute,
 			// The embedded engine serves one program; the limits that protect a
 			// shared cluster's neighbours would only turn bursts into errors.
 			dynamicconfig.FrontendMaxNamespaceRPSPerInstance.Key(): 20000,
