@@ -57,6 +57,8 @@ type dashboard struct {
 	checks   *appChecks
 	backends map[string]lifecycle.Backend
 	cfg      config.Config
+	// situation gathers what muster.Explain looks at; routes sets it.
+	situation func(context.Context, muster.Job) (muster.Situation, muster.DecisionRecord, error)
 
 	mu        sync.Mutex
 	providers []web.ProviderHealth // as the last probe found them
@@ -88,7 +90,12 @@ func (d *dashboard) Sightings(ctx context.Context, key muster.JobKey) ([]muster.
 }
 
 func (d *dashboard) Explain(ctx context.Context, key muster.JobKey) ([]muster.Cause, error) {
-	sit, err := situation(ctx, d.store, d.client, workspace, key)
+	j, err := d.store.Job(ctx, workspace, key)
+	if err != nil {
+		return nil, err
+	}
+	// What the API looks at, so that CLI and dashboard give one answer.
+	sit, _, err := d.situation(ctx, j)
 	if err != nil {
 		return nil, err
 	}

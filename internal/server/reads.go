@@ -8,39 +8,8 @@ import (
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/api"
 	"github.com/muster-ci/muster/internal/github"
-	"github.com/muster-ci/muster/internal/lifecycle"
 	"github.com/muster-ci/muster/internal/store"
 )
-
-// situation gathers what muster.Explain looks at.
-func situation(ctx context.Context, s *store.Store, c *lifecycle.Client, workspace string, key muster.JobKey) (muster.Situation, error) {
-	j, err := s.Job(ctx, workspace, key)
-	if err != nil {
-		return muster.Situation{}, err
-	}
-	pools, err := s.Pools(ctx, workspace)
-	if err != nil {
-		return muster.Situation{}, err
-	}
-	sit := muster.Situation{Job: j, Pools: pools}
-	if j.Pool == "" {
-		return sit, nil
-	}
-	sit.Snapshot, err = s.PoolSnapshot(ctx, workspace, j.Pool)
-	if err != nil {
-		return sit, err
-	}
-	last, ok, err := s.LastDecision(ctx, workspace, j.Pool)
-	if err != nil {
-		return sit, err
-	}
-	if ok {
-		sit.Decision, sit.DecidedAt = last.Decision, last.LastAt
-	}
-	sit.ProviderError, sit.ProviderErrorAt = c.ProviderRefusal(ctx, workspace, j.Pool)
-	sit.Ahead, err = s.Ahead(ctx, workspace, j.Pool, j.CreatedAt)
-	return sit, err
-}
 
 // jobLogs fetches a job's log from GitHub through the App that the job came by.
 type jobLogs struct {

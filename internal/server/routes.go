@@ -29,10 +29,12 @@ func (s *Server) routes() (http.Handler, error) {
 	}
 	do := commands{Client: s.client, store: s.store, dispatcher: s.dispatcher}
 	logs := jobLogs{s.store, s.apps}
-	api.New(api.Config{
+	operators := api.New(api.Config{
 		Store: apiStore{s.store}, Commands: do, Agents: s.client, JobLogs: logs, Monitor: monitor{s.store, s.apps, s.checks},
 		OperatorToken: s.cfg.OperatorToken, Workspace: workspace, Stopping: s.stopping, Version: s.opts.Version, Observer: s.registry.API(), Logger: s.logger,
-	}).Register(mux)
+	})
+	operators.Register(mux)
+	s.dashboard.situation = operators.Situation
 	mux.Handle("GET /metrics", s.registry.Handler())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
 	mux.HandleFunc("GET /readyz", s.readyz)
