@@ -41,12 +41,13 @@ var boundaries = []struct{ packages, mayImport string }{
 	{"internal/metrics", ". provider"},
 	// Pure rules.
 	{"internal/usage", "."},
+	{"internal/schedule", "."},
 	{"internal/authz", "."},
 	{"internal/trace", "."},
 	// Use cases: never each other.
 	{"internal/ingress", ". provider internal/usage internal/authz internal/trace gen/..."},
-	{"internal/lifecycle", ". provider internal/usage internal/authz internal/trace internal/wire gen/..."},
-	{"internal/api", ". provider internal/usage internal/authz internal/trace internal/wire gen/..."},
+	{"internal/lifecycle", ". provider internal/usage internal/schedule internal/authz internal/trace internal/wire gen/..."},
+	{"internal/api", ". provider internal/usage internal/schedule internal/authz internal/trace internal/wire gen/..."},
 	{"internal/web", ". provider internal/usage internal/authz internal/trace gen/..."},
 	{"internal/compat", ". provider internal/usage internal/authz internal/trace gen/..."},
 	// The agent is small: nothing of the server reaches it.
@@ -54,8 +55,8 @@ var boundaries = []struct{ packages, mayImport string }{
 	{"internal/agent", ". internal/wire internal/proc internal/trace internal/agent/bpf gen/..."},
 	{"cmd/muster-agent", "internal/agent"},
 	// Configuration is read by the command line and handed to the server.
-	{"internal/config", ". provider internal/usage"},
-	{"internal/server", ". provider/... gen/... internal/agent internal/api internal/authz internal/compat internal/config internal/engine internal/github internal/ingress internal/lifecycle internal/metrics internal/secretbox internal/store internal/trace internal/usage internal/web internal/wire"},
+	{"internal/config", ". provider internal/usage internal/schedule"},
+	{"internal/server", ". provider/... gen/... internal/agent internal/api internal/authz internal/compat internal/config internal/engine internal/github internal/ingress internal/lifecycle internal/metrics internal/schedule internal/secretbox internal/store internal/trace internal/usage internal/web internal/wire"},
 	{"internal/demo", ". githubsim/... internal/cli internal/config internal/server internal/store gen/..."},
 	{"internal/cli", ". gen/... githubsim/... internal/config internal/server internal/usage"},
 	{"cmd/muster", "internal/cli internal/demo internal/server"},

@@ -79,10 +79,13 @@ type JobEvent struct {
 	RunnerName    string
 	RunnerGroup   string
 	HasDeployment bool
-	CreatedAt     time.Time
-	StartedAt     time.Time
-	CompletedAt   time.Time
-	Steps         []Step
+	// Trigger is the event that started the run ("push", "pull_request"); webhooks
+	// about jobs do not carry it.
+	Trigger     string
+	CreatedAt   time.Time
+	StartedAt   time.Time
+	CompletedAt time.Time
+	Steps       []Step
 }
 
 // Step is one step of a job as GitHub reports it.

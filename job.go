@@ -63,9 +63,11 @@ type Job struct {
 	Name       string
 	HeadBranch string
 	HeadSHA    string
-	URL        string
-	Labels     Labels
-	State      JobState
+	// Trigger is the event that started the run ("push"), "" if no sense told it.
+	Trigger string
+	URL     string
+	Labels  Labels
+	State   JobState
 	// Conclusion is GitHub's, empty until completed.
 	Conclusion string
 	// Pool is the pool that the job was routed to.
@@ -169,6 +171,7 @@ func (j Job) Apply(e JobEvent) (Job, JobChange, error) {
 	j.Name = first(j.Name, e.Name)
 	j.HeadBranch = first(j.HeadBranch, e.HeadBranch)
 	j.HeadSHA = first(j.HeadSHA, e.HeadSHA)
+	j.Trigger = first(j.Trigger, e.Trigger)
 	j.URL = first(j.URL, e.URL)
 	if len(j.Labels) == 0 {
 		j.Labels = e.Labels

@@ -77,6 +77,15 @@ type Snapshot struct {
 	// Suspended is set while the App's installation is suspended: running jobs
 	// finish, no capacity is added (C34).
 	Suspended bool `json:"suspended,omitempty"`
+	// Windows are the firings of the pool's schedules that are open or come next.
+	Windows []Window `json:"windows,omitempty"`
+	// Unnamed is how many more jobs wait than Jobs lists, known only by number (a
+	// scale set's statistics); UnnamedSince is since when.
+	Unnamed      int       `json:"unnamed,omitempty"`
+	UnnamedSince time.Time `json:"unnamed_since,omitzero"`
+	// Spending is how the pool's project stands with its budget.
+	Spending Spending    `json:"spending,omitzero"`
+	Canary   CanaryCount `json:"canary,omitzero"`
 }
 
 // PlanJob is what a decision needs to know of a job.
@@ -85,6 +94,12 @@ type PlanJob struct {
 	Attempt  int       `json:"attempt,omitempty"`
 	State    JobState  `json:"state"`
 	QueuedAt time.Time `json:"queued_at"`
+	// Repository is owner/name: quotas and fair shares count by it.
+	Repository string `json:"repository,omitempty"`
+	// Priority is the sum of the weights of the pool's rules that match.
+	Priority int `json:"priority,omitempty"`
+	// Overflows is set when the pool's overflow pool could serve the job too.
+	Overflows bool `json:"overflows,omitempty"`
 }
 
 // PlanRunner is what a decision needs to know of a runner.
@@ -112,6 +127,12 @@ const (
 	RuleDisabled          = "disabled"
 	RuleRotation          = "rotation" // C20
 	RuleMaxAge            = "max_age"
+	RuleQuota             = "quota"
+	RuleJobWait           = "job_wait"
+	RulePoolSuspended     = "pool_suspended" // S4-17
+	RuleBudget            = "budget"
+	RuleSchedule          = "schedule"
+	RuleOverflow          = "overflow"
 )
 
 // Decision is what to do about one pool, and why. It is recorded with its Snapshot.
@@ -125,6 +146,13 @@ type Decision struct {
 	Warm   int `json:"warm"`
 	// Drain are idle runners that should go, oldest first. Never a busy or unknown one.
 	Drain []RunnerID `json:"drain,omitempty"`
+	// For are the ids of the jobs that Create makes runners for, first the first.
+	// GitHub may give the runners to others.
+	For []int64 `json:"for,omitempty"`
+	// Canary is how many of Create and Warm get the canary's offering.
+	Canary int `json:"canary,omitempty"`
+	// Overflow are the ids of jobs to hand to the pool's overflow pool.
+	Overflow []int64 `json:"overflow,omitempty"`
 	// WakeAt is when the decision may change without any event; zero for never.
 	WakeAt time.Time `json:"wake_at,omitzero"`
 }

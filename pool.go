@@ -70,6 +70,23 @@ type Pool struct {
 	ConnectTimeout time.Duration `json:"connect_timeout,omitempty"`
 	// Provisioning bounds how many runners may be provisioning at once (S1-112).
 	Provisioning int `json:"provisioning"`
+
+	// Suspended makes no new runners; queued jobs stay and are shown as waiting for
+	// it, running ones finish (S4-17). Unlike Enabled false it drains nothing.
+	Suspended bool `json:"suspended,omitempty"`
+	// ScaleSet, when set, names the runner scale set by which GitHub tells of jobs
+	// and by which the pool's runners register, instead of webhook and labels.
+	ScaleSet string `json:"scale_set,omitempty"`
+	// JobWait is how long a job waits before a runner is made for it; 0 is not at
+	// all. A runner that idles may take it before.
+	JobWait    time.Duration `json:"job_wait,omitempty"`
+	Schedules  []Schedule    `json:"schedules,omitempty"`
+	Overflow   Overflow      `json:"overflow,omitzero"`
+	Quotas     []Quota       `json:"quotas,omitempty"`
+	Priorities []Priority    `json:"priorities,omitempty"`
+	Canary     Canary        `json:"canary,omitzero"`
+	// InactiveMinutes is how long a kept machine stays up after its last job; 0 is 3 (C1).
+	InactiveMinutes int `json:"inactive_minutes,omitempty"`
 }
 
 var poolName = regexp.MustCompile(`\A[a-zA-Z0-9_-]+\z`) // S1-102
@@ -200,6 +217,7 @@ func Route(pools []Pool, j Job) (p Pool, ok bool) {
 // leave the configuration's value.
 type PoolOverride struct {
 	Enabled    *bool `json:"enabled,omitempty"`
+	Suspended  *bool `json:"suspended,omitempty"`
 	MinRunners *int  `json:"min_runners,omitempty"`
 	MaxRunners *int  `json:"max_runners,omitempty"`
 }
@@ -208,6 +226,9 @@ type PoolOverride struct {
 func (p Pool) Override(o PoolOverride) Pool {
 	if o.Enabled != nil {
 		p.Enabled = *o.Enabled
+	}
+	if o.Suspended != nil {
+		p.Suspended = *o.Suspended
 	}
 	if o.MinRunners != nil {
 		p.Scaling.MinRunners = *o.MinRunners
