@@ -26,7 +26,7 @@ import (
 // page is one page of a real Chromium on the stand's dashboard.
 type page struct {
 	t    *testing.T
-	ctx  context.Context
+	ctx  context.Context //nolint:containedctx // chromedp's handle of one tab
 	base string
 
 	mu       sync.Mutex

@@ -91,7 +91,7 @@ func Programs(tb testing.TB) string {
 	}
 	built.once.Do(func() {
 		built.dir = filepath.Join(os.TempDir(), fmt.Sprintf("muster-bin-%d", os.Getuid()))
-		cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", built.dir+"/",
+		cmd := exec.CommandContext(context.Background(), "go", "build", "-ldflags", "-s -w", "-o", built.dir+"/",
 			"github.com/muster-ci/muster/cmd/muster", "github.com/muster-ci/muster/cmd/muster-agent", "github.com/muster-ci/muster/githubsim/actions-runner")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -280,7 +280,7 @@ func (s *Stand) Spawn(tb testing.TB) *Process {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p := &Process{cmd: exec.Command(filepath.Join(s.bin, "muster"), "serve", "--config", s.Config), exited: make(chan error, 1), log: log}
+	p := &Process{cmd: exec.CommandContext(context.Background(), filepath.Join(s.bin, "muster"), "serve", "--config", s.Config), exited: make(chan error, 1), log: log}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.Env = append(os.Environ(), s.env...)
 	if err := p.cmd.Start(); err != nil {
@@ -333,7 +333,7 @@ func get(ctx context.Context, url string) (int, string) {
 }
 
 // Kill ends the process with SIGKILL, as a crash would.
-func (p *Process) Kill() { p.end(syscall.SIGKILL) }
+func (p *Process) Kill() { _ = p.end(syscall.SIGKILL) }
 
 // Stop ends the process in order, and returns its error.
 func (p *Process) Stop() error { return p.end(syscall.SIGTERM) }

@@ -100,7 +100,7 @@ func answer(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(status)
 	if body != nil {
-		w.Write(encode(body))
+		_, _ = w.Write(encode(body)) // a client that went away is its own loss
 	}
 }
 

@@ -126,7 +126,7 @@ func Files(texts map[string]string) (fs.FS, error) {
 		if err != nil {
 			return nil, fmt.Errorf("add file %s: %w", name, err)
 		}
-		io.WriteString(w, texts[name])
+		_, _ = io.WriteString(w, texts[name])
 	}
 	if err := zw.Close(); err != nil {
 		return nil, fmt.Errorf("make files: %w", err)

@@ -251,7 +251,7 @@ func (s *Server) releaseRunner(r *runner, j *job, ran bool) {
 	if !ran && r.session != nil {
 		r.session.forget(j)
 	}
-	if !r.consumed && !(r.ephemeral && ran) {
+	if !r.consumed && (!r.ephemeral || !ran) {
 		s.offer(r)
 		return
 	}

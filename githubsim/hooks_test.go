@@ -119,7 +119,10 @@ func TestFailedDeliveries(t *testing.T) {
 		code   int
 	}{
 		{"ClientError", func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(404); return true }, "Invalid HTTP Response: 404", 404},
-		{"Redirect", func(w http.ResponseWriter, r *http.Request) bool { http.Redirect(w, r, "/else", 302); return true }, "Invalid HTTP Response: 302", 302},
+		{"Redirect", func(w http.ResponseWriter, r *http.Request) bool {
+			http.Redirect(w, r, "/else", http.StatusFound)
+			return true
+		}, "Invalid HTTP Response: 302", 302},
 		{"BrokenConnection", func(w http.ResponseWriter, _ *http.Request) bool {
 			c, _, err := w.(http.Hijacker).Hijack()
 			if err == nil {

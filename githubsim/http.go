@@ -204,7 +204,7 @@ func encode(v any) []byte {
 
 func etag(token string, body []byte) string {
 	h := sha256.New()
-	io.WriteString(h, token)
+	_, _ = io.WriteString(h, token)
 	h.Write(body)
 	return `W/"` + hex.EncodeToString(h.Sum(nil)) + `"`
 }

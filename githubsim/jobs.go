@@ -202,7 +202,7 @@ func (s *Server) serveLogLink(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Write(text)
+	_, _ = w.Write(text)
 }
 
 func (s *Server) jobURL(r *repository, id int64) string {

@@ -57,7 +57,7 @@ func (s *Server) ManagementHandler() http.Handler {
 			return
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		w.Write(text)
+		_, _ = w.Write(text)
 	})
 	return mux
 }

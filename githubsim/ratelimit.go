@@ -140,7 +140,7 @@ func (c *call) secondary(l *limiter) error {
 	if n := l.points[route].add(c.now, time.Minute, points); cfg.PointsPerMinute > 0 && n > cfg.PointsPerMinute {
 		return s.secondaryError()
 	}
-	if !c.route.content && !(cfg.JITIsContent && c.route.jit()) {
+	if !c.route.content && (!cfg.JITIsContent || !c.route.jit()) {
 		return nil
 	}
 	minute, hour := l.minute.add(c.now, time.Minute, 1), l.hour.add(c.now, time.Hour, 1)

@@ -2,6 +2,7 @@ package githubsim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -215,7 +216,7 @@ func (c *call) send(rep reply) {
 		return
 	}
 	c.w.WriteHeader(rep.status)
-	c.w.Write(body)
+	_, _ = c.w.Write(body)
 }
 
 func matches(header, tag string) bool {
@@ -229,7 +230,7 @@ func matches(header, tag string) bool {
 
 // fail writes an error in GitHub's shape.
 func (c *call) fail(err error) {
-	e, isAPI := err.(*apiError)
+	e, isAPI := errors.AsType[*apiError](err)
 	if !isAPI {
 		e = errorf(http.StatusInternalServerError, "Server Error")
 	}
@@ -244,7 +245,7 @@ func (c *call) fail(err error) {
 		body["errors"] = e.details
 	}
 	c.w.WriteHeader(e.status)
-	c.w.Write(encode(body))
+	_, _ = c.w.Write(encode(body))
 }
 
 // header sets what every answer carries.

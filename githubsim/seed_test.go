@@ -23,7 +23,6 @@ type transcript struct {
 	outer *testing.T // for helpers that fail on broken data only
 	lines []string
 	token string
-	bots  []string // access tokens with their sessions
 }
 
 type fataler interface {

@@ -24,7 +24,7 @@ type Server struct {
 	// work counts the goroutines that deliver webhooks; stop ends them.
 	work     sync.WaitGroup
 	stop     context.CancelFunc
-	stopping context.Context
+	stopping context.Context //nolint:containedctx // the server's own life, which it ends itself
 	// listener and unhook are set by Start.
 	listener *http.Server
 	unhook   func() bool
@@ -148,7 +148,7 @@ func (s *Server) Start(ctx context.Context, addr string) (string, error) {
 	s.mu.Unlock()
 	go func() {
 		defer s.work.Done()
-		srv.Serve(l)
+		_ = srv.Serve(l) // ends with the listener
 	}()
 	unhook := context.AfterFunc(ctx, func() { s.Close() })
 	s.mu.Lock()

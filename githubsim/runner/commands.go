@@ -128,7 +128,7 @@ func (j *job) readFiles(files map[string]string, outputs map[string]any) error {
 	for name, set := range map[string]func(k, v string) error{
 		"GITHUB_ENV": func(k, v string) error {
 			if strings.EqualFold(k, "NODE_OPTIONS") {
-				return fmt.Errorf("Can't store %s output parameter using '$GITHUB_ENV' command.", k)
+				return fmt.Errorf("Can't store %s output parameter using '$GITHUB_ENV' command.", k) //nolint:staticcheck // the real runner's words
 			}
 			j.env[k] = v
 			return nil
@@ -136,7 +136,7 @@ func (j *job) readFiles(files map[string]string, outputs map[string]any) error {
 		"GITHUB_OUTPUT": func(k, v string) error { outputs[k] = v; return nil },
 	} {
 		if err := parsePairs(text[name], set); err != nil {
-			return fmt.Errorf("Unable to process file command '%s' successfully. %w", strings.ToLower(strings.TrimPrefix(name, "GITHUB_")), err)
+			return fmt.Errorf("Unable to process file command '%s' successfully. %w", strings.ToLower(strings.TrimPrefix(name, "GITHUB_")), err) //nolint:staticcheck // the real runner's words
 		}
 	}
 	for line := range strings.Lines(text["GITHUB_PATH"]) {
@@ -170,7 +170,7 @@ func parsePairs(text string, set func(name, value string) error) error {
 		switch {
 		case equals >= 0 && (block < 0 || equals < block):
 			if equals == 0 {
-				return fmt.Errorf("Invalid format '%s'. Name must not be empty", line)
+				return fmt.Errorf("Invalid format '%s'. Name must not be empty", line) //nolint:staticcheck // the real runner's words
 			}
 			if err := set(line[:equals], line[equals+1:]); err != nil {
 				return err
@@ -189,7 +189,7 @@ func parsePairs(text string, set func(name, value string) error) error {
 			}
 			i += end + 1
 		default:
-			return fmt.Errorf("Invalid format '%s'", line)
+			return fmt.Errorf("Invalid format '%s'", line) //nolint:staticcheck // the real runner's words
 		}
 	}
 	return nil

@@ -235,17 +235,17 @@ func (c *commands) note(format string, args ...any) error {
 	return c.err
 }
 func (c *commands) DrainRunner(_ context.Context, ws string, id muster.RunnerID, reason string) error {
-	for i, r := range c.store.runners {
+	for i, r := range c.runners {
 		if r.ID == id {
-			c.store.runners[i].State, c.store.runners[i].Reason = muster.RunnerDraining, reason
+			c.runners[i].State, c.runners[i].Reason = muster.RunnerDraining, reason
 		}
 	}
 	return c.note("drain %s/%s: %s", ws, id, reason)
 }
 func (c *commands) SetPool(_ context.Context, ws, pool string, o muster.PoolOverride) error {
-	for i, p := range c.store.pools {
+	for i, p := range c.pools {
 		if p.Name == pool {
-			c.store.pools[i] = p.Override(o)
+			c.pools[i] = p.Override(o)
 		}
 	}
 	return c.note("set %s/%s", ws, pool)

@@ -128,7 +128,7 @@ func (a *app) sim(ctx context.Context, o simOptions) (err error) {
 	}
 	fmt.Fprintf(a.Stdout, "simulated GitHub: %s\n", url)
 	if o.management != "" {
-		l, err := net.Listen("tcp", o.management)
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.management)
 		if err != nil {
 			return err
 		}

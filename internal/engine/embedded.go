@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,7 +40,7 @@ type embedded struct {
 // startEmbedded runs a Temporal server on the SQLite file at path, which is made
 // with its schema if it is not there. Two processes on one file would corrupt
 // each other's timers, so a lock file beside it refuses the second.
-func startEmbedded(path, namespace string, logger *slog.Logger) (*embedded, error) {
+func startEmbedded(ctx context.Context, path, namespace string, logger *slog.Logger) (*embedded, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
@@ -61,7 +62,7 @@ func startEmbedded(path, namespace string, logger *slog.Logger) (*embedded, erro
 		e.unlock()
 		return nil, err
 	}
-	ports, err := freePorts(4)
+	ports, err := freePorts(ctx, 4)
 	if err != nil {
 		e.unlock()
 		return nil, err
@@ -201,10 +202,10 @@ func lockFile(path string) (*os.File, error) {
 
 // freePorts finds n free loopback ports. They are free when it returns; the
 // server binds them a moment later.
-func freePorts(n int) ([]int, error) {
+func freePorts(ctx context.Context, n int) ([]int, error) {
 	var ports []int
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, fmt.Errorf("find a free port: %w", err)
 		}

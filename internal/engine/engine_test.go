@@ -198,7 +198,7 @@ func TestUI(t *testing.T) {
 	}
 	addr := l.Addr().String()
 	l.Close()
-	ui, err := engine.StartUI(addr, e.Address(), "muster")
+	ui, err := engine.StartUI(t.Context(), addr, e.Address(), "muster")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +222,7 @@ func TestUI(t *testing.T) {
 	if strings.Contains(list, canary) {
 		t.Error("the interface shows a payload in clear")
 	}
-	if _, err := engine.StartUI("0.0.0.0:8233", e.Address(), "muster"); err == nil {
+	if _, err := engine.StartUI(t.Context(), "0.0.0.0:8233", e.Address(), "muster"); err == nil {
 		t.Error("the interface, which asks for no password, would listen beyond this machine")
 	}
 }

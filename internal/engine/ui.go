@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"strconv"
@@ -20,7 +21,7 @@ type UI struct {
 
 // StartUI serves the web interface of the engine at address on listen, a
 // loopback host:port. The caller stops it before it closes the engine.
-func StartUI(listen, address, namespace string) (*UI, error) {
+func StartUI(ctx context.Context, listen, address, namespace string) (*UI, error) {
 	host, portText, err := net.SplitHostPort(listen)
 	if err != nil || !loopback(listen) {
 		return nil, fmt.Errorf("engine UI on %q: it asks for no password, so give it a loopback host:port", listen)
@@ -30,7 +31,7 @@ func StartUI(listen, address, namespace string) (*UI, error) {
 		return nil, fmt.Errorf("engine UI on %q: the port is not a number", listen)
 	}
 	// The UI server reports a busy port only by ending; ask first.
-	probe, err := net.Listen("tcp", listen)
+	probe, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
 	if err != nil {
 		return nil, fmt.Errorf("engine UI: %w", err)
 	}

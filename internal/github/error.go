@@ -62,7 +62,7 @@ func (c *Client) fail(who *identity, credential muster.Secret, r request, resp *
 	}
 	if resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusTooManyRequests {
 		if wait, why := c.limit(who, resp, err); why != "" {
-			set(muster.CodeUnavailable, "%s; no call is made for %s", why, wait.Round(time.Second))
+			_ = set(muster.CodeUnavailable, "%s; no call is made for %s", why, wait.Round(time.Second))
 			f.err.RetryAfter = wait
 			return f
 		}

@@ -123,7 +123,7 @@ func (w *Webhook) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	answer := func(status int, outcome, text string) {
 		rw.Header().Set("Content-Type", "application/json")
 		rw.WriteHeader(status)
-		io.WriteString(rw, text)
+		_, _ = io.WriteString(rw, text)
 		w.cfg.Observer.Received(app.Name, event, outcome, time.Since(start))
 	}
 	refuse := func(status int, outcome, why string) {

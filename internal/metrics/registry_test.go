@@ -290,7 +290,7 @@ func TestProviderCalls(t *testing.T) { // S4-68
 	} {
 		p := r.Provider("cloud", &platform{err: err, list: []error{nil, err}})
 		in, got := p.Create(ctx, provider.Spec{})
-		if in.ID != "i-1" || got != err {
+		if in.ID != "i-1" || !errors.Is(got, err) {
 			t.Errorf("%s: the answer was changed: %v, %v", outcome, in, got)
 		}
 		p.Delete(ctx, "r-1")

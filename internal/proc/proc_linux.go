@@ -97,7 +97,7 @@ func (p Process) Signal(sig syscall.Signal) error {
 	if err != nil {
 		return err
 	}
-	defer h.Release()
+	defer func() { _ = h.Release() }()
 	if !p.Alive() {
 		return os.ErrProcessDone
 	}

@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"runtime"
@@ -56,7 +57,7 @@ func TestSignalSparesTheNextOwnerOfAPid(t *testing.T) {
 	// 4-47: the same number with another start time is somebody else.
 	other := p
 	other.Start++
-	if err := other.Signal(syscall.SIGKILL); err != os.ErrProcessDone {
+	if err := other.Signal(syscall.SIGKILL); !errors.Is(err, os.ErrProcessDone) {
 		t.Fatalf("signal to an earlier owner of the pid: %v", err)
 	}
 	if !p.Alive() {
@@ -79,7 +80,7 @@ func TestSignalSparesTheNextOwnerOfAPid(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
-	if p.Alive() || p.Signal(syscall.SIGTERM) != os.ErrProcessDone {
+	if p.Alive() || !errors.Is(p.Signal(syscall.SIGTERM), os.ErrProcessDone) {
 		t.Error("a process that was waited for is alive")
 	}
 }

@@ -179,7 +179,7 @@ func (s *Server) openEngine(ctx context.Context, box *secretbox.Box) (err error)
 	if s.cfg.Engine.UIListen == "" {
 		return nil
 	}
-	ui, err := engine.StartUI(s.cfg.Engine.UIListen, s.engine.Address(), s.cfg.Engine.Namespace)
+	ui, err := engine.StartUI(ctx, s.cfg.Engine.UIListen, s.engine.Address(), s.cfg.Engine.Namespace)
 	if err != nil {
 		return err
 	}

@@ -241,7 +241,7 @@ func (s *Store) prepare(ctx context.Context, head string, args int, tail string)
 	m := multi{}
 	for _, n := range ladder {
 		text := head + strings.TrimSuffix(strings.Repeat(in(args)+",", n), ",") + tail
-		stmt, err := s.writer.PrepareContext(ctx, s.dialect.rebind(text))
+		stmt, err := s.writer.PrepareContext(ctx, s.dialect.rebind(text)) //nolint:sqlclosecheck // it lives as long as the store
 		if err != nil {
 			return nil, fmt.Errorf("prepare insert: %w", err)
 		}
@@ -251,12 +251,12 @@ func (s *Store) prepare(ctx context.Context, head string, args int, tail string)
 }
 
 func (m multi) exec(t *tx, n int, args []any) error {
-	_, err := t.q.(*sql.Tx).StmtContext(t.ctx, m[n]).ExecContext(t.ctx, bind(args)...)
+	_, err := t.q.(*sql.Tx).StmtContext(t.ctx, m[n]).ExecContext(t.ctx, bind(args)...) //nolint:sqlclosecheck // closed with its transaction
 	return err
 }
 
 func (m multi) query(t *tx, n int, args []any, each func(scanner) error) error {
-	rows, err := t.q.(*sql.Tx).StmtContext(t.ctx, m[n]).QueryContext(t.ctx, bind(args)...)
+	rows, err := t.q.(*sql.Tx).StmtContext(t.ctx, m[n]).QueryContext(t.ctx, bind(args)...) //nolint:sqlclosecheck // closed with its transaction
 	if err != nil {
 		return err
 	}

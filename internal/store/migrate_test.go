@@ -96,9 +96,9 @@ func TestDialectsAgree(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			defer rows.Close()
 			names, err := rows.Columns()
-			rows.Close()
-			if err != nil {
+			if err := errors.Join(err, rows.Err()); err != nil {
 				t.Fatal(err)
 			}
 			columns[dialect] = append(columns[dialect], table+"("+strings.Join(names, ",")+")")

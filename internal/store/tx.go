@@ -25,7 +25,7 @@ const maxTries = 20
 
 // tx is one transaction, or a single statement outside of one.
 type tx struct {
-	ctx     context.Context
+	ctx     context.Context //nolint:containedctx // a transaction is one call, and lives as long as its context
 	q       queryer
 	dialect dialect
 	changes []muster.Change
@@ -74,7 +74,7 @@ func (s *Store) transact(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f
 	if err != nil {
 		return nil, fmt.Errorf("begin transaction: %w", err)
 	}
-	defer q.Rollback() // does nothing after Commit
+	defer func() { _ = q.Rollback() }() // does nothing after Commit
 	t := &tx{ctx: ctx, q: q, dialect: s.dialect}
 	if err := fn(t); err != nil {
 		return nil, err
@@ -125,7 +125,7 @@ func (t *tx) rows(query string, args []any, each func(scan scanner) error) error
 	}
 	defer rows.Close()
 	for rows.Next() {
-		if err := each(rows.Scan); err == errEnough {
+		if err := each(rows.Scan); errors.Is(err, errEnough) {
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("%s: %w", verb(query), err)

@@ -208,10 +208,10 @@ func (t tree) limit(dir, control string, l limits) error {
 	switch {
 	case control == "memory" && l.memory > 0 && t.unified:
 		// Swap would only delay the end. It may not be accounted on this machine.
-		defer set("memory.swap.max", "0")
+		defer func() { _ = set("memory.swap.max", "0") }()
 		return set("memory.max", strconv.FormatInt(l.memory, 10))
 	case control == "memory" && l.memory > 0:
-		defer set("memory.memsw.limit_in_bytes", strconv.FormatInt(l.memory, 10))
+		defer func() { _ = set("memory.memsw.limit_in_bytes", strconv.FormatInt(l.memory, 10)) }()
 		return set("memory.limit_in_bytes", strconv.FormatInt(l.memory, 10))
 	case control == "pids" && l.pids > 0:
 		return set("pids.max", strconv.Itoa(l.pids))

@@ -153,7 +153,7 @@ func deliveriesConcurrent(t *testing.T, s *store.Store) {
 	wantLen(t, "stored", got, guids)
 	for _, d := range got {
 		var i int
-		fmt.Sscan(d.GUID, &i)
+		_, _ = fmt.Sscan(d.GUID, &i)
 		if d.Seq != seqs[i] || len(d.Body) != 1+i*17 && (len(d.Body)-1)%17 != 0 || d.Body[0] != byte(i) {
 			t.Fatalf("delivery %s has another's number or body", d.GUID)
 		}

@@ -1,7 +1,9 @@
 package storetest
 
 import (
+	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"net/url"
 	"sort"
@@ -45,7 +47,7 @@ func Tables(t testing.TB, db *sql.DB) []string {
 }
 
 func column(db *sql.DB, query string) (out []string, err error) {
-	rows, err := db.Query(query)
+	rows, err := db.QueryContext(context.Background(), query)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +70,7 @@ func Dump(t testing.TB, db *sql.DB) map[string][]Row {
 	t.Helper()
 	out := map[string][]Row{}
 	for _, table := range Tables(t, db) {
-		rows, err := db.Query("SELECT * FROM " + table)
+		rows, err := db.QueryContext(context.Background(), "SELECT * FROM "+table)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -91,10 +93,9 @@ func Dump(t testing.TB, db *sql.DB) map[string][]Row {
 			}
 			out[table] = append(out[table], row)
 		}
-		if err := rows.Err(); err != nil {
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil { //nolint:sqlclosecheck // one per turn of the loop
 			t.Fatal(err)
 		}
-		rows.Close()
 		sort.Slice(out[table], func(i, j int) bool { return fmt.Sprint(out[table][i]) < fmt.Sprint(out[table][j]) })
 	}
 	return out

@@ -138,7 +138,7 @@ func (s *server) tryStart(bin string) (err error) {
 		}
 	}
 	command := func(name string, args ...string) *exec.Cmd {
-		c := exec.Command(filepath.Join(bin, name), args...)
+		c := exec.CommandContext(context.Background(), filepath.Join(bin, name), args...)
 		c.Dir = s.dir
 		c.Env = []string{"LC_ALL=C", "TZ=UTC", "PATH=" + os.Getenv("PATH")}
 		c.SysProcAttr = attributes(uid, gid)
@@ -196,8 +196,8 @@ func (s *server) run(c *exec.Cmd) error {
 				}
 			}
 		}
-		io.Copy(io.Discard, logs) // after a line that is too long
-		c.Wait()
+		_, _ = io.Copy(io.Discard, logs) // after a line that is too long
+		_ = c.Wait()
 	}()
 	if err := <-started; err != nil {
 		return err
@@ -211,7 +211,7 @@ func (s *server) run(c *exec.Cmd) error {
 	case <-ended:
 		return fmt.Errorf("the server ended:\n%s", said.Bytes())
 	case <-timer.C:
-		c.Process.Kill()
+		_ = c.Process.Kill()
 		<-ended
 		return fmt.Errorf("the server was not ready after %v:\n%s", startTimeout, said.Bytes())
 	}
