@@ -22,6 +22,17 @@ type Sighting struct {
 	Delivery string
 }
 
+// SensedJob is a job with everything that any sense saw of it, oldest first.
+// QueuedAt, StartedAt and CompletedAt are zero if they are not known.
+type SensedJob struct {
+	Key                              JobKey
+	App                              string
+	Pool                             string
+	SeenAt                           time.Time
+	QueuedAt, StartedAt, CompletedAt time.Time
+	Sightings                        []Sighting
+}
+
 // DecisionRecord is a decision with its inputs, as kept for explanation and replay.
 type DecisionRecord struct {
 	ID        int64

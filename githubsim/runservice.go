@@ -47,7 +47,7 @@ func late(do http.HandlerFunc) http.HandlerFunc {
 		if kept.status != 0 {
 			w.WriteHeader(kept.status)
 		}
-		w.Write(kept.body.Bytes())
+		_, _ = w.Write(kept.body.Bytes())
 	}
 }
 

@@ -124,7 +124,7 @@ func (s *Server) Handler() http.Handler { return s.mux }
 // Start listens on addr (port 0 picks one), serves Handler, and returns the URL
 // at which clients reach it. It ends with Close or when ctx is done.
 func (s *Server) Start(ctx context.Context, addr string) (string, error) {
-	l, err := net.Listen("tcp", addr)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return "", fmt.Errorf("listen on %s: %w", addr, err)
 	}

@@ -178,11 +178,11 @@ func parsePairs(text string, set func(name, value string) error) error {
 		case block >= 0:
 			name, delimiter := line[:block], line[block+2:]
 			if name == "" || delimiter == "" {
-				return fmt.Errorf("Invalid format '%s'. Name must not be empty and delimiter must not be empty", line)
+				return fmt.Errorf("Invalid format '%s'. Name must not be empty and delimiter must not be empty", line) //nolint:staticcheck // the real runner's words
 			}
 			end := slices.Index(lines[i+1:], delimiter)
 			if end < 0 {
-				return fmt.Errorf("Invalid value. Matching delimiter not found '%s'", delimiter)
+				return fmt.Errorf("Invalid value. Matching delimiter not found '%s'", delimiter) //nolint:staticcheck // the real runner's words
 			}
 			if err := set(name, strings.Join(lines[i+1:i+1+end], "\n")); err != nil {
 				return err

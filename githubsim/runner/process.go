@@ -37,13 +37,13 @@ func (j *job) spawn(p process, env []string, line func(string), stop <-chan stru
 		return 0, how, fmt.Errorf("make pipe: %w", err)
 	}
 	defer read.Close()
-	cmd := exec.Command(p.args[0], p.args[1:]...)
+	cmd := exec.Command(p.args[0], p.args[1:]...) //nolint:noctx // ended by its group, as the real runner does
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = p.dir, env, write, write
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	err = cmd.Start()
 	write.Close()
 	if err != nil {
-		return 0, how, fmt.Errorf("An error occurred trying to start process '%s' with working directory '%s'. %w", p.args[0], p.dir, err)
+		return 0, how, fmt.Errorf("An error occurred trying to start process '%s' with working directory '%s'. %w", p.args[0], p.dir, err) //nolint:staticcheck // the real runner's words
 	}
 	drained := make(chan struct{})
 	go func() {

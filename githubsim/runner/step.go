@@ -192,7 +192,7 @@ func command(shell, file string) ([]string, error) {
 		template = "pwsh -command . '{0}'"
 	default:
 		if template = shell; !strings.Contains(shell, "{0}") {
-			return nil, errors.New("Invalid shell option. Shell must be a valid built-in (bash, sh, cmd, powershell, pwsh) or a format string containing '{0}'")
+			return nil, errors.New("Invalid shell option. Shell must be a valid built-in (bash, sh, cmd, powershell, pwsh) or a format string containing '{0}'") //nolint:staticcheck // the real runner's words
 		}
 	}
 	args := strings.Fields(template)
@@ -225,7 +225,7 @@ func (j *job) hooks() hooks {
 			continue
 		}
 		if _, err := os.Stat(path); err != nil || !filepath.IsAbs(path) {
-			h.err = fmt.Errorf("The path to the hook script %q is not valid: it has to be an absolute path of an existing file", path)
+			h.err = fmt.Errorf("The path to the hook script %q is not valid: it has to be an absolute path of an existing file", path) //nolint:staticcheck // the real runner's words
 		}
 	}
 	return h

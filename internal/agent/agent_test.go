@@ -564,7 +564,7 @@ func TestRunnerFails(t *testing.T) {
 		"BeforeListening": {"cannot connect\n", 0, ExitRunner, []string{"started", "finished runner failed: it ended with code 0 before it listened for jobs"}},
 		"DuringItsJob": {listening + running, 1, ExitRunner,
 			[]string{"started", "listening", "running build (linux)", `finished runner failed: it ended with code 1 while it ran "build (linux)"`}},
-		"Deprecated": {"An error occured: Runner version v2.285.1 is deprecated and cannot receive messages.\n", 7, ExitDeprecated, // 4-44
+		"Deprecated": {"An error occured: Runner version v2.285.1 is deprecated and cannot receive messages.\n", 7, ExitDeprecated, //nolint:misspell // the runner's own words; 4-44
 			[]string{"started", "finished runner failed: GitHub refuses its version as deprecated"}},
 		"DeprecatedAndSilent": {listening, 7, ExitDeprecated, []string{"started", "listening", "finished runner failed: GitHub refuses its version as deprecated"}},
 		"SaysAllAtTheEnd":     {listening + running + completed, 0, ExitDone, []string{"started", "listening", "running build (linux)", "result Succeeded", "finished job finished"}},

@@ -15,7 +15,7 @@ func TestParse(t *testing.T) {
 		"2026-03-01 10:00:00Z: Job a completed with result: Failed":                            {sight: sawCompleted, job: "a", result: "Failed"},
 		"Job x completed with result: Succeeded completed with result: Canceled":               {sight: sawCompleted, job: "x completed with result: Succeeded", result: "Canceled"},
 		"The runner registration has been deleted from the server, please re-configure.":       {sight: sawDeleted},
-		"An error occured: Runner version v2.285.1 is deprecated and cannot receive messages.": {sight: sawDeprecated},
+		"An error occured: Runner version v2.285.1 is deprecated and cannot receive messages.": {sight: sawDeprecated}, //nolint:misspell // the runner's own words
 		"":                                 {},
 		"not Listening for Jobs":           {},
 		" Listening for Jobs":              {},

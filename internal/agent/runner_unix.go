@@ -32,7 +32,7 @@ func startRunner(c command) (runner, error) {
 	}
 	defer in.Close()
 	s := &script{out: out, done: make(chan int, 1)}
-	s.cmd = exec.Command(filepath.Join(c.dir, "run.sh"), c.args...)
+	s.cmd = exec.Command(filepath.Join(c.dir, "run.sh"), c.args...) //nolint:noctx // it outlives the call and is ended by its group
 	s.cmd.Dir, s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = c.dir, c.env, in, in
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := errors.Join(adoptOrphans(), s.cmd.Start()); err != nil {

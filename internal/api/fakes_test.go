@@ -440,7 +440,7 @@ func meta(err error, name string) string {
 
 func asConnect(err error, into **connect.Error) bool {
 	for err != nil {
-		if e, ok := err.(*connect.Error); ok {
+		if e, ok := err.(*connect.Error); ok { //nolint:errorlint // it unwraps by itself
 			*into = e
 			return true
 		}

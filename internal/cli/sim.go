@@ -140,7 +140,7 @@ func (a *app) sim(ctx context.Context, o simOptions) (err error) {
 			if e := srv.Close(); e != nil && err == nil {
 				err = e
 			}
-			<-served
+			<-served //nolint:errcheck // it was told to end
 		}()
 		fmt.Fprintf(a.Stdout, "management:       http://%s\n", l.Addr())
 		o.management = l.Addr().String()

@@ -5,6 +5,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -272,7 +273,7 @@ func TestEveryProblemAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := config.Load(path, env())
-	problems, ok := err.(config.Problems)
+	problems, ok := errors.AsType[config.Problems](err)
 	if !ok {
 		t.Fatalf("error is %T: %v", err, err)
 	}
@@ -411,7 +412,7 @@ func TestOneProblem(t *testing.T) {
 		t.Run(tc.situation, func(t *testing.T) {
 			_, path := dirWith(t, tc.yaml)
 			_, err := config.Load(path, env())
-			if problems, _ := err.(config.Problems); len(problems) != 1 || !strings.Contains(err.Error(), tc.want) {
+			if problems, _ := errors.AsType[config.Problems](err); len(problems) != 1 || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v\nwant one problem with %q", err, tc.want)
 			}
 			if err != nil && strings.Contains(err.Error(), "hunter2") {
@@ -465,7 +466,7 @@ func FuzzLoad(f *testing.F) {
 			t.Fatal(err)
 		}
 		if _, err := config.Load(path, env()); err != nil {
-			if _, ok := err.(config.Problems); !ok {
+			if _, ok := errors.AsType[config.Problems](err); !ok {
 				t.Errorf("error is %T", err)
 			}
 		}

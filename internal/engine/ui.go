@@ -50,5 +50,5 @@ func StartUI(ctx context.Context, listen, address, namespace string) (*UI, error
 // Stop ends the interface and waits for it.
 func (u *UI) Stop() {
 	u.server.Stop()
-	<-u.ended
+	<-u.ended //nolint:errcheck // it was told to end
 }

@@ -86,7 +86,7 @@ func (c *Client) fail(who *identity, credential muster.Secret, r request, resp *
 	case s == http.StatusConflict:
 		return set(muster.CodeConflict, "%s", said)
 	case s >= 500:
-		set(muster.CodeUnavailable, "%s", said)
+		_ = set(muster.CodeUnavailable, "%s", said)
 		f.err.RetryAfter = min(retryAfter(resp.Header), longestPause)
 		f.transient = f.err.RetryAfter <= 2*time.Second
 		return f

@@ -315,7 +315,7 @@ func (s *Server) serve(ctx context.Context) error {
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
 	err := srv.Shutdown(stop)
-	<-ended
+	<-ended //nolint:errcheck // it was told to end
 	return err
 }
 

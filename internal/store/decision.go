@@ -7,10 +7,11 @@ import (
 	"github.com/muster-ci/muster"
 )
 
-// decisionDoc is what no query looks at.
+// decisionDoc is what no query looks at. Snapshot is set in rows that were
+// written before snapshots were packed.
 type decisionDoc struct {
-	Snapshot muster.Snapshot `json:"snapshot"`
-	Decision muster.Decision `json:"decision"`
+	Snapshot *muster.Snapshot `json:"snapshot,omitempty"`
+	Decision muster.Decision  `json:"decision"`
 }
 
 // RecordDecision writes a decision, its inputs and the runners that it makes, in
@@ -20,10 +21,11 @@ type decisionDoc struct {
 // runner's id is taken; then nothing is written.
 func (s *Store) RecordDecision(ctx context.Context, d muster.DecisionRecord) (id int64, err error) {
 	d = normal(d)
-	text, err := encode(decisionDoc{d.Snapshot, d.Decision})
+	text, err := encode(decisionDoc{Decision: d.Decision})
 	if err != nil {
 		return 0, err
 	}
+	var packed []byte // made once, and only if the record is not folded
 	quiet := d.Decision.Action == muster.Maintain && d.Decision.Create == 0 && d.Decision.Warm == 0 && len(d.Decision.Drain) == 0 && len(d.Runners) == 0
 	err = s.write(ctx, func(t *tx) error {
 		if _, err := t.pool(d.Workspace, d.Pool, t.forUpdate()); err != nil {
@@ -48,7 +50,12 @@ func (s *Store) RecordDecision(ctx context.Context, d muster.DecisionRecord) (id
 			[]any{d.Workspace, d.Pool, d.At, d.At, d.Decision.Rule, d.Decision.Reason, quiet}, &id); err != nil {
 			return err
 		}
-		if _, err := t.exec("INSERT INTO decision_inputs (decision, doc) VALUES (?, ?)", id, text); err != nil {
+		if packed == nil {
+			if packed, err = pack(d.Snapshot); err != nil {
+				return err
+			}
+		}
+		if _, err := t.exec("INSERT INTO decision_inputs (decision, doc, packed) VALUES (?, ?, ?)", id, text, packed); err != nil {
 			return err
 		}
 		for _, r := range d.Runners {
@@ -76,8 +83,8 @@ func (s *Store) RecordDecision(ctx context.Context, d muster.DecisionRecord) (id
 }
 
 // Decisions returns a pool's decisions, or those of all the workspace's pools
-// for "", the newest first, without the runners that they made. A record that
-// was folded has the inputs of the first of its decisions. A limit of 0 or less
+// for "", the newest first, without the runners that they made and without their
+// snapshots, which are large: DecisionAt has the whole. A limit of 0 or less
 // means 100.
 func (s *Store) Decisions(ctx context.Context, workspace, pool string, limit int) ([]muster.DecisionRecord, error) {
 	if limit <= 0 {
@@ -100,7 +107,7 @@ func (s *Store) Decisions(ctx context.Context, workspace, pool string, limit int
 			}
 			r.At, r.LastAt = instant(at), instant(last)
 			doc, err := decode[decisionDoc](text)
-			r.Snapshot, r.Decision = doc.Snapshot, doc.Decision
+			r.Decision = doc.Decision
 			out = append(out, r)
 			return err
 		})
@@ -108,7 +115,51 @@ func (s *Store) Decisions(ctx context.Context, workspace, pool string, limit int
 	return out, err
 }
 
-// LastDecision returns a pool's newest decision; ok is false if there is none.
+// DecisionAt returns the decision of a pool that held at a time, the last one
+// taken until then, with its snapshot; of a record that was folded it is the
+// first decision's. The runners that it made are left out. CodeNotFound if none
+// was taken until then, or if it was pruned.
+func (s *Store) DecisionAt(ctx context.Context, workspace, pool string, at time.Time) (muster.DecisionRecord, error) {
+	return s.decision(ctx, muster.Errorf(muster.CodeNotFound, "no decision of pool %q of that time or before is kept", pool),
+		"d.workspace = ? AND d.pool = ? AND d.at <= ? ORDER BY d.at DESC, d.id DESC LIMIT 1", workspace, pool, at)
+}
+
+// Decision returns one decision as DecisionAt does.
+func (s *Store) Decision(ctx context.Context, workspace string, id int64) (muster.DecisionRecord, error) {
+	return s.decision(ctx, muster.Errorf(muster.CodeNotFound, "there is no decision %d", id), "d.workspace = ? AND d.id = ?", workspace, id)
+}
+
+func (s *Store) decision(ctx context.Context, none error, condition string, args ...any) (r muster.DecisionRecord, err error) {
+	found := false
+	err = s.read(ctx, func(t *tx) error {
+		var at, last int64
+		var text string
+		var packed []byte
+		found, err = t.row("SELECT d.id, d.workspace, d.pool, d.at, d.last_at, d.count, i.doc, i.packed FROM decisions d JOIN decision_inputs i ON i.decision = d.id WHERE "+condition,
+			args, &r.ID, &r.Workspace, &r.Pool, &at, &last, &r.Count, &text, &packed)
+		if err != nil || !found {
+			return err
+		}
+		r.At, r.LastAt = instant(at), instant(last)
+		doc, err := decode[decisionDoc](text)
+		r.Decision = doc.Decision
+		switch {
+		case err != nil:
+		case packed != nil:
+			r.Snapshot, err = unpack[muster.Snapshot](packed)
+		case doc.Snapshot != nil:
+			r.Snapshot = *doc.Snapshot
+		}
+		return err
+	})
+	if err == nil && !found {
+		err = none
+	}
+	return r, err
+}
+
+// LastDecision returns a pool's newest decision without its snapshot; ok is
+// false if there is none.
 func (s *Store) LastDecision(ctx context.Context, workspace, pool string) (d muster.DecisionRecord, ok bool, err error) {
 	list, err := s.Decisions(ctx, workspace, pool, 1)
 	if err != nil || len(list) == 0 {

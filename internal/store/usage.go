@@ -54,8 +54,8 @@ func (s *Store) WriteReceipt(ctx context.Context, r muster.Receipt) (fresh bool,
 		if !known {
 			ran = r.Runner != "" || r.Run > 0 || r.Billed > 0
 		}
-		n, err := t.exec(`INSERT INTO receipts (workspace, job, attempt, pool, repository, completed_at, ran, doc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-			ON CONFLICT DO NOTHING`, r.Workspace, r.Job.ID, r.Job.Attempt, r.Pool, fold(r.Repository), r.CompletedAt, ran, text)
+		n, err := t.exec(`INSERT INTO receipts (workspace, job, attempt, pool, project, cost, repository, completed_at, ran, doc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT DO NOTHING`, r.Workspace, r.Job.ID, r.Job.Attempt, r.Pool, r.Project, r.CostMicroUSD, fold(r.Repository), r.CompletedAt, ran, text)
 		if fresh = n == 1; fresh {
 			t.changed("usage", r.Workspace, r.Job.String())
 		}
@@ -72,8 +72,8 @@ func (s *Store) WriteWaste(ctx context.Context, w muster.Waste) (fresh bool, err
 		return false, err
 	}
 	err = s.write(ctx, func(t *tx) error {
-		n, err := t.exec("INSERT INTO wastes (workspace, runner, pool, at, doc) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-			w.Workspace, w.Runner, w.Pool, w.At, text)
+		n, err := t.exec("INSERT INTO wastes (workspace, runner, pool, project, cost, at, doc) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+			w.Workspace, w.Runner, w.Pool, w.Project, w.CostMicroUSD, w.At, text)
 		if fresh = n == 1; fresh {
 			t.changed("usage", w.Workspace, string(w.Runner))
 		}

@@ -65,7 +65,7 @@ func startBrowser(t *testing.T) context.Context {
 // tab is one page of the browser on one dashboard.
 type tab struct {
 	t    *testing.T
-	ctx  context.Context
+	ctx  context.Context //nolint:containedctx // chromedp's handle of one tab
 	base string
 
 	mu       sync.Mutex

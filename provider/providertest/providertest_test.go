@@ -18,7 +18,7 @@ import (
 
 // recorder is a T that notes failures instead of failing.
 type recorder struct {
-	ctx      context.Context
+	ctx      context.Context //nolint:containedctx // what Context returns
 	mu       sync.Mutex
 	failures []string
 	cleanups []func()
