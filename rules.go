@@ -1,6 +1,9 @@
 package muster
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // A Schedule raises or lowers a pool's limits for a while each time that its
 // cron expression fires: a warm floor for working hours, none at night.
@@ -126,4 +129,61 @@ func (b CostBudget) Spend(spentMicroUSD int64) Spending {
 		s.State = SpendingWarned
 	}
 	return s
+}
+
+// PriorityOf is the sum of the weights of the pool's rules that match the job.
+func (p Pool) PriorityOf(j Job) (weight int) {
+	for _, r := range p.Priorities {
+		switch {
+		case r.Label != "" && !j.Labels.Has(r.Label):
+		case r.Branch != "" && !glob(r.Branch, j.HeadBranch):
+		case r.Repository != "" && !glob(strings.ToLower(r.Repository), strings.ToLower(j.Repository)):
+		case r.Event != "" && r.Event != j.Trigger:
+		default:
+			weight += r.Weight
+		}
+	}
+	return weight
+}
+
+// CanTake reports whether the pool could serve a job that overflows into it: it
+// does not refuse the job, and its runners would register with every label that
+// the job asks for. Its own labels, which trigger it, are not asked for.
+func (p Pool) CanTake(j Job) bool {
+	return !p.Removed && !p.Suspended && len(j.Labels) > 0 && len(j.Labels.Missing(p.RunnerLabels)) == 0 && p.Refusal(j) == ""
+}
+
+// Covers reports whether the quota counts jobs of a repository (owner/name).
+func (q Quota) Covers(repository string) bool {
+	if len(q.Repositories) == 0 {
+		return true
+	}
+	for _, pattern := range q.Repositories {
+		if glob(strings.ToLower(pattern), strings.ToLower(repository)) {
+			return true
+		}
+	}
+	return false
+}
+
+// glob reports whether s is pattern, where * stands for any run of characters,
+// also an empty one and one with slashes.
+func glob(pattern, s string) bool {
+	head, rest, starred := strings.Cut(pattern, "*")
+	if !starred {
+		return s == pattern
+	}
+	if !strings.HasPrefix(s, head) {
+		return false
+	}
+	s = s[len(head):]
+	parts := strings.Split(rest, "*")
+	for _, part := range parts[:len(parts)-1] {
+		i := strings.Index(s, part)
+		if i < 0 {
+			return false
+		}
+		s = s[i+len(part):]
+	}
+	return strings.HasSuffix(s, parts[len(parts)-1])
 }
