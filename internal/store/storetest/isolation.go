@@ -54,6 +54,12 @@ func isolation(t *testing.T, s *store.Store) {
 		"Offerings":     func() (any, error) { return s.Offerings(ctx, other) },
 		"PoolSnapshot":  func() (any, error) { return s.PoolSnapshot(ctx, other, "a") },
 		"Decisions":     func() (any, error) { return s.Decisions(ctx, other, "", 0) },
+		"Decision":      func() (any, error) { return s.Decision(ctx, other, 1) },
+		"DecisionAt":    func() (any, error) { return s.DecisionAt(ctx, other, "a", at(time.Hour)) },
+		"Sensed":        func() (any, error) { return s.Sensed(ctx, other, at(-time.Hour), time.Time{}) },
+		"SpentSince":    func() (any, error) { return s.SpentSince(ctx, other, "default", at(-time.Hour)) },
+		"Demand":        func() (any, error) { return s.Demand(ctx, other, "a", at(-time.Hour), at(time.Hour)) },
+		"Supply":        func() (any, error) { return s.Supply(ctx, other, "a", at(-time.Hour), at(time.Hour)) },
 		"LastDecision": func() (any, error) {
 			d, found, err := s.LastDecision(ctx, other, "a")
 			if found {

@@ -226,6 +226,7 @@ func decisions(t *testing.T, s *store.Store) {
 	ok(t, err)
 	wanted := decision(muster.Maintain, "formula", "0 jobs", 0)
 	wanted.ID, wanted.At, wanted.Count, wanted.LastAt = first, utc(base), 4, utc(at(3*time.Minute))
+	wanted.Snapshot = muster.Snapshot{} // DecisionAt has it
 	want(t, "folded", last, wanted)
 
 	up := decision(muster.ScaleUp, "formula", "1 job", 4*time.Minute)

@@ -26,6 +26,8 @@ type history struct {
 	RunnerLog     string
 	Snapshot      muster.Snapshot
 	Decisions     []muster.DecisionRecord
+	Replayed      muster.DecisionRecord
+	Spent         int64
 	Receipts      []muster.Receipt
 	Wastes        []muster.Waste
 	Usage         []store.UsageRow
@@ -80,6 +82,8 @@ func read(t *testing.T, s *store.Store) history {
 		RunnerLog:     string(must(s.RunnerLog(ctx, ws, "r-0001"))(t)),
 		Snapshot:      must(s.PoolSnapshot(ctx, ws, "a"))(t),
 		Decisions:     must(s.Decisions(ctx, ws, "", 0))(t),
+		Replayed:      must(s.DecisionAt(ctx, ws, "a", at(time.Hour)))(t),
+		Spent:         must(s.SpentSince(ctx, ws, receipt(1, "").Project, base.Add(-1000*time.Hour)))(t),
 		Receipts:      must(s.Receipts(ctx, ws, store.UsageFilter{}))(t),
 		Wastes:        must(s.Wastes(ctx, ws, store.UsageFilter{}))(t),
 		Usage:         must(s.UsageSummary(ctx, ws, store.UsageFilter{}, "pool"))(t),
