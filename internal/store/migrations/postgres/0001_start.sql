@@ -54,7 +54,7 @@ CREATE TABLE jobs (
   doc         TEXT NOT NULL,
   PRIMARY KEY (workspace, id, attempt)
 );
-CREATE INDEX jobs_pool ON jobs (workspace, pool, state, queued_at, id, attempt, repository);
+CREATE INDEX jobs_pool ON jobs (workspace, pool, state, queued_at, id, attempt);
 CREATE INDEX jobs_state ON jobs (workspace, state, id, attempt);
 CREATE INDEX jobs_repository ON jobs (workspace, repository, id, attempt);
 CREATE INDEX jobs_run ON jobs (workspace, run_id, id, attempt);

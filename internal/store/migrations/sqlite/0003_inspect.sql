@@ -16,3 +16,6 @@ UPDATE receipts SET project = COALESCE(json_extract(doc, '$.Project'), ''), cost
 UPDATE wastes SET project = COALESCE(json_extract(doc, '$.Project'), ''), cost = COALESCE(json_extract(doc, '$.CostMicroUSD'), 0);
 CREATE INDEX receipts_project ON receipts (workspace, project, completed_at, cost);
 CREATE INDEX wastes_project ON wastes (workspace, project, at, cost);
+-- Quotas and fair shares count a pool's jobs by repository.
+DROP INDEX jobs_pool;
+CREATE INDEX jobs_pool ON jobs (workspace, pool, state, queued_at, id, attempt, repository);
