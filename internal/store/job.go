@@ -205,6 +205,39 @@ func (s *Store) JobCounts(ctx context.Context, workspace string) (map[muster.Job
 	return counts, err
 }
 
+// MoveJobs hands those of the jobs that still wait in pool from to pool to, and
+// returns how many they were. A job that has started meanwhile stays.
+func (s *Store) MoveJobs(ctx context.Context, workspace, from, to string, ids []int64) (moved int, err error) {
+	err = s.write(ctx, func(t *tx) error {
+		moved = 0
+		for _, id := range ids {
+			var attempt int
+			found, err := t.row("SELECT attempt FROM jobs WHERE workspace = ? AND id = ? AND pool = ? AND state = ? ORDER BY attempt DESC LIMIT 1",
+				[]any{workspace, id, from, muster.JobQueued}, &attempt)
+			if err != nil {
+				return err
+			}
+			if !found {
+				continue
+			}
+			j, _, err := t.lockJob(workspace, muster.JobKey{ID: id, Attempt: attempt})
+			if err != nil {
+				return err
+			}
+			if j.State != muster.JobQueued || j.Pool != from {
+				continue
+			}
+			j.Pool = to
+			if err := t.putJob(j, true); err != nil {
+				return err
+			}
+			moved++
+		}
+		return nil
+	})
+	return moved, err
+}
+
 // Ahead returns how many queued jobs of a pool were queued before a time.
 func (s *Store) Ahead(ctx context.Context, workspace, pool string, queuedBefore time.Time) (int, error) {
 	var n int

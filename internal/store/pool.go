@@ -154,19 +154,8 @@ func (s *Store) PoolSnapshot(ctx context.Context, workspace, pool string) (muste
 		if snap.Suspended, err = t.suspended(snap.Pool); err != nil {
 			return err
 		}
-		for _, state := range []muster.JobState{muster.JobInProgress, muster.JobQueued} {
-			err := t.rows("SELECT id, attempt, queued_at FROM jobs WHERE workspace = ? AND pool = ? AND state = ? ORDER BY queued_at, id, attempt",
-				[]any{workspace, pool, state}, func(scan scanner) error {
-					var at int64
-					j := muster.PlanJob{State: state}
-					err := scan(&j.ID, &j.Attempt, &at)
-					j.QueuedAt = instant(at)
-					snap.Jobs = append(snap.Jobs, j)
-					return err
-				})
-			if err != nil {
-				return err
-			}
+		if snap.Jobs, err = t.planJobs(snap.Pool); err != nil {
+			return err
 		}
 		return t.rows(`SELECT id, state, busy, warm, created_at, idle_since FROM runners
 			WHERE workspace = ? AND pool = ? AND state <> 'destroyed' ORDER BY created_at, id`, []any{workspace, pool}, func(scan scanner) error {
@@ -179,6 +168,48 @@ func (s *Store) PoolSnapshot(ctx context.Context, workspace, pool string) (muste
 		})
 	})
 	return snap, err
+}
+
+// planJobs reads what a decision needs of a pool's jobs. Only rules that look at
+// more than their repository cost reading the jobs themselves.
+func (t *tx) planJobs(p muster.Pool) (jobs []muster.PlanJob, err error) {
+	var to muster.Pool
+	if p.Overflow.Pool != "" {
+		row, err := t.pool(p.Workspace, p.Overflow.Pool, "")
+		if err != nil && muster.CodeOf(err) != muster.CodeNotFound {
+			return nil, err
+		}
+		to = row.effective()
+	}
+	column := "''"
+	if to.Name != "" || len(p.Priorities) > 0 {
+		column = "doc"
+	}
+	for _, state := range []muster.JobState{muster.JobInProgress, muster.JobQueued} {
+		err := t.rows("SELECT id, attempt, queued_at, repository, "+column+" FROM jobs WHERE workspace = ? AND pool = ? AND state = ? ORDER BY queued_at, id, attempt",
+			[]any{p.Workspace, p.Name, state}, func(scan scanner) error {
+				var at int64
+				var doc string
+				j := muster.PlanJob{State: state}
+				if err := scan(&j.ID, &j.Attempt, &at, &j.Repository, &doc); err != nil {
+					return err
+				}
+				j.QueuedAt = instant(at)
+				if doc != "" && state == muster.JobQueued {
+					whole, err := decode[muster.Job](doc)
+					if err != nil {
+						return err
+					}
+					j.Priority, j.Overflows = p.PriorityOf(whole), to.Name != "" && to.CanTake(whole)
+				}
+				jobs = append(jobs, j)
+				return nil
+			})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return jobs, nil
 }
 
 // poolRow is a pool as it lies in the database.

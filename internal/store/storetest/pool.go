@@ -148,12 +148,12 @@ func poolSnapshot(t *testing.T, s *store.Store) {
 	want(t, "snapshot", snap, muster.Snapshot{
 		Pool: pool("a"),
 		Jobs: []muster.PlanJob{
-			{ID: 6, Attempt: 1, State: muster.JobInProgress, QueuedAt: utc(at(-6 * time.Minute))},
-			{ID: 4, Attempt: 1, State: muster.JobQueued, QueuedAt: utc(at(-4 * time.Minute))},
-			{ID: 3, Attempt: 1, State: muster.JobQueued, QueuedAt: utc(at(-3 * time.Minute))},
-			{ID: 2, Attempt: 1, State: muster.JobQueued, QueuedAt: utc(at(-2 * time.Minute))},
-			{ID: 1, Attempt: 1, State: muster.JobQueued, QueuedAt: utc(at(-1 * time.Minute))},
-			{ID: 8, Attempt: 1, State: muster.JobQueued, QueuedAt: utc(at(time.Hour))}, // 4-5 4-49: it waited for an approval before
+			{ID: 6, Attempt: 1, State: muster.JobInProgress, QueuedAt: utc(at(-6 * time.Minute)), Repository: "octo/repo"},
+			{ID: 4, Attempt: 1, State: muster.JobQueued, QueuedAt: utc(at(-4 * time.Minute)), Repository: "octo/repo"},
+			{ID: 3, Attempt: 1, State: muster.JobQueued, QueuedAt: utc(at(-3 * time.Minute)), Repository: "octo/repo"},
+			{ID: 2, Attempt: 1, State: muster.JobQueued, QueuedAt: utc(at(-2 * time.Minute)), Repository: "octo/repo"},
+			{ID: 1, Attempt: 1, State: muster.JobQueued, QueuedAt: utc(at(-1 * time.Minute)), Repository: "octo/repo"},
+			{ID: 8, Attempt: 1, State: muster.JobQueued, QueuedAt: utc(at(time.Hour)), Repository: "octo/repo"}, // 4-5 4-49: it waited for an approval before
 		},
 		Runners: []muster.PlanRunner{
 			{ID: "r-0001", State: muster.RunnerProvisioning, CreatedAt: utc(base)},
@@ -165,6 +165,45 @@ func poolSnapshot(t *testing.T, s *store.Store) {
 	})
 	_, err := s.PoolSnapshot(ctx, ws, "none")
 	wantCode(t, err, muster.CodeNotFound)
+}
+
+// A pool's rules that look at jobs see them in the snapshot, and waiting jobs can
+// be handed to another pool, once.
+func jobsOverflow(t *testing.T, s *store.Store) {
+	ctx := t.Context()
+	a, b := pool("a"), pool("b")
+	b.RunnerLabels = append(b.RunnerLabels, "a")
+	a.Overflow = muster.Overflow{Pool: "b", After: time.Minute}
+	a.Priorities = []muster.Priority{{Branch: "main", Weight: 7}}
+	ok(t, s.SyncPools(ctx, ws, []muster.Pool{a, b}, nil))
+	for id := int64(1); id <= 3; id++ {
+		e := event(id, "queued", "")
+		e.HeadBranch, e.Labels = "main", a.Labels
+		if id == 2 {
+			e.HeadBranch, e.Labels = "topic", append(muster.Labels{"nobody-has-this"}, a.Labels...) // the runners of b lack it
+		}
+		must(s.ApplyJobEvent(ctx, ws, e, func(muster.Job) string { return "a" }))(t)
+	}
+	type seen struct {
+		Priority  int
+		Overflows bool
+	}
+	got := map[int64]seen{}
+	for _, j := range must(s.PoolSnapshot(ctx, ws, "a"))(t).Jobs {
+		got[j.ID] = seen{j.Priority, j.Overflows}
+	}
+	want(t, "jobs of the snapshot", got, map[int64]seen{1: {7, true}, 2: {0, false}, 3: {7, true}})
+
+	apply(t, s, event(3, "in_progress", "foreign"))
+	want(t, "moved", must(s.MoveJobs(ctx, ws, "a", "b", []int64{1, 3, 99}))(t), 1)
+	want(t, "moved again", must(s.MoveJobs(ctx, ws, "a", "b", []int64{1}))(t), 0)
+	want(t, "pool of the moved job", must(s.JobByID(ctx, ws, 1))(t).Pool, "b")
+	want(t, "pool of the started job", must(s.JobByID(ctx, ws, 3))(t).Pool, "a")
+	late := event(1, "queued", "")
+	late.Labels = a.Labels
+	must(s.ApplyJobEvent(ctx, ws, late, func(muster.Job) string { return "a" }))(t)
+	want(t, "pool after late news", must(s.JobByID(ctx, ws, 1))(t).Pool, "b")
+	want(t, "jobs of b", len(must(s.PoolSnapshot(ctx, ws, "b"))(t).Jobs), 1)
 }
 
 // A pool is suspended while every installation of its App at its owner is. C34
