@@ -87,6 +87,9 @@ type Pool struct {
 	Canary     Canary        `json:"canary,omitzero"`
 	// InactiveMinutes is how long a kept machine stays up after its last job; 0 is 3 (C1).
 	InactiveMinutes int `json:"inactive_minutes,omitempty"`
+	// Machine and Zone name the machine that a kept pool starts and stops.
+	Machine string `json:"machine,omitempty"`
+	Zone    string `json:"zone,omitempty"`
 }
 
 var poolName = regexp.MustCompile(`\A[a-zA-Z0-9_-]+\z`) // S1-102

@@ -99,11 +99,38 @@ type Provider interface {
 	List(ctx context.Context) iter.Seq2[Instance, error]
 }
 
+// Machine names a machine that exists already and is kept: the platform's own
+// name and, where the platform has zones, the zone.
+type Machine struct {
+	Name string
+	Zone string
+}
+
+// MachineState is how a kept machine stands.
+type MachineState struct {
+	Status muster.MachineStatus
+	// UpAt is when it was last started, zero if the platform does not say.
+	UpAt time.Time
+	// Detail is the platform's own words. May be empty.
+	Detail string
+}
+
 // StartStopper is implemented by providers whose machines can be kept: stopped
-// without being destroyed, and started again. Both are idempotent.
+// without being destroyed, and started again. The machines are the operator's;
+// List and Get know nothing of them, and nothing deletes one. All methods are
+// safe for concurrent use and return errors of the classes above; ErrNotFound
+// means that the platform has no such machine.
 type StartStopper interface {
-	Start(ctx context.Context, runner muster.RunnerID) error
-	Stop(ctx context.Context, runner muster.RunnerID) error
+	// Start asks for a stopped machine and returns the platform's name of the
+	// operation once the request is accepted. A machine that is up or on its way up
+	// needs nothing and gets "". One that is stopping or suspended is refused with
+	// ErrTransient: callers look at Status and ask again (4-20).
+	Start(ctx context.Context, m Machine) (operation string, err error)
+	// Stop asks for the end of a running machine and returns once the request is
+	// accepted. A machine that is stopped or stopping needs nothing and gets "".
+	Stop(ctx context.Context, m Machine) (operation string, err error)
+	// Status looks at a machine.
+	Status(ctx context.Context, m Machine) (MachineState, error)
 }
 
 // Pricer is implemented by providers that know what an instance costs.

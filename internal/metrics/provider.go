@@ -75,15 +75,21 @@ type countedKept struct {
 }
 
 // Start implements provider.StartStopper.
-func (c *countedKept) Start(ctx context.Context, runner muster.RunnerID) (err error) {
+func (c *countedKept) Start(ctx context.Context, m provider.Machine) (operation string, err error) {
 	defer func(start time.Time) { c.count("start", start, err) }(time.Now())
-	return c.kept.Start(ctx, runner)
+	return c.kept.Start(ctx, m)
 }
 
 // Stop implements provider.StartStopper.
-func (c *countedKept) Stop(ctx context.Context, runner muster.RunnerID) (err error) {
+func (c *countedKept) Stop(ctx context.Context, m provider.Machine) (operation string, err error) {
 	defer func(start time.Time) { c.count("stop", start, err) }(time.Now())
-	return c.kept.Stop(ctx, runner)
+	return c.kept.Stop(ctx, m)
+}
+
+// Status implements provider.StartStopper.
+func (c *countedKept) Status(ctx context.Context, m provider.Machine) (st provider.MachineState, err error) {
+	defer func(start time.Time) { c.count("status", start, err) }(time.Now())
+	return c.kept.Status(ctx, m)
 }
 
 // outcomeOf is the class of a provider's error in one word.

@@ -271,8 +271,16 @@ type kept struct {
 	started bool
 }
 
-func (k *kept) Start(context.Context, muster.RunnerID) error { k.started = true; return nil }
-func (k *kept) Stop(context.Context, muster.RunnerID) error  { return provider.ErrQuota }
+func (k *kept) Start(context.Context, provider.Machine) (string, error) {
+	k.started = true
+	return "operation-1", nil
+}
+func (k *kept) Stop(context.Context, provider.Machine) (string, error) {
+	return "", provider.ErrQuota
+}
+func (k *kept) Status(context.Context, provider.Machine) (provider.MachineState, error) {
+	return provider.MachineState{Status: muster.MachineRunning}, nil
+}
 func (k *kept) PriceMicroUSD(context.Context, muster.Offering) (int64, error) {
 	return 42, nil
 }
@@ -323,15 +331,20 @@ func TestProviderKeepsItsOptions(t *testing.T) {
 	if !ok {
 		t.Fatal("it cannot be started any more")
 	}
-	if err := starter.Start(ctx, "r-1"); err != nil || !inner.started {
-		t.Errorf("%v, started %v", err, inner.started)
+	vm := provider.Machine{Name: "vm"}
+	if op, err := starter.Start(ctx, vm); err != nil || op != "operation-1" || !inner.started {
+		t.Errorf("%q, %v, started %v", op, err, inner.started)
 	}
-	if err := starter.Stop(ctx, "r-1"); !errors.Is(err, provider.ErrQuota) {
+	if _, err := starter.Stop(ctx, vm); !errors.Is(err, provider.ErrQuota) {
 		t.Error(err)
 	}
+	if st, err := starter.Status(ctx, vm); err != nil || st.Status != muster.MachineRunning {
+		t.Errorf("%+v, %v", st, err)
+	}
 	f := scrape(t, r)
-	if value(t, f, "muster_provider_calls_total", "start", "ok", "cloud") != 1 || value(t, f, "muster_provider_calls_total", "stop", "quota", "cloud") != 1 {
-		t.Error("start and stop are not counted")
+	if value(t, f, "muster_provider_calls_total", "start", "ok", "cloud") != 1 || value(t, f, "muster_provider_calls_total", "stop", "quota", "cloud") != 1 ||
+		value(t, f, "muster_provider_calls_total", "status", "ok", "cloud") != 1 {
+		t.Error("start, stop and status are not counted")
 	}
 	if pricer, ok := provider.As[provider.Pricer](p); !ok {
 		t.Error("it has no price any more")

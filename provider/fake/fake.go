@@ -23,6 +23,9 @@ const (
 	Delete Call = "delete"
 	Get    Call = "get"
 	List   Call = "list"
+	Start  Call = "start"
+	Stop   Call = "stop"
+	Status Call = "status"
 )
 
 // Fault makes calls go wrong. The zero Fault makes every call of every kind
@@ -30,7 +33,7 @@ const (
 type Fault struct {
 	// Call is which method; "" means all.
 	Call Call
-	// Runner is for which runner; "" means all.
+	// Runner is for which runner, or the name of which kept machine; "" means all.
 	Runner muster.RunnerID
 	// Times is how often; 0 means until Heal.
 	Times int
@@ -53,6 +56,10 @@ type Delays struct {
 	Boot time.Duration
 	// Delete is how long an instance takes to go after it was told to.
 	Delete time.Duration
+	// Start is how long a kept machine is PROVISIONING and then STAGING, half each;
+	// Stop how long it is STOPPING.
+	Start time.Duration
+	Stop  time.Duration
 }
 
 // Machine is what the hook of OnBoot gets: the instance and what it was made from,
@@ -76,6 +83,9 @@ type Cloud struct {
 	created  int
 	closed   bool
 	running  sync.WaitGroup
+	kept     map[provider.Machine]*keptMachine
+	onStart  func(context.Context, provider.Machine)
+	ops      int
 }
 
 type key struct {
@@ -92,7 +102,7 @@ type machine struct {
 
 // NewCloud returns an empty platform without limits, delays or faults. Close it.
 func NewCloud() *Cloud {
-	return &Cloud{machines: map[key]*machine{}, calls: map[Call]int{}}
+	return &Cloud{machines: map[key]*machine{}, calls: map[Call]int{}, kept: map[provider.Machine]*keptMachine{}}
 }
 
 // Provider returns a client of the platform for one owner. Clients keep nothing:
@@ -169,6 +179,9 @@ func (c *Cloud) Close() {
 	c.delays = Delays{}
 	for _, m := range c.machines {
 		m.remove()
+	}
+	for _, m := range c.kept {
+		m.halt()
 	}
 	c.mu.Unlock()
 	c.running.Wait()

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestConformance(t *testing.T) {
 	for name, delays := range map[string]fake.Delays{
 		"AtOnce": {},
-		"Slow":   {Create: 5 * time.Millisecond, Boot: 5 * time.Millisecond, Delete: 5 * time.Millisecond},
+		"Slow":   {Create: 5 * time.Millisecond, Boot: 5 * time.Millisecond, Delete: 5 * time.Millisecond, Start: 10 * time.Millisecond, Stop: 5 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cloud := fake.NewCloud()
@@ -38,6 +38,11 @@ func TestConformance(t *testing.T) {
 				},
 				End: func(t providertest.T, owner string, runner muster.RunnerID) {
 					cloud.End(owner, runner, "job finished")
+				},
+				Machine: func(t providertest.T, owner string) provider.Machine {
+					m := provider.Machine{Name: "vm-" + owner, Zone: "zone-a"}
+					cloud.AddMachine(m, muster.MachineTerminated)
+					return m
 				},
 				Exposed: func(t providertest.T, owner string, runner muster.RunnerID) map[string]string {
 					return map[string]string{"counts": fmt.Sprintf("%+v", cloud.Counts())}
@@ -184,6 +189,68 @@ func TestHookEndsTheMachine(t *testing.T) {
 		synctest.Wait()
 		if inst, err := p.Get(t.Context(), "r-hook"); err != nil || inst.State != provider.InstanceEnded || inst.Detail != "job finished" {
 			t.Errorf("%+v, %v", inst, err)
+		}
+	})
+}
+
+// 4-20: a start in the wrong moment is refused, and what somebody does by the
+// platform's console is seen.
+func TestKeptMachine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cloud := fake.NewCloud()
+		defer cloud.Close()
+		cloud.SetDelays(fake.Delays{Start: time.Minute, Stop: 30 * time.Second})
+		p, ctx := cloud.Provider("o"), t.Context()
+		vm := provider.Machine{Name: "vm", Zone: "z"}
+		cloud.AddMachine(vm, muster.MachineTerminated)
+		inside := make(chan string, 2)
+		cloud.OnStart(func(ctx context.Context, m provider.Machine) {
+			inside <- "up " + m.Name
+			<-ctx.Done()
+			inside <- "down"
+		})
+		is := func(want muster.MachineStatus) {
+			t.Helper()
+			synctest.Wait()
+			if st, err := p.Status(ctx, vm); err != nil || st.Status != want {
+				t.Errorf("%s, %v; want %s", st.Status, err, want)
+			}
+		}
+		if _, err := p.Start(ctx, vm); err != nil {
+			t.Fatal(err)
+		}
+		is(muster.MachineProvisioning)
+		<-time.After(31 * time.Second)
+		is(muster.MachineStaging)
+		<-time.After(30 * time.Second)
+		is(muster.MachineRunning)
+		if got := <-inside; got != "up vm" {
+			t.Error(got)
+		}
+		if _, err := p.Stop(ctx, vm); err != nil {
+			t.Fatal(err)
+		}
+		is(muster.MachineStopping)
+		if got := <-inside; got != "down" {
+			t.Error(got)
+		}
+		if _, err := p.Start(ctx, vm); !errors.Is(err, provider.ErrTransient) {
+			t.Errorf("start while stopping: %v", err)
+		}
+		<-time.After(31 * time.Second)
+		is(muster.MachineTerminated)
+		cloud.SetMachine(vm, muster.MachineSuspended)
+		if _, err := p.Start(ctx, vm); !errors.Is(err, provider.ErrTransient) {
+			t.Errorf("start while suspended: %v", err)
+		}
+		cloud.Fail(fake.Fault{Call: fake.Status, Runner: "vm", Times: 1})
+		if _, err := p.Status(ctx, vm); !errors.Is(err, provider.ErrTransient) {
+			t.Errorf("a fault: %v", err)
+		}
+		cloud.Fail(fake.Fault{Call: fake.Status, Garbage: true, Times: 1})
+		is("CONFUSED")
+		if got := cloud.Machine(vm); got.Starts != 1 || got.Stops != 1 || got.Status != muster.MachineSuspended {
+			t.Errorf("%+v", got)
 		}
 	})
 }

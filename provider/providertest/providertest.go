@@ -45,6 +45,9 @@ type Harness struct {
 	// other than the machine itself can read: arguments, environment, metadata,
 	// files, labels. The boot token must be in none of it.
 	Exposed func(t T, owner string, runner muster.RunnerID) map[string]string
+	// Machine returns a machine that is kept, stopped, which nobody else uses; nil for
+	// a platform that keeps none, and then every check of machines is passed over.
+	Machine func(t T, owner string) provider.Machine
 	// Patience is how long the platform may take for one change; 0 means 10 s.
 	Patience time.Duration
 	// Cannot declares the checks that this platform cannot pass, by name, with the reason.
@@ -78,6 +81,11 @@ var checks = []check{
 	{"NoSecrets", (*suite).noSecrets},
 	{"EndsByItself", (*suite).endsByItself},
 	{"MaxAge", (*suite).maxAge},
+	{"MachineStartStop", (*suite).machineStartStop},
+	{"MachineIdempotent", (*suite).machineIdempotent},
+	{"MachineUnknown", (*suite).machineUnknown},
+	{"MachineIsNobodysInstance", (*suite).machineIsNobodysInstance},
+	{"MachineRestart", (*suite).machineRestart},
 }
 
 // Run runs every check as a subtest. Checks that the harness cannot are skipped
