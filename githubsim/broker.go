@@ -66,6 +66,7 @@ func (s *Server) brokerRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /_services/run/completejob", s.runService(s.serveComplete))
 	mux.HandleFunc("GET /_services/checkout/{repository}", s.serveCheckout)
 	s.registrationRoutes(mux)
+	s.scaleSetRoutes(mux)
 }
 
 // serveOAuth trades a runner's signed assertion for an access token.
@@ -321,5 +322,5 @@ func read(w http.ResponseWriter, r *http.Request, into any) bool {
 // opaqueJWT is a token that parses as a JWT with an expiry and means nothing else.
 func (s *Server) opaqueJWT(purpose string, expires time.Time) string {
 	part := func(v any) string { return base64.RawURLEncoding.EncodeToString(encode(v)) }
-	return part(object{"alg": "RS256", "typ": "JWT"}) + "." + part(object{"exp": expires.Unix(), "jti": s.chance.uuid(purpose)}) + "." + rand.Text()
+	return part(object{"alg": "RS256", "typ": "JWT"}) + "." + part(object{"exp": expires.Unix(), "jti": s.chance.uuid(purpose)}) + "." + s.chance.text(purpose, 86, alphaNumeric)
 }

@@ -76,8 +76,18 @@ type Config struct {
 	CancelGrace time.Duration
 	// GateTimeout is how long a job waits for an approval (30 days).
 	GateTimeout time.Duration
-	// LongPoll is how long a runner's request for a message hangs (50 s).
+	// LongPoll is how long a request for a message hangs, a runner's or a scale
+	// set's (50 s).
 	LongPoll time.Duration
+	// AdminTokenLifetime is how long the actions service's token lives that
+	// runner-registration gives (1 h), and QueueTokenLifetime the one of a scale
+	// set's session (1 h).
+	AdminTokenLifetime, QueueTokenLifetime time.Duration
+	// SetSessionLinger is how long the session of a scale set whose listener fell
+	// silent keeps another from being opened (50 s).
+	SetSessionLinger time.Duration
+	// MessageBatch is how much one message of a scale set tells at most (50).
+	MessageBatch int
 	// OfflineAfter is how long a silent runner still counts as online (60 s).
 	OfflineAfter time.Duration
 	// RecordLinger is how long a one-job runner stays registered and busy after its
@@ -152,6 +162,9 @@ func (c Config) withDefaults() Config {
 		{&c.CancelGrace, 5 * time.Minute},
 		{&c.GateTimeout, 30 * 24 * time.Hour},
 		{&c.LongPoll, 50 * time.Second},
+		{&c.AdminTokenLifetime, time.Hour},
+		{&c.QueueTokenLifetime, time.Hour},
+		{&c.SetSessionLinger, 50 * time.Second},
 		{&c.OfflineAfter, time.Minute},
 		{&c.RecordLinger, 2 * time.Second},
 		{&c.IdleReaper, 0},
@@ -173,6 +186,7 @@ func (c Config) withDefaults() Config {
 		{&c.ContentPerMinute, 80},
 		{&c.ContentPerHour, 500},
 		{&c.RegistrationsPer5Minutes, 1500},
+		{&c.MessageBatch, 50},
 		{&c.HookLog, 20000},
 		{&c.HookConcurrency, 64},
 	} {

@@ -237,6 +237,7 @@ func (s *Server) finish(j *job, conclusion string) {
 	}
 	s.cfg.Logger.Debug("job completed", "job", j.id, "conclusion", conclusion)
 	s.emitJob(j, "completed")
+	s.completedInSet(j)
 	s.leave(j.claim)
 	s.settle(j)
 	s.changed()

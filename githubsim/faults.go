@@ -54,6 +54,26 @@ type FaultSettings struct {
 	GhostRunners     float64  `json:"ghost_runners"`
 	FalseLost        float64  `json:"false_lost"` // a good job is reported as lost communication
 	SessionConflicts float64  `json:"session_conflicts"`
+
+	// Scale sets. A message is what a listener is told of one job.
+	RedeliverMessages   float64  `json:"redeliver_messages"`    // what is not acknowledged comes again though the poll names a later one
+	ZeroCapacityTrap    float64  `json:"zero_capacity_trap"`    // a job queued at capacity 0 never reaches the set
+	AcquireFlow         float64  `json:"acquire_flow"`          // jobs that are offered and must be acquired
+	SessionLinger       Duration `json:"session_linger"`        // replaces Config.SetSessionLinger
+	QueueUnauthorized   float64  `json:"queue_unauthorized"`    // 401 for a good token of the queue
+	AdminUnauthorized   float64  `json:"admin_unauthorized"`    // 401 for a good token of the actions service
+	LateMessages        Duration `json:"late_messages"`         // JobStarted and JobCompleted, each by a random time up to this
+	DuplicateMessages   float64  `json:"duplicate_messages"`    // of these
+	LoseMessages        float64  `json:"lose_messages"`         // of these
+	NamelessMessages    float64  `json:"nameless_messages"`     // of these, without the runner
+	EarlyCompleted      float64  `json:"early_completed"`       // JobCompleted while the job runs, and none when it ends
+	LapseAssignments    Duration `json:"lapse_assignments"`     // a job that no runner took for so long is canceled and given away anew
+	ZeroStatistics      float64  `json:"zero_statistics"`       // messages whose statistics are all 0
+	StatisticsOnly      float64  `json:"statistics_only"`       // polls that end with a message without a body
+	Crossover           float64  `json:"crossover"`             // a runner takes the set's newest job and not the oldest
+	ArbitrarySets       float64  `json:"arbitrary_sets"`        // any set that fits gets the job, not the closest
+	EmptyQueueURLs      float64  `json:"empty_queue_urls"`      // sessions without messageQueueUrl
+	IgnoreDisableUpdate float64  `json:"ignore_disable_update"` // sets that do not keep disableUpdate
 }
 
 // Duration is a time.Duration that reads and writes as text in JSON ("1m30s").
@@ -312,7 +332,9 @@ func (f *Faults) strike(rt *route) (slow time.Duration, broken int, lost bool) {
 	return slow, broken, lost
 }
 
-func (rt *route) jit() bool { return strings.HasSuffix(rt.path, "/generate-jitconfig") }
+func (rt *route) jit() bool {
+	return strings.HasSuffix(rt.path, "/generate-jitconfig") || strings.HasSuffix(rt.path, "/generatejitconfig")
+}
 
 func (f *Faults) emptyBody(rt *route, status int) bool {
 	set := f.now()

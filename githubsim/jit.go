@@ -78,7 +78,8 @@ func (c *call) jitGroup(name string, id *int64, labels bool) (*group, error) {
 // file names and base64 contents.
 func (s *Server) jitConfig(r *runner) string {
 	settings := encode(message.Settings{
-		AgentID: r.id, AgentName: r.name, PoolID: 1, Ephemeral: true, ServerURL: s.pipelinesURL(r.scope), WorkFolder: r.workFolder,
+		DisableUpdate: r.set != nil && r.set.disableUpdate,
+		AgentID:       r.id, AgentName: r.name, PoolID: 1, Ephemeral: true, ServerURL: s.pipelinesURL(r.scope), WorkFolder: r.workFolder,
 		UseV2Flow: true, ServerURLV2: s.brokerURL(),
 	})
 	credentials := encode(message.Credentials{Scheme: "OAuth", Data: map[string]string{
@@ -96,11 +97,12 @@ type registrationToken struct {
 	scope   *scope
 	purpose string // register or remove
 	expires time.Time
+	who     identity // who asked for it
 }
 
 func (s *Server) createRegistrationToken(purpose string) func(*call) (reply, error) {
 	return func(c *call) (reply, error) {
-		t := &registrationToken{scope: c.scope, purpose: purpose, expires: c.now.Add(s.cfg.RegistrationLifetime)}
+		t := &registrationToken{scope: c.scope, purpose: purpose, expires: c.now.Add(s.cfg.RegistrationLifetime), who: c.who}
 		secret := s.chance.text("registration", 29, base32Upper)
 		s.registrations[secret] = t
 		s.after(s.cfg.RegistrationLifetime+time.Minute, func() { delete(s.registrations, secret) })

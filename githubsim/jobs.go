@@ -50,6 +50,17 @@ type job struct {
 
 	pickup, expiry, lease, grace, timeout *entry
 
+	// of the scale set that the job was given to
+	set                         *scaleSet
+	setAssigned, runnerAssigned time.Time
+	setIDs                      []string // one for each time that it was given away
+	requestID                   int64    // when it must be acquired
+	drawn, requested            bool
+	trapped                     map[int64]bool // by the id of the set
+	lapse                       *entry
+	lapses                      int
+	toldCompleted               bool
+
 	emitted             []string
 	acquires, completes int
 }

@@ -23,6 +23,7 @@ type market struct {
 type demand struct {
 	key      string
 	tag      string
+	set      *scaleSet // to which the jobs were given; nil on the open market
 	repo     *repository
 	workflow string // path of the workflow file, for restricted groups
 	group    string
@@ -32,6 +33,7 @@ type demand struct {
 
 type class struct {
 	key    string
+	set    *scaleSet // whose jobs alone it serves; nil for the open market
 	scope  *scope
 	group  *group
 	labels map[string]bool // lower-case
@@ -57,6 +59,10 @@ func lower(names []string) []string {
 // serves is the rule of GitHub: the runner has all labels of the job, and its
 // group is open to the job's repository and workflow.
 func (c *class) serves(d *demand) bool {
+	if c.set != nil || d.set != nil {
+		// Any runner of a scale set does for any job that was given to the set.
+		return c.set == d.set
+	}
 	if d.group != "" && !strings.EqualFold(d.group, c.group.name) {
 		return false
 	}
@@ -72,10 +78,13 @@ func (c *class) serves(d *demand) bool {
 func (s *Server) classify(r *runner) {
 	m := &s.market
 	names := lower(views(r.labels, func(l label) string { return l.name }))
+	if r.set != nil {
+		names = append(names, r.set.tag())
+	}
 	key := r.scope.path() + "\x00" + r.group.name + "\x00" + strings.Join(names, "\x00")
 	c := m.classes[key]
 	if c == nil {
-		c = &class{key: key, scope: r.scope, group: r.group, labels: map[string]bool{}}
+		c = &class{key: key, set: r.set, scope: r.scope, group: r.group, labels: map[string]bool{}}
 		m.classes[key] = c
 		for _, tag := range append(names, "") {
 			c.labels[tag] = true
@@ -135,10 +144,15 @@ func (s *Server) enqueue(j *job) {
 	m := &s.market
 	labels := lower(j.labels)
 	key := strings.Join(append([]string{j.run.repo.fullName(), j.run.workflow.path, strings.ToLower(j.group)}, labels...), "\x00")
+	if j.set != nil {
+		key += j.set.tag()
+	}
 	d := m.demands[key]
 	if d == nil {
-		d = &demand{key: key, repo: j.run.repo, workflow: j.run.repo.fullName() + "/" + j.run.workflow.path, group: j.group, labels: labels}
-		d.tag = m.rarest(labels)
+		d = &demand{key: key, repo: j.run.repo, workflow: j.run.repo.fullName() + "/" + j.run.workflow.path, group: j.group, labels: labels, set: j.set}
+		if d.tag = m.rarest(labels); d.set != nil {
+			d.tag = d.set.tag()
+		}
 		m.demands[key] = d
 		m.demandsByTag[d.tag] = append(m.demandsByTag[d.tag], d)
 	}
@@ -152,7 +166,9 @@ func (s *Server) enqueue(j *job) {
 	d.jobs = slices.Insert(d.jobs, i, j)
 	if r := s.pickRunner(d); r != nil {
 		s.assign(j, r)
+		return
 	}
+	s.place(j)
 }
 
 // dequeue takes a job out of the market.
@@ -194,6 +210,9 @@ func (s *Server) pickRunner(d *demand) *runner {
 			tag = l
 		}
 	}
+	if d.set != nil {
+		tag = d.set.tag()
+	}
 	total := 0
 	var able []*class
 	for _, c := range m.classesByTag[tag] {
@@ -216,26 +235,41 @@ func (s *Server) pickRunner(d *demand) *runner {
 }
 
 // pickJob chooses one of the waiting jobs that a runner can serve.
-func (s *Server) pickJob(c *class) *job {
-	var able []*demand
+func (s *Server) pickJob(c *class) *job { return s.pickFor(c, nil) }
+
+// pickFor is pickJob without the jobs that skip names.
+func (s *Server) pickFor(c *class, skip func(*job) bool) *job {
+	var able [][]*job // of one demand each, by arrival
 	for tag := range sorted(c.labels) {
 		for _, d := range s.market.demandsByTag[tag] {
-			if c.serves(d) {
-				able = append(able, d)
+			if !c.serves(d) {
+				continue
+			}
+			jobs := d.jobs
+			if skip != nil {
+				jobs = slices.DeleteFunc(slices.Clone(jobs), skip)
+			}
+			if len(jobs) > 0 {
+				able = append(able, jobs)
 			}
 		}
 	}
 	if len(able) == 0 {
 		return nil
 	}
-	switch s.cfg.Order {
-	case RandomOrder:
-		d := able[s.chance.stream("job").IntN(len(able))]
-		return d.jobs[s.chance.stream("job").IntN(len(d.jobs))]
-	case NewestFirst:
-		return slices.MaxFunc(views(able, func(d *demand) *job { return d.jobs[len(d.jobs)-1] }), byArrival)
+	order := s.cfg.Order
+	if c.set != nil && s.chance.hit("crossover", s.faults.now().Crossover) {
+		s.fault("crossover")
+		order = NewestFirst
 	}
-	return slices.MinFunc(views(able, func(d *demand) *job { return d.jobs[0] }), byArrival)
+	switch order {
+	case RandomOrder:
+		jobs := able[s.chance.stream("job").IntN(len(able))]
+		return jobs[s.chance.stream("job").IntN(len(jobs))]
+	case NewestFirst:
+		return slices.MaxFunc(views(able, func(jobs []*job) *job { return jobs[len(jobs)-1] }), byArrival)
+	}
+	return slices.MinFunc(views(able, func(jobs []*job) *job { return jobs[0] }), byArrival)
 }
 
 func byArrival(a, b *job) int { return cmp.Compare(a.arrival, b.arrival) }
@@ -319,6 +353,9 @@ func (s *Server) theft(r *runner) *job {
 	}
 	j := s.injectJob(repo, opts, false)
 	j.alien = true
+	if r.set != nil {
+		s.take(j, r.set)
+	}
 	return j
 }
 
@@ -329,7 +366,8 @@ func (s *Server) assign(j *job, r *runner) {
 	s.agenda.cancel(r.reaper)
 	r.job, r.assignedAt, r.idleSince = j, s.now(), time.Time{}
 	r.jobs++
-	j.assigned = r
+	j.assigned, j.runnerAssigned = r, r.assignedAt
+	s.unoffer(j)
 	if r.ephemeral && !s.cfg.KeepAtAssignment {
 		r.consumed = true
 	}

@@ -3,7 +3,6 @@ package githubsim
 import (
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -16,12 +15,10 @@ func (s *Server) registrationRoutes(mux *http.ServeMux) {
 		mux.HandleFunc("POST "+prefix+"/actions/runner-registration", late(s.serveRegistration))
 		mux.HandleFunc("POST "+prefix+"/actions/runners/register", late(s.serveRegister))
 	}
-	mux.HandleFunc("DELETE /_services/pipelines/{owner}/_apis/distributedtask/pools/0/agents/{runner}", late(s.serveUnregister))
-	mux.HandleFunc("DELETE /_services/pipelines/{owner}/{repo}/_apis/distributedtask/pools/0/agents/{runner}", late(s.serveUnregister))
 }
 
 // registration finds the scope of a RemoteAuth token that was made for purpose.
-func (s *Server) registration(r *http.Request, purpose, target string) *scope {
+func (s *Server) registration(r *http.Request, purpose, target string) *registrationToken {
 	scheme, secret := credentials(r)
 	t := s.registrations[secret]
 	if scheme != "remoteauth" || t == nil || t.purpose != purpose || !s.now().Before(t.expires) {
@@ -31,7 +28,7 @@ func (s *Server) registration(r *http.Request, purpose, target string) *scope {
 	if err != nil || !strings.EqualFold(strings.Trim(u.Path, "/"), t.scope.path()) {
 		return nil
 	}
-	return t.scope
+	return t
 }
 
 func (s *Server) serveRegistration(w http.ResponseWriter, r *http.Request) {
@@ -41,14 +38,16 @@ func (s *Server) serveRegistration(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sc := s.registration(r, in.Event, in.URL)
-	if sc == nil {
+	given := s.registration(r, in.Event, in.URL)
+	if given == nil {
 		answer(w, http.StatusNotFound, object{"message": "Not Found", "documentation_url": docs, "status": "404"})
 		return
 	}
-	secret := s.opaqueJWT("pipelines", s.now().Add(time.Hour))
-	s.registrations[secret] = &registrationToken{scope: sc, purpose: "pipelines", expires: s.now().Add(time.Hour)}
-	answer(w, http.StatusOK, message.Registration{URL: s.pipelinesURL(sc), Token: secret, TokenSchema: "OAuthAccessToken", UseV2Flow: true})
+	expires := s.now().Add(s.cfg.AdminTokenLifetime)
+	secret := s.opaqueJWT("pipelines", expires)
+	s.registrations[secret] = &registrationToken{scope: given.scope, purpose: "pipelines", expires: expires, who: given.who}
+	s.after(s.cfg.AdminTokenLifetime+time.Minute, func() { delete(s.registrations, secret) })
+	answer(w, http.StatusOK, message.Registration{URL: s.pipelinesURL(given.scope), Token: secret, TokenSchema: "OAuthAccessToken", UseV2Flow: true})
 }
 
 func (s *Server) serveRegister(w http.ResponseWriter, r *http.Request) {
@@ -63,11 +62,12 @@ func (s *Server) serveRegister(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sc := s.registration(r, "register", in.URL)
-	if sc == nil {
+	given := s.registration(r, "register", in.URL)
+	if given == nil {
 		refuse(w, brokerSource, http.StatusNotFound, "", "Not Found")
 		return
 	}
+	sc := given.scope
 	g := sc.groupNamed(in.Group)
 	if g == nil {
 		refuse(w, brokerSource, http.StatusNotFound, "", "Could not find any self-hosted runner group named %q.", in.Group)
@@ -94,27 +94,4 @@ func (s *Server) serveRegister(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, message.RegisterAnswer{ID: one.id, Name: one.name, Authorization: message.Authorization{
 		AuthorizationURL: s.authorizationURL(), ServerURL: s.brokerURL(), ClientID: one.clientID,
 	}})
-}
-
-// serveUnregister is config.sh remove.
-func (s *Server) serveUnregister(w http.ResponseWriter, r *http.Request) {
-	_, secret := credentials(r)
-	id, _ := strconv.ParseInt(r.PathValue("runner"), 10, 64)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	t := s.registrations[secret]
-	if t == nil || t.purpose != "pipelines" || !s.now().Before(t.expires) {
-		refuse(w, brokerSource, http.StatusUnauthorized, "", "The access token is not valid.")
-		return
-	}
-	one := t.scope.runner(id)
-	switch {
-	case one == nil:
-		refuse(w, brokerSource, http.StatusNotFound, message.KindRunnerNotFound, goneText)
-	case one.really():
-		refuse(w, brokerSource, http.StatusBadRequest, "", "Runner %q is currently running a job and cannot be deleted.", one.name)
-	default:
-		s.removeRunner(one, "config.sh remove")
-		w.WriteHeader(http.StatusNoContent)
-	}
 }

@@ -69,11 +69,12 @@ type runner struct {
 	connectedAt time.Time // first session
 	idleSince   time.Time
 	assignedAt  time.Time
-	job         *job // assigned or running
-	jobs        int  // taken so far
-	consumed    bool // one-job registration that was given its job
-	lingering   bool // job over, record still there
-	stuck       bool // by fault: offline and busy
+	job         *job      // assigned or running
+	jobs        int       // taken so far
+	consumed    bool      // one-job registration that was given its job
+	lingering   bool      // job over, record still there
+	stuck       bool      // by fault: offline and busy
+	set         *scaleSet // whose jobs it takes; nil for all others
 	removed     bool
 	removedWhy  string
 
@@ -142,11 +143,19 @@ func (r *runner) really() bool { return r.job != nil || r.lingering }
 
 // register adds a runner to a scope. The name must be free.
 func (s *Server) register(sc *scope, name string, g *group, labels []string) *runner {
-	r := &runner{
+	return s.registerIn(sc, name, g, labels, nil)
+}
+
+// registerIn is register for a scale set, or for none.
+func (s *Server) registerIn(sc *scope, name string, g *group, labels []string, set *scaleSet) *runner {
+	r := &runner{set: set,
 		id: s.id(&s.ids.runner), name: name, scope: sc, group: g, labels: s.labelSet(labels), os: "unknown",
 		createdAt: s.now(), clientID: s.chance.uuid("client id"), idleAt: -1,
 	}
 	s.runners[r.id] = r
+	if set != nil {
+		set.runners[r.id] = r
+	}
 	s.clients[r.clientID] = r
 	sc.runners = append(sc.runners, r)
 	sc.names[strings.ToLower(name)] = r
@@ -173,6 +182,9 @@ func (s *Server) removeRunner(r *runner, why string) {
 	s.withdraw(r)
 	s.declassify(r)
 	delete(s.runners, r.id)
+	if r.set != nil {
+		delete(r.set.runners, r.id)
+	}
 	delete(s.clients, r.clientID)
 	delete(r.scope.names, strings.ToLower(r.name))
 	r.scope.drop(r.id)

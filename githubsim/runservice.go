@@ -190,6 +190,7 @@ func (s *Server) start(j *job, r *runner) {
 		s.emitRun(j.run, "in_progress")
 	}
 	s.emitJob(j, "in_progress")
+	s.startedInSet(j, r)
 	s.changed()
 }
 

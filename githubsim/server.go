@@ -57,6 +57,10 @@ type Server struct {
 	market   market
 	slots    map[string]*slot // concurrency groups
 
+	scaleSets   map[int64]*scaleSet
+	setList     []*scaleSet            // oldest first
+	queueTokens map[string]*queueToken // of scale sets' sessions
+
 	jobTokens map[string]*job
 	labelIDs  map[string]int64 // by lower-case name
 	runs      map[int64]*run
@@ -76,7 +80,7 @@ type Server struct {
 type ids struct {
 	account, app, installation, repository, runner, group, label counter
 	run, job, workflow, suite, delivery, hook, environment       counter
-	deployment, message                                          counter
+	deployment, message, scaleSet, setMessage, request           counter
 }
 
 // New returns a server that serves nothing yet: mount Handler, or call Start.
@@ -99,6 +103,7 @@ func New(cfg Config) *Server {
 		run: counter{18_400_000_000, 9000}, job: counter{52_100_000_000, 9000}, workflow: counter{98_000_000, 90},
 		suite: counter{39_000_000_000, 9000}, delivery: counter{180_000_000_000, 9000}, hook: counter{430_000_000, 90},
 		environment: counter{1_200_000_000, 90}, deployment: counter{1_900_000_000, 90}, message: counter{100, 3},
+		scaleSet: counter{6, 3}, setMessage: counter{170, 90_000}, request: counter{30, 5},
 	}
 	s.accounts, s.enterprises = map[string]*account{}, map[string]*account{}
 	s.repositories, s.repositoryIDs = map[string]*repository{}, map[int64]*repository{}
@@ -109,6 +114,7 @@ func New(cfg Config) *Server {
 	s.runners, s.sessions = map[int64]*runner{}, map[string]*session{}
 	s.runs, s.jobs, s.jobsByID = map[int64]*run{}, map[int64]*job{}, map[string]*job{}
 	s.logLinks, s.checks = map[string]*logLink{}, map[int64]*check{}
+	s.scaleSets, s.queueTokens = map[int64]*scaleSet{}, map[string]*queueToken{}
 	s.jobTokens, s.labelIDs = map[string]*job{}, map[string]int64{}
 	s.limits = map[string]*limiter{}
 	s.market, s.slots = newMarket(), map[string]*slot{}

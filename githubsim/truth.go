@@ -16,6 +16,8 @@ type Truth struct {
 	Runs []RunTruth `json:"runs"` // by creation
 	// Runners are the registrations of this moment.
 	Runners []RunnerTruth `json:"runners"`
+	// ScaleSets are the scale sets of this moment, oldest first.
+	ScaleSets []ScaleSetTruth `json:"scale_sets,omitempty"`
 	// BusyKills are jobs whose runner was taken away while it ran them.
 	BusyKills []BusyKill `json:"busy_kills"`
 	// Registered and Unregistered count registrations; Unregistered is by cause.
@@ -53,6 +55,10 @@ type JobTruth struct {
 	Completions int `json:"completions"`
 	// Events are the webhook actions in the order in which they were emitted.
 	Events []string `json:"events"`
+	// ScaleSet is the set that the job is given to or was completed in, and SetIDs
+	// its ids in messages, one for each time that it was given away.
+	ScaleSet int64    `json:"scale_set,omitempty"`
+	SetIDs   []string `json:"set_ids,omitempty"`
 	// Copied says that a later attempt took the job over without running it.
 	Copied bool `json:"copied"`
 	// Alien says that a fault made this job, to steal a runner.
@@ -82,6 +88,8 @@ type RunnerTruth struct {
 	Busy      bool      `json:"busy"`
 	Job       int64     `json:"job"`
 	CreatedAt time.Time `json:"created_at"`
+	// ScaleSet is the set whose jobs the runner takes, 0 for none.
+	ScaleSet int64 `json:"scale_set,omitempty"`
 	// Leaked says that the registration has no live runner behind it and is older
 	// than OfflineAfter: somebody forgot it.
 	Leaked bool `json:"leaked"`
@@ -229,6 +237,9 @@ func (s *Server) truth() Truth {
 		a := r.latest()
 		t.Runs[i] = RunTruth{ID: r.id, Repo: r.repo.fullName(), Workflow: r.workflow.name, Attempt: a.number, Status: a.status, Conclusion: a.conclusion}
 	}
+	for _, set := range s.setList {
+		t.ScaleSets = append(t.ScaleSets, s.setTruth(set))
+	}
 	for _, r := range s.runners {
 		t.Runners = append(t.Runners, s.runnerTruth(r))
 	}
@@ -244,6 +255,10 @@ func (j *job) truth() JobTruth {
 		// Only ever appended to, so that the part which is there can be shared.
 		Events: j.emitted[:len(j.emitted):len(j.emitted)],
 	}
+	t.SetIDs = j.setIDs[:len(j.setIDs):len(j.setIDs)]
+	if j.set != nil {
+		t.ScaleSet = j.set.id
+	}
 	if j.acquires > 0 {
 		t.StartedAt = j.startedAt
 	}
@@ -254,6 +269,9 @@ func (s *Server) runnerTruth(r *runner) RunnerTruth {
 	t := RunnerTruth{
 		ID: r.id, Name: r.name, Scope: r.scope.path(), Labels: views(r.labels, func(l label) string { return l.name }), Ephemeral: r.ephemeral,
 		Connected: r.session != nil && s.heard(r.session), Busy: r.really(), CreatedAt: r.createdAt,
+	}
+	if r.set != nil {
+		t.ScaleSet = r.set.id
 	}
 	if r.job != nil {
 		t.Job = r.job.id
