@@ -57,3 +57,31 @@ type Check struct {
 	// ExternalID is our own name of what the check reports on.
 	ExternalID string
 }
+
+// WorkflowRun is a run of a workflow as GitHub lists it.
+type WorkflowRun struct {
+	ID      int64
+	Attempt int
+	// Repository is owner/name.
+	Repository   string
+	RepositoryID int64
+	PublicRepo   bool
+	// Status is GitHub's own word, such as queued or in_progress.
+	Status string
+	// Trigger is the event that started the run ("push").
+	Trigger    string
+	Workflow   string
+	HeadBranch string
+	HeadSHA    string
+	CreatedAt  time.Time
+	UpdatedAt  time.Time
+}
+
+// RemoteRepository is a repository as GitHub lists it.
+type RemoteRepository struct {
+	// Name is owner/name.
+	Name   string
+	Public bool
+	// PushedAt is when somebody last pushed to it; zero if nobody has.
+	PushedAt time.Time
+}

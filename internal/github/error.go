@@ -17,7 +17,8 @@ import (
 )
 
 // Further classes of the errors of this package, for errors.Is, beside the codes:
-// which part of a runner's registration went wrong (S1-22…S1-25).
+// which part of a runner's registration went wrong. errors.As finds the types
+// below in the same errors.
 var (
 	// ErrProvisioning is the class of the three below.
 	ErrProvisioning      = errors.New("runner provisioning")
@@ -25,6 +26,68 @@ var (
 	ErrRegistration      = fmt.Errorf("%w: registration", ErrProvisioning)
 	ErrDeregistration    = fmt.Errorf("%w: deregistration", ErrProvisioning)
 )
+
+// RunnerProvisioningError is in the chain of every error about a runner's
+// registration (S1-22). It has no text of its own worth showing: the
+// *muster.Error around it has.
+type RunnerProvisioningError struct {
+	// Status is what GitHub answered, 0 when the call failed otherwise.
+	Status int
+
+	class, cause error
+}
+
+// Error is the class and the cause.
+func (e *RunnerProvisioningError) Error() string {
+	if e.cause != nil {
+		return e.class.Error() + ": " + e.cause.Error()
+	}
+	return e.class.Error()
+}
+
+// Unwrap returns the class and, if there is one, the cause.
+func (e *RunnerProvisioningError) Unwrap() []error {
+	if e.cause != nil {
+		return []error{e.class, e.cause}
+	}
+	return []error{e.class}
+}
+
+// RegistrationTokenError says that no registration token could be had (S1-23).
+type RegistrationTokenError struct{ RunnerProvisioningError }
+
+// Unwrap returns the RunnerProvisioningError.
+func (e *RegistrationTokenError) Unwrap() error { return &e.RunnerProvisioningError }
+
+// RunnerRegistrationError says that a runner could not be registered (S1-24).
+type RunnerRegistrationError struct{ RunnerProvisioningError }
+
+// Unwrap returns the RunnerProvisioningError.
+func (e *RunnerRegistrationError) Unwrap() error { return &e.RunnerProvisioningError }
+
+// RunnerDeregistrationError says that a runner could not be deregistered (S1-25).
+// Its *muster.Error has CodeNotFound when the runner is gone already.
+type RunnerDeregistrationError struct{ RunnerProvisioningError }
+
+// Unwrap returns the RunnerProvisioningError.
+func (e *RunnerDeregistrationError) Unwrap() error { return &e.RunnerProvisioningError }
+
+// classed is the cause with its further class around it; just the cause if there
+// is no class.
+func classed(class error, status int, cause error) error {
+	base := RunnerProvisioningError{Status: status, class: class, cause: cause}
+	switch class {
+	case nil:
+		return cause
+	case ErrRegistrationToken:
+		return &RegistrationTokenError{base}
+	case ErrRegistration:
+		return &RunnerRegistrationError{base}
+	case ErrDeregistration:
+		return &RunnerDeregistrationError{base}
+	}
+	return &base
+}
 
 // maxText bounds what is quoted of GitHub's own words.
 const maxText = 300
@@ -57,7 +120,7 @@ func (c *Client) fail(who *identity, credential muster.Secret, r request, resp *
 	f := &failure{status: resp.StatusCode, header: resp.Header}
 	set := func(code muster.Code, format string, args ...any) *failure {
 		f.err = muster.Errorf(code, "%s: GitHub answered %d: "+format, append([]any{r.what, resp.StatusCode}, args...)...)
-		f.err.Err = r.class
+		f.err.Err = classed(r.class, resp.StatusCode, nil)
 		return f
 	}
 	if resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusTooManyRequests {
@@ -140,14 +203,14 @@ func untilReset(h http.Header, now time.Time) time.Duration {
 
 // broken is the error of a call that got no usable answer.
 func (c *Client) broken(caller context.Context, r request, err error) *muster.Error {
-	e := &muster.Error{Code: muster.CodeUnavailable, Err: r.class}
+	e := &muster.Error{Code: muster.CodeUnavailable, Err: classed(r.class, 0, nil)}
 	switch {
 	case caller.Err() != nil:
 		e.Message = r.what + ": given up before GitHub answered"
-		e.Err = errors.Join(r.class, caller.Err())
+		e.Err = classed(r.class, 0, caller.Err())
 	case errors.Is(err, context.DeadlineExceeded):
 		e.Message = fmt.Sprintf("%s: GitHub did not answer within %s", r.what, c.cfg.Timeout)
-		e.Err = errors.Join(r.class, context.DeadlineExceeded)
+		e.Err = classed(r.class, 0, context.DeadlineExceeded)
 	default:
 		// The address in a *url.Error can carry a signature; the cause cannot.
 		if u, ok := errors.AsType[*url.Error](err); ok {
@@ -160,7 +223,7 @@ func (c *Client) broken(caller context.Context, r request, err error) *muster.Er
 
 // refuse is the error of a call that the client itself did not make.
 func (c *Client) refuse(r request, err *muster.Error) *muster.Error {
-	return &muster.Error{Code: err.Code, Message: r.what + ": " + err.Message, RetryAfter: err.RetryAfter, Err: r.class}
+	return &muster.Error{Code: err.Code, Message: r.what + ": " + err.Message, RetryAfter: err.RetryAfter, Err: classed(r.class, 0, nil)}
 }
 
 // messageOf is GitHub's own message in an error of go-github.

@@ -2,6 +2,7 @@ package github
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -61,11 +62,11 @@ func (c *Client) GenerateJIT(ctx context.Context, s muster.Scope, name string, g
 	labels = labels.Unique()
 	switch err := labels.Validate(); {
 	case err != nil:
-		return JIT{}, &muster.Error{Code: muster.CodeInvalid, Message: muster.MessageOf(err), Err: ErrRegistration}
+		return JIT{}, &muster.Error{Code: muster.CodeInvalid, Message: muster.MessageOf(err), Err: classed(ErrRegistration, 0, nil)}
 	case len(labels) == 0:
-		return JIT{}, &muster.Error{Code: muster.CodeInvalid, Message: "a runner needs at least one label", Err: ErrRegistration}
+		return JIT{}, &muster.Error{Code: muster.CodeInvalid, Message: "a runner needs at least one label", Err: classed(ErrRegistration, 0, nil)}
 	case !muster.ValidRunnerName(name):
-		return JIT{}, &muster.Error{Code: muster.CodeInvalid, Message: "runner name " + clean(name) + " is not one that GitHub takes", Err: ErrRegistration}
+		return JIT{}, &muster.Error{Code: muster.CodeInvalid, Message: "runner name " + clean(name) + " is not one that GitHub takes", Err: classed(ErrRegistration, 0, nil)}
 	}
 	var out struct {
 		Runner runner `json:"runner"`
@@ -90,7 +91,7 @@ func (c *Client) GenerateJIT(ctx context.Context, s muster.Scope, name string, g
 		return JIT{}, err
 	}
 	if out.Config == "" || out.Runner.ID == 0 {
-		return JIT{}, &muster.Error{Code: muster.CodeUnavailable, Message: r.what + ": GitHub's answer has no configuration", Err: ErrRegistration}
+		return JIT{}, &muster.Error{Code: muster.CodeUnavailable, Message: r.what + ": GitHub's answer has no configuration", Err: classed(ErrRegistration, 0, nil)}
 	}
 	return JIT{RunnerID: out.Runner.ID, Name: out.Runner.Name, Config: muster.Secret(out.Config)}, nil
 }
@@ -106,12 +107,12 @@ func (c *Client) scoped(ctx context.Context, s muster.Scope, r request) (*answer
 
 func (c *Client) scopedAs(ctx context.Context, s muster.Scope, r request) (*identity, error) {
 	if err := s.Validate(); err != nil { // before any request (S1-20)
-		return nil, &muster.Error{Code: muster.CodeInvalid, Message: r.what + ": " + muster.MessageOf(err), Err: r.class}
+		return nil, &muster.Error{Code: muster.CodeInvalid, Message: r.what + ": " + muster.MessageOf(err), Err: classed(r.class, 0, nil)}
 	}
 	who, err := c.as(ctx, s)
 	if err != nil {
 		e := asError(err)
-		return nil, &muster.Error{Code: e.Code, Message: r.what + ": " + e.Message, RetryAfter: e.RetryAfter, Err: r.class}
+		return nil, &muster.Error{Code: e.Code, Message: r.what + ": " + e.Message, RetryAfter: e.RetryAfter, Err: classed(r.class, 0, nil)}
 	}
 	return who, nil
 }
@@ -144,7 +145,7 @@ func (c *Client) Runner(ctx context.Context, s muster.Scope, id int64) (muster.R
 		lane:   Normal,
 	})
 	if err == nil && out.ID == 0 {
-		err = muster.Errorf(muster.CodeUnavailable, "look up a runner at %s: GitHub's answer has no id", s)
+		err = &muster.Error{Code: muster.CodeUnavailable, Message: fmt.Sprintf("look up a runner at %s: GitHub's answer has no id", s), Err: classed(ErrProvisioning, 0, nil)}
 	}
 	if err != nil {
 		return muster.RemoteRunner{}, err
@@ -293,28 +294,41 @@ func (c *Client) RegistrationToken(ctx context.Context, s muster.Scope) (token m
 	if t, ok := c.registration.get(s, time.Now()); ok {
 		return t.token, t.expires, nil
 	}
+	t, err := c.configToken(ctx, s, request{
+		what: "get a registration token for " + s.String(), class: ErrRegistrationToken,
+		route: route(s, "actions/runners/registration-token"), path: path(s, "actions/runners/registration-token"),
+	})
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	c.registration.put(s, t)
+	return t.token, t.expires, nil
+}
+
+// RemoveToken returns a token for config.sh remove and when it ends, an hour after
+// this call. It is to be used at once and never stored. RemoveRunner needs none.
+func (c *Client) RemoveToken(ctx context.Context, s muster.Scope) (token muster.Secret, expires time.Time, err error) {
+	t, err := c.configToken(ctx, s, request{
+		what: "get a remove token for " + s.String(), class: ErrDeregistration,
+		route: route(s, "actions/runners/remove-token"), path: path(s, "actions/runners/remove-token"),
+	})
+	return t.token, t.expires, err
+}
+
+// configToken gets one of the tokens that config.sh takes.
+func (c *Client) configToken(ctx context.Context, s muster.Scope, r request) (registration, error) {
 	var out struct {
 		Token     string       `json:"token"`
 		ExpiresAt gh.Timestamp `json:"expires_at"`
 	}
-	r := request{
-		what:   "get a registration token for " + s.String(),
-		class:  ErrRegistrationToken,
-		method: http.MethodPost,
-		route:  route(s, "actions/runners/registration-token"),
-		path:   path(s, "actions/runners/registration-token"),
-		into:   &out,
-		lane:   Critical,
-	}
+	r.method, r.into, r.lane = http.MethodPost, &out, Critical
 	a, err := c.scoped(ctx, s, r)
 	if err != nil {
-		return "", time.Time{}, err
+		return registration{}, err
 	}
 	if !tokenText.MatchString(out.Token) {
-		return "", time.Time{}, &muster.Error{Code: muster.CodeUnavailable, Message: r.what + ": GitHub's answer has no token", Err: ErrRegistrationToken}
+		return registration{}, &muster.Error{Code: muster.CodeUnavailable, Message: r.what + ": GitHub's answer has no token", Err: classed(r.class, 0, nil)}
 	}
 	now := time.Now()
-	t := registration{token: muster.Secret(out.Token), expires: now.Add(out.ExpiresAt.Sub(dateOf(a.header, now)))}
-	c.registration.put(s, t)
-	return t.token, t.expires, nil
+	return registration{token: muster.Secret(out.Token), expires: now.Add(out.ExpiresAt.Sub(dateOf(a.header, now)))}, nil
 }
