@@ -162,7 +162,7 @@ func (s Situation) wait(p Pool, now time.Time) (causes []Cause) {
 		causes = append(causes, Cause{Code: code, Text: fmt.Sprintf(format, args...), Since: since})
 	}
 	p = p.WithDefaults()
-	j, f, q := s.Job, countRunners(s.Snapshot.Runners), countJobs(s.Snapshot.Jobs)
+	j, f, q := s.Job, countRunners(s.Snapshot.Runners), s.Snapshot.demand(p, now)
 	// In demand that is counted per pool, this job is served when all before it are.
 	position := s.Ahead + 1
 	covered := f.idle+f.starting >= position

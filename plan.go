@@ -1,6 +1,7 @@
 package muster
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,6 +18,12 @@ type Scaling struct {
 	ScaleUpThreshold   int           `json:"scale_up_threshold"`
 	ScaleDownThreshold int           `json:"scale_down_threshold"`
 	Cooldown           time.Duration `json:"cooldown"`
+	// ScaleDownCooldown is how long after the last scaling in either direction a
+	// pool does not scale down; 0 is Cooldown (4-26).
+	ScaleDownCooldown time.Duration `json:"scale_down_cooldown,omitempty"`
+	// MinRunTime is how old a runner must be before scaling down may end it; 0 is a
+	// minute (4-25).
+	MinRunTime time.Duration `json:"min_run_time,omitempty"`
 }
 
 // DefaultScaling is the fleet's scaling: 0 to 10 runners, 2 jobs per runner, up
@@ -86,6 +93,10 @@ type Snapshot struct {
 	// Spending is how the pool's project stands with its budget.
 	Spending Spending    `json:"spending,omitzero"`
 	Canary   CanaryCount `json:"canary,omitzero"`
+	// ProviderHeld is until when the provider is left alone, because it refused or
+	// because what it made failed, and ProviderError its last words; zero if it works.
+	ProviderHeld  time.Time `json:"provider_held,omitzero"`
+	ProviderError string    `json:"provider_error,omitempty"`
 }
 
 // PlanJob is what a decision needs to know of a job.
@@ -133,6 +144,7 @@ const (
 	RuleBudget            = "budget"
 	RuleSchedule          = "schedule"
 	RuleOverflow          = "overflow"
+	RuleProviderRefusing  = "provider_refusing" // 4-52
 )
 
 // Decision is what to do about one pool, and why. It is recorded with its Snapshot.
@@ -146,8 +158,9 @@ type Decision struct {
 	Warm   int `json:"warm"`
 	// Drain are idle runners that should go, oldest first. Never a busy or unknown one.
 	Drain []RunnerID `json:"drain,omitempty"`
-	// For are the ids of the jobs that Create makes runners for, first the first.
-	// GitHub may give the runners to others.
+	// For are the ids of the jobs that Create makes runners for, first the first:
+	// one per runner, or as many as JobsPerRunner. GitHub may give the runners to
+	// others. It is shorter where jobs are known only by number.
 	For []int64 `json:"for,omitempty"`
 	// Canary is how many of Create and Warm get the canary's offering.
 	Canary int `json:"canary,omitempty"`
@@ -179,6 +192,10 @@ func (s Scaling) Validate() error {
 		return Errorf(CodeInvalid, "thresholds cannot be negative")
 	case s.Cooldown < 0:
 		return Errorf(CodeInvalid, "cooldown_seconds cannot be negative")
+	case s.ScaleDownCooldown < 0:
+		return Errorf(CodeInvalid, "scale_down_cooldown cannot be negative")
+	case s.MinRunTime < 0:
+		return Errorf(CodeInvalid, "min_run_time cannot be negative")
 	}
 	return nil
 }
@@ -243,49 +260,72 @@ func (s Scaling) coolUntil(lastAction time.Time) time.Time {
 // drain is the fallback.
 const settleMargin = 30 * time.Second
 
+// defaultMinRunTime is Scaling.MinRunTime where it is not set: platforms charge
+// for a minute at least.
+const defaultMinRunTime = time.Minute
+
 // Plan decides what to do about one pool at one time. It is pure: the same
 // snapshot and time give the same decision, and the decision with its snapshot
-// can be replayed.
+// can be replayed. docs/scaling.md tells operators the same with examples.
 //
 // Of the runners, the draining are leaving, the provisioning are starting, the
 // registered that are not busy are idle, and all others are busy: what is not
 // known to be idle counts as busy (4-18). Idle and starting runners are the
-// supply for jobs that wait. The scaling formula is fed with the queued jobs as
-// its pending jobs and the supply as its current count, so that starting runners
-// count as capacity (4-26) and a busy runner is neither capacity for a waiting
-// job nor removable (C17). Its limits are what the pool's limits leave: max minus
-// busy and draining runners, so that all live runners together stay within max;
-// min minus busy runners. Metrics.PendingJobs is what the supply does not cover (C19).
+// supply for jobs that wait.
+//
+// Of the queued jobs, those that are younger than JobWait and those that a quota
+// has no room for are held: they may take an idle runner and make none. The others
+// are in line (see demand for the order), and the supply serves the first of them.
+//
+// The scaling formula is fed with the jobs in line as its pending jobs and the
+// supply as its current count, so that starting runners count as capacity (4-26)
+// and a busy runner is neither capacity for a waiting job nor removable (C17). Its
+// limits are what the pool's limits leave: max minus busy and draining runners, so
+// that all live runners together stay within max; min minus busy runners. The
+// pool's limits are those of its open windows where these set any: the largest
+// min and the smallest max of them. Metrics.PendingJobs is what the supply does
+// not cover (C19).
 //
 // Around the formula, in this order:
 //
-//   - A disabled pool drains every idle runner. A suspended one, and one whose
-//     demand is unknown (4-27), change nothing.
-//   - Starvation (C15): outside the cooldown, when jobs are queued, no runner is
+//   - A disabled pool drains every idle runner. One whose installation is
+//     suspended, one that is suspended itself (S4-17), and one whose demand is
+//     unknown (4-27) change nothing.
+//   - A lowered budget takes the floor away and lets jobs wait for five minutes; a
+//     stopped one lets nothing new be made.
+//   - Starvation (C15): outside the cooldown, when jobs are in line, no runner is
 //     idle or starting and the oldest job has waited a cooldown, the target is
 //     made at once, whatever the threshold says.
 //   - The warm floor: a supply below min is filled at once, whatever threshold and
 //     cooldown say. Runners beyond what the queue wants are counted as Warm.
-//   - The provisioning limit cuts what is created so that starting runners stay
-//     within Pool.Provisioning; jobs are served before the floor.
-//   - Scaling down drains idle runners only, longest idle first, and keeps as many
-//     ready as the floor wants and as queued jobs could take at this moment. An
-//     on-demand pool (Cooldown 0) drains only runners that outstayed their no-job
-//     timeout; a kept one leaves that to its inactivity timer.
+//   - Nothing is made while the provider is held. The provisioning limit cuts what
+//     is created so that starting runners stay within Pool.Provisioning; jobs are
+//     served before the floor.
+//   - Scaling down drains idle runners only, longest idle first and none younger
+//     than MinRunTime (4-25), and keeps as many ready as the floor wants and as
+//     queued jobs, held ones too, could take at this moment. An on-demand pool
+//     (Cooldown 0) drains only runners that outstayed their no-job timeout; a kept
+//     one leaves that to its inactivity timer.
 //   - Idle runners above max (it was lowered) are drained at once.
 //   - If nothing else is to do: one idle runner above MaxAge is drained. One above
 //     RotationInterval is drained when enough others listen; else, if max has room
 //     and nothing starts or drains, one is made to take its place (C20).
+//   - Of what is made, a share gets the canary's offering.
+//   - Jobs that waited for Overflow.After and have no runner that idles, starts or
+//     is made now are handed over, in whatever state the pool is, unless its demand
+//     is unknown.
 //
 // Decision.Current counts all live runners and Target what they should become,
-// before the provisioning limit; Create, Warm and Drain are what to do now. A
-// job listed twice counts once, in its highest state (4-3).
+// before the provisioning limit; Create, Warm and Drain are what to do now.
 func Plan(s Snapshot, now time.Time) Decision {
 	p := s.Pool.WithDefaults()
+	window := s.window(p.Scaling, now)
+	p.Scaling = window.Scaling
 	sc := p.Scaling
-	q := countJobs(s.Jobs)
+	q := s.demand(p, now)
 	f := countRunners(s.Runners)
 	supply := f.idle + f.starting
+	unmet := len(q.line) > sc.served(supply, len(q.line))
 
 	d := Decision{
 		ScalingDecision: ScalingDecision{Action: Maintain, Target: f.live(), Current: f.live()},
@@ -302,10 +342,17 @@ func Plan(s Snapshot, now time.Time) Decision {
 		d.Rule = RuleDisabled
 		d.Reason = fmt.Sprintf("the pool is disabled: %s wait, %s", count(q.queued, "job"), f)
 		d.drain(f.ready)
+		d.overflow(p, q, 0, now)
 		return d
 	case s.Suspended:
 		d.Rule = RuleSuspended
 		d.Reason = fmt.Sprintf("the installation is suspended: %s wait and nothing is added, %s", count(q.queued, "job"), f)
+		d.overflow(p, q, supply, now)
+		return d
+	case p.Suspended:
+		d.Rule = RulePoolSuspended
+		d.Reason = fmt.Sprintf("the pool is suspended: %s wait and nothing is added, %s", count(q.queued, "job"), f)
+		d.overflow(p, q, supply, now)
 		return d
 	case s.DemandUnknown:
 		d.Rule = RuleNoData
@@ -317,22 +364,45 @@ func Plan(s Snapshot, now time.Time) Decision {
 	// above max; max wins.
 	left := sc
 	left.MaxRunners = max(0, sc.MaxRunners-f.busy-f.draining)
+	stopped := s.Spending.State == SpendingStopped && left.MaxRunners > supply
+	if stopped {
+		left.MaxRunners = supply
+	}
 	left.MinRunners = min(max(0, sc.MinRunners-f.busy), left.MaxRunners)
-	formula, err := CalculateScalingDecision(QueueMetrics{PendingJobs: q.queued}, supply, left, s.LastScaling, now)
+	formula, err := CalculateScalingDecision(QueueMetrics{PendingJobs: len(q.line)}, supply, left, s.LastScaling, now)
 	if err != nil { // Only a pool that was never validated comes here.
 		d.Rule, d.Reason = RuleNoData, "the pool's scaling is not usable: "+MessageOf(err)
 		return d
 	}
-	floor, want := left.MinRunners, left.target(q.queued)
-	d.Rule, d.Reason = RuleFormula, formula.Reason
 	cooling := now.Before(sc.coolUntil(s.LastScaling))
+	d.wake(sc.coolUntil(s.LastScaling), now)
+	if sc.ScaleDownCooldown > 0 {
+		// The other direction is the formula with the other cooldown.
+		down := sc
+		down.Cooldown = sc.ScaleDownCooldown
+		d.wake(down.coolUntil(s.LastScaling), now)
+		rest := left
+		rest.Cooldown = sc.ScaleDownCooldown
+		fall, _ := CalculateScalingDecision(QueueMetrics{PendingJobs: len(q.line)}, supply, rest, s.LastScaling, now) // its numbers are those from above
+		if fall.Action == ScaleDown || formula.Action == ScaleDown {
+			formula, cooling = fall, now.Before(down.coolUntil(s.LastScaling))
+		}
+	}
+	for _, w := range s.Windows {
+		d.wake(w.From, now)
+		d.wake(w.Until, now)
+	}
+	d.wake(q.ripe, now)
+	d.wake(q.impatient, now)
+
+	floor, want := left.MinRunners, left.target(len(q.line))
+	d.Rule, d.Reason = RuleFormula, formula.Reason
 	if cooling {
 		d.Rule = RuleCooldown
-		d.wake(sc.coolUntil(s.LastScaling), now)
 	}
 
 	up := 0
-	starved := q.queued > 0 && supply == 0 && want > 0
+	starved := len(q.line) > 0 && supply == 0 && want > 0
 	switch {
 	case formula.Action == ScaleUp:
 		up = want - supply
@@ -340,7 +410,7 @@ func Plan(s Snapshot, now time.Time) Decision {
 		up = want
 		d.Rule = RuleStarvation
 		d.Reason = fmt.Sprintf("%s wait, the oldest for %s, and no runner is idle or starting: %s made although the threshold is %d",
-			count(q.queued, "job"), age(q.oldest, now), count(want, "runner"), sc.ScaleUpThreshold)
+			count(len(q.line), "job"), age(q.oldest, now), count(want, "runner"), sc.ScaleUpThreshold)
 	case starved:
 		d.wake(q.oldest.Add(sc.Cooldown), now)
 	}
@@ -348,26 +418,40 @@ func Plan(s Snapshot, now time.Time) Decision {
 	if up > 0 {
 		forJobs := left
 		forJobs.MinRunners = 0
-		create = min(up, max(0, forJobs.target(q.queued)-supply))
+		create = min(up, max(0, forJobs.target(len(q.line))-supply))
 	}
 	up = max(up, floor-supply)
 	if up > 0 && create == 0 {
 		// The floor alone asks for these; a job that comes takes one all the same.
 		d.Rule = RuleWarmFloor
-		d.Reason = fmt.Sprintf("the floor of %s lacks %d: %s", count(sc.MinRunners, "runner"), up, f)
+		if !window.minUntil.IsZero() {
+			d.Rule = RuleSchedule
+		}
+		d.Reason = fmt.Sprintf("the floor of %s%s lacks %d: %s", count(sc.MinRunners, "runner"), byWindow(window.minUntil), up, f)
 	}
-	if up == 0 && supply >= left.MaxRunners && q.queued > supply*sc.JobsPerRunner {
+	if up == 0 && supply >= left.MaxRunners && unmet {
 		d.Rule = RuleLimit
-		d.Reason = fmt.Sprintf("at the limit of %s with %s waiting: %s", count(sc.MaxRunners, "runner"), count(q.queued, "job"), f)
+		d.Reason = fmt.Sprintf("at the limit of %s%s with %s waiting: %s", count(sc.MaxRunners, "runner"), byWindow(window.maxUntil), count(q.queued, "job"), f)
+		if stopped {
+			d.Rule = RuleBudget
+			d.Reason = fmt.Sprintf("%s: %s wait, %s", s.Spending, count(q.queued, "job"), f)
+		}
 	}
 	if up > 0 {
 		d.Target = d.Current + up
-		if slots := max(0, p.Provisioning-f.starting); up > slots {
+		slots := max(0, p.Provisioning-f.starting)
+		switch {
+		case now.Before(s.ProviderHeld):
+			d.Rule, d.Target = RuleProviderRefusing, d.Current
+			d.Reason = fmt.Sprintf("%d wanted, but the provider is left alone until %s: %s", up, clock(s.ProviderHeld), first(s.ProviderError, "it refused"))
+			d.wake(s.ProviderHeld, now)
+			up = 0
+		case up > slots:
 			d.Rule = RuleProvisioningLimit
 			d.Reason = fmt.Sprintf("%s; %d of %d wait because %d of at most %d are starting", d.Reason, up-slots, up, f.starting, p.Provisioning)
 			up = slots
-			create = min(create, up)
 		}
+		create = min(create, up)
 		d.Create, d.Warm = create, up-create
 		if up > 0 {
 			d.Action = ScaleUp
@@ -384,7 +468,11 @@ func Plan(s Snapshot, now time.Time) Decision {
 		spare := max(0, min(supply-formula.Target, len(f.ready)-keep))
 		var settled []PlanRunner
 		for _, r := range f.ready {
-			if since := r.IdleSince.Add(settle); now.Before(since) {
+			since := r.IdleSince.Add(settle)
+			if young := first(r.CreatedAt, r.IdleSince).Add(first(sc.MinRunTime, defaultMinRunTime)); young.After(since) {
+				since = young
+			}
+			if now.Before(since) {
 				d.wake(since, now)
 			} else {
 				settled = append(settled, r)
@@ -401,16 +489,129 @@ func Plan(s Snapshot, now time.Time) Decision {
 	}
 	if over := f.live() - f.draining - sc.MaxRunners; over > len(d.Drain) {
 		d.Rule = RuleLimit
-		d.Reason = fmt.Sprintf("%d above the limit of %s: %s", over, count(sc.MaxRunners, "runner"), f)
+		d.Reason = fmt.Sprintf("%d above the limit of %s%s: %s", over, count(sc.MaxRunners, "runner"), byWindow(window.maxUntil), f)
 		d.drain(f.ready[:min(over, len(f.ready))])
 	}
-	d.renew(p, f, max(want, keep), now)
+	d.renew(p, f, max(want, keep), s.Spending.State != SpendingStopped && !now.Before(s.ProviderHeld), now)
+	if d.Action == Maintain && !unmet {
+		d.held(s, p, q)
+	}
+	if s.Spending.State != SpendingFine && d.Rule != RuleBudget {
+		d.Reason += "; " + s.Spending.String()
+	}
+	d.Canary = p.Canary.share(s.Canary, d.Create+d.Warm)
+	if from := sc.served(supply, len(q.line)); d.Create > 0 {
+		for _, j := range q.line[from : from+sc.served(d.Create, len(q.line)-from)] {
+			if j.id != 0 {
+				d.For = append(d.For, j.id)
+			}
+		}
+	}
+	d.overflow(p, q, supply+d.Create, now)
 	return d
 }
 
+// limits are those that hold at one time: of a window until it closes, or else,
+// with a zero time, the pool's own.
+type limits struct {
+	Scaling
+	minUntil, maxUntil time.Time
+}
+
+// window lays the limits of the open windows over those of the pool: the largest
+// min and the smallest max that any of them sets. Where two say the same, the one
+// that closes later counts.
+func (s Snapshot) window(sc Scaling, now time.Time) (l limits) {
+	l.Scaling = sc
+	for _, w := range s.Windows {
+		if now.Before(w.From) || !now.Before(w.Until) {
+			continue
+		}
+		if n := w.MinRunners; n != nil && (l.minUntil.IsZero() || *n > l.MinRunners || *n == l.MinRunners && w.Until.After(l.minUntil)) {
+			l.MinRunners, l.minUntil = *n, w.Until
+		}
+		if n := w.MaxRunners; n != nil && (l.maxUntil.IsZero() || *n < l.MaxRunners || *n == l.MaxRunners && w.Until.After(l.maxUntil)) {
+			l.MaxRunners, l.maxUntil = *n, w.Until
+		}
+	}
+	if s.Spending.State == SpendingLowered || s.Spending.State == SpendingStopped {
+		l.MinRunners, l.minUntil = 0, time.Time{}
+	}
+	return l
+}
+
+// byWindow says that a schedule set a limit; "" for a zero time.
+func byWindow(until time.Time) string {
+	if until.IsZero() {
+		return ""
+	}
+	return " (by schedule until " + clock(until) + ")"
+}
+
+// held says why jobs that wait make no runner, where that alone keeps the pool from growing.
+func (d *Decision) held(s Snapshot, p Pool, q demand) {
+	switch wait, budget := s.wait(p); {
+	case q.over > 0:
+		var full []string
+		for _, r := range q.rooms {
+			if r.held > 0 {
+				full = append(full, r.String())
+			}
+		}
+		if more := len(full) - 3; more > 0 {
+			full = append(full[:3], fmt.Sprintf("%d more", more))
+		}
+		d.Rule = RuleQuota
+		d.Reason = fmt.Sprintf("%s over a quota: %s", count(q.over, "waiting job"), strings.Join(full, ", "))
+	case q.young > 0:
+		d.Rule = RuleJobWait
+		d.Reason = fmt.Sprintf("%s younger than %s, the first until %s", count(q.young, "waiting job"), wait, clock(q.ripe))
+		if budget {
+			d.Rule = RuleBudget
+			d.Reason = s.Spending.String() + ": " + d.Reason
+		}
+	}
+}
+
+// overflow notes the jobs that have waited long enough and have none of so many
+// runners, which are those that idle, start or are made now.
+func (d *Decision) overflow(p Pool, q demand, runners int, now time.Time) {
+	if p.Overflow.Pool == "" {
+		return
+	}
+	var due []waiting
+	for _, jobs := range [][]waiting{q.line[p.Scaling.served(runners, len(q.line)):], q.held} {
+		for _, j := range jobs {
+			if !j.overflows {
+				continue
+			}
+			if at := j.at.Add(p.Overflow.After); j.at.IsZero() || !now.Before(at) {
+				due = append(due, j)
+			} else {
+				d.wake(at, now)
+			}
+		}
+	}
+	if len(due) == 0 {
+		return
+	}
+	slices.SortFunc(due, func(a, b waiting) int {
+		return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.id, b.id))
+	})
+	d.Overflow = make([]int64, len(due))
+	for i, j := range due {
+		d.Overflow[i] = j.id
+	}
+	if d.Action == Maintain {
+		d.Rule = RuleOverflow
+	}
+	d.Reason += fmt.Sprintf("; %s to pool %s after %s", count(len(due), "job"), p.Overflow.Pool, p.Overflow.After)
+}
+
 // renew is the rule of age: it acts only when nothing else is to be done, on one
-// runner at a time. ready is how many listening runners have to remain.
-func (d *Decision) renew(p Pool, f fleet, ready int, now time.Time) {
+// runner at a time. ready is how many listening runners have to remain, and
+// mayMake whether a new one may be made.
+func (d *Decision) renew(p Pool, f fleet, ready int, mayMake bool, now time.Time) {
 	for _, r := range f.ready {
 		if !r.CreatedAt.IsZero() {
 			d.wake(r.CreatedAt.Add(p.RotationInterval), now)
@@ -422,7 +623,7 @@ func (d *Decision) renew(p Pool, f fleet, ready int, now time.Time) {
 		return
 	}
 	settled := f.starting == 0 && f.idle == len(f.ready) // nobody is on the way to listening
-	switch room := f.live() < p.Scaling.MaxRunners; {
+	switch room := mayMake && f.live() < p.Scaling.MaxRunners; {
 	case oldest.outlived(p.MaxAge, now):
 		d.drain([]PlanRunner{oldest})
 		d.Rule = RuleMaxAge
@@ -456,35 +657,6 @@ func (d *Decision) wake(t, now time.Time) {
 	if t.After(now) {
 		d.WakeAt = earlier(d.WakeAt, t)
 	}
-}
-
-// demand is the queue in numbers. oldest is zero, which is to say waiting since
-// ever, if a queued job's time is unknown.
-type demand struct {
-	queued, running int
-	oldest          time.Time
-}
-
-func countJobs(jobs []PlanJob) (q demand) {
-	state := make(map[int64]JobState, len(jobs))
-	for _, j := range jobs {
-		if j.State.Rank() > state[j.ID].Rank() {
-			state[j.ID] = j.State
-		}
-	}
-	for _, j := range jobs {
-		switch state[j.ID] {
-		case JobQueued:
-			if q.queued == 0 || j.QueuedAt.Before(q.oldest) {
-				q.oldest = j.QueuedAt
-			}
-			q.queued++
-		case JobInProgress:
-			q.running++
-		}
-		state[j.ID] = "" // counted
-	}
-	return q
 }
 
 // fleet is a pool's runners in numbers. ready are the idle ones of which it is

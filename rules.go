@@ -1,6 +1,7 @@
 package muster
 
 import (
+	"fmt"
 	"strings"
 	"time"
 )
@@ -114,6 +115,25 @@ type Spending struct {
 	MonthMicroUSD int64         `json:"month_micro_usd,omitempty"`
 }
 
+// String says what the state means, with the share that is spent in whole percent,
+// so that it changes seldom; "" for SpendingFine.
+func (s Spending) String() string {
+	share := "all"
+	if s.MonthMicroUSD > 0 {
+		share = fmt.Sprintf("%d %%", int64(float64(s.SpentMicroUSD)/float64(s.MonthMicroUSD)*100))
+	}
+	share += " of the month's budget is spent"
+	switch s.State {
+	case SpendingWarned:
+		return share
+	case SpendingLowered:
+		return fmt.Sprintf("%s, so that there is no floor and jobs wait %s", share, budgetWait)
+	case SpendingStopped:
+		return share + ", so that nothing new is made"
+	}
+	return ""
+}
+
 // Spend is how a project that spent so much in this month stands with its budget.
 func (b CostBudget) Spend(spentMicroUSD int64) Spending {
 	s := Spending{SpentMicroUSD: spentMicroUSD, MonthMicroUSD: b.MonthMicroUSD}
@@ -129,6 +149,25 @@ func (b CostBudget) Spend(spentMicroUSD int64) Spending {
 		s.State = SpendingWarned
 	}
 	return s
+}
+
+// defaultCanaryFailures is Canary.MaxFailures where it is not set.
+const defaultCanaryFailures = 3
+
+// CanaryFailing reports whether so many canaries have failed that the canary is to
+// be given up. It is for the caller to do and to remember (CanaryCount.Reverted).
+func CanaryFailing(c Canary, n CanaryCount) bool {
+	return c.Offering != "" && n.Failed >= first(c.MaxFailures, defaultCanaryFailures)
+}
+
+// share is how many of so many new runners are canaries: what brings their share
+// since the canary began up to Percent, rounded up, so that the first runner is one.
+func (c Canary) share(n CanaryCount, made int) int {
+	if c.Offering == "" || n.Reverted || CanaryFailing(c, n) {
+		return 0
+	}
+	due := ((n.Made+made)*c.Percent + 99) / 100
+	return min(made, max(0, due-n.Canaries))
 }
 
 // PriorityOf is the sum of the weights of the pool's rules that match the job.
