@@ -79,6 +79,9 @@ type JobEvent struct {
 	RunnerName    string
 	RunnerGroup   string
 	HasDeployment bool
+	// Pool is the pool whose scale set GitHub gave the job to, "" for other senses.
+	// A job that has no pool yet gets this one, whatever its labels are.
+	Pool string
 	// Trigger is the event that started the run ("push", "pull_request"); webhooks
 	// about jobs do not carry it.
 	Trigger     string

@@ -157,6 +157,11 @@ func (s *Store) PoolSnapshot(ctx context.Context, workspace, pool string) (muste
 		if snap.Jobs, err = t.planJobs(snap.Pool); err != nil {
 			return err
 		}
+		if snap.Pool.ScaleSet != "" {
+			if snap.Unnamed, snap.UnnamedSince, err = t.unnamed(workspace, pool, snap.Jobs); err != nil {
+				return err
+			}
+		}
 		return t.rows(`SELECT id, state, busy, warm, created_at, idle_since FROM runners
 			WHERE workspace = ? AND pool = ? AND state <> 'destroyed' ORDER BY created_at, id`, []any{workspace, pool}, func(scan scanner) error {
 			var r muster.PlanRunner

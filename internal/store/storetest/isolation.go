@@ -18,7 +18,7 @@ var instanceWide = map[string]string{
 	"Deliveries": "", "HaveDeliveries": "", "PruneDeliveries": "", "Watermark": "facts of the control plane", "SetWatermark": "",
 	"Installation": "it tells the workspace (4-40)", "PutInstallation": "", "LiveRunners": "the sweep's",
 	"UseBootToken": "the token tells the workspace", "RunnerBySession": "the token tells the workspace",
-	"PruneDecisions": "retention", "PruneRunnerLogs": "retention", "Subscribe": "each change tells its workspace", "Ping": "", "Close": "", "Backup": "",
+	"PruneScaleSetJobs": "retention", "PruneDecisions": "retention", "PruneRunnerLogs": "retention", "Subscribe": "each change tells its workspace", "Ping": "", "Close": "", "Backup": "",
 }
 
 // Nothing of one workspace is found from another, by any method, and nothing
@@ -35,6 +35,7 @@ func isolation(t *testing.T, s *store.Store) {
 	must(s.WriteWaste(ctx, waste("r-0009", "a", 0)))(t)
 	ok(t, s.RecordFinding(ctx, muster.Finding{At: base, Workspace: ws, Kind: "k", Subject: "s", Action: "a"}))
 	ok(t, s.SaveBootToken(ctx, muster.BootToken{JTI: "jti", Runner: "r-0001", Workspace: ws, ExpiresAt: at(time.Hour)}))
+	note(t, s, &muster.ScaleSetStatistics{Assigned: 1}, 0, assignment("one", 7, muster.ScaleSetJobAssigned))
 	one := muster.JobKey{ID: 1, Attempt: 1}
 	_, hash := secretbox.NewSession([32]byte{9})
 
@@ -55,6 +56,9 @@ func isolation(t *testing.T, s *store.Store) {
 		"Offerings":     func() (any, error) { return s.Offerings(ctx, other) },
 		"PoolSnapshot":  func() (any, error) { return s.PoolSnapshot(ctx, other, "a") },
 		"Decisions":     func() (any, error) { return s.Decisions(ctx, other, "", 0) },
+		"ScaleSet":      func() (any, error) { return s.ScaleSet(ctx, other, "a") },
+		"ScaleSetJobs":  func() (any, error) { return s.ScaleSetJobs(ctx, other, "a") },
+		"JobsOfRun":     func() (any, error) { return s.JobsOfRun(ctx, other, "Octo/Repo", 0) },
 		"Decision":      func() (any, error) { return s.Decision(ctx, other, 1) },
 		"DecisionAt":    func() (any, error) { return s.DecisionAt(ctx, other, "a", at(time.Hour)) },
 		"Sensed":        func() (any, error) { return s.Sensed(ctx, other, at(-time.Hour), time.Time{}) },
@@ -85,6 +89,9 @@ func isolation(t *testing.T, s *store.Store) {
 		"UpdateRunner": func() error {
 			_, err := s.UpdateRunner(ctx, other, "r-0001", base, "note", func(r *muster.Runner) error { r.Busy = false; return nil })
 			return err
+		},
+		"UpdateScaleSetJob": func() error {
+			return s.UpdateScaleSetJob(ctx, other, "a", "one", func(j *muster.ScaleSetJob) error { j.Over = muster.OverLapsed; return nil })
 		},
 		"AppendRunnerLog": func() error { return s.AppendRunnerLog(ctx, other, "r-0001", 3, []byte("more")) },
 		"SaveBootToken": func() error {
@@ -125,6 +132,9 @@ func isolation(t *testing.T, s *store.Store) {
 			}
 			return err
 		},
+		"NoteScaleSet": func() error {
+			return s.NoteScaleSet(ctx, other, "a", []muster.ScaleSetJob{assignment("one", 7, muster.ScaleSetJobCompleted)}, &muster.ScaleSetStatistics{Assigned: 5}, base)
+		},
 		"RecordFinding": func() error { return s.RecordFinding(ctx, muster.Finding{At: base, Workspace: other, Kind: "k"}) },
 		"SyncPools":     func() error { return s.SyncPools(ctx, other, []muster.Pool{pool("z")}, []muster.Offering{{Name: "z"}}) },
 	}
@@ -146,7 +156,8 @@ func isolation(t *testing.T, s *store.Store) {
 	here := func() string {
 		return fmt.Sprint(must(s.Jobs(ctx, ws, store.JobFilter{}))(t), must(s.Runners(ctx, ws, store.RunnerFilter{}))(t), must(s.RunnerEvents(ctx, ws, "r-0001"))(t),
 			must(s.Pools(ctx, ws))(t), must(s.Offerings(ctx, ws))(t), must(s.Decisions(ctx, ws, "", 0))(t), must(s.Receipts(ctx, ws, store.UsageFilter{}))(t),
-			must(s.Wastes(ctx, ws, store.UsageFilter{}))(t), must(s.Findings(ctx, ws, 0))(t), must(s.Sightings(ctx, ws, one))(t), string(must(s.RunnerLog(ctx, ws, "r-0001"))(t)))
+			must(s.Wastes(ctx, ws, store.UsageFilter{}))(t), must(s.Findings(ctx, ws, 0))(t), must(s.Sightings(ctx, ws, one))(t), string(must(s.RunnerLog(ctx, ws, "r-0001"))(t)),
+			must(s.ScaleSet(ctx, ws, "a"))(t), must(s.ScaleSetJobs(ctx, ws, "a"))(t))
 	}
 	before := here()
 	for name, try := range refused {

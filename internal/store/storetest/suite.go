@@ -61,6 +61,7 @@ func Run(t *testing.T, url func(testing.TB) string) {
 		{"BootTokens", bootTokens}, {"Sessions", sessions},
 		{"Receipts", receipts}, {"Wastes", wastes}, {"UsageSummary", usageSummary}, {"Findings", findings},
 		{"Subscribe", subscribe}, {"SubscribeSlowReader", subscribeSlowReader},
+		{"ScaleSetJobs", scaleSetJobs}, {"ScaleSetUnnamed", scaleSetUnnamed}, {"ScaleSetAnyOrder", scaleSetAnyOrder},
 		{"Isolation", isolation}, {"Canceled", canceled},
 	} {
 		t.Run(test.name, func(t *testing.T) {

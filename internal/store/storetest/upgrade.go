@@ -110,6 +110,8 @@ func VerifyFilled(t *testing.T, upgraded, fresh *store.Store) {
 	if must(upgraded.WriteReceipt(ctx, receipt(1, "success")))(t) {
 		t.Fatal("an old receipt is written twice")
 	}
+	note(t, upgraded, &muster.ScaleSetStatistics{Assigned: 1}, time.Minute, assignment("one", 7, muster.ScaleSetJobAssigned))
+	wantLen(t, "scale set's jobs", must(upgraded.ScaleSetJobs(ctx, ws, "a"))(t), 1)
 	_, _, err := upgraded.UseBootToken(ctx, "jti", "nonce", base, time.Minute)
 	ok(t, err)
 	want(t, "old session", must(upgraded.RunnerBySession(ctx, make([]byte, 32)))(t).ID, "r-0002")
