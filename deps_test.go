@@ -42,12 +42,13 @@ var boundaries = []struct{ packages, mayImport string }{
 	// Pure rules.
 	{"internal/usage", "."},
 	{"internal/schedule", "."},
+	{"internal/dryrun", ". internal/usage internal/schedule"},
 	{"internal/authz", "."},
 	{"internal/trace", "."},
 	// Use cases: never each other.
 	{"internal/ingress", ". provider internal/usage internal/authz internal/trace gen/..."},
 	{"internal/lifecycle", ". provider internal/usage internal/schedule internal/authz internal/trace internal/wire gen/..."},
-	{"internal/api", ". provider internal/usage internal/schedule internal/authz internal/trace internal/wire gen/..."},
+	{"internal/api", ". provider internal/usage internal/schedule internal/dryrun internal/authz internal/trace internal/wire gen/..."},
 	{"internal/web", ". provider internal/usage internal/authz internal/trace gen/..."},
 	{"internal/compat", ". provider internal/usage internal/authz internal/trace gen/..."},
 	// The agent is small: nothing of the server reaches it.

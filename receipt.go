@@ -12,6 +12,8 @@ type Receipt struct {
 	Repository string
 	Workflow   string
 	JobName    string
+	// RunID is the workflow run's; 0 on receipts that were written without it.
+	RunID      int64 `json:",omitempty"`
 	Runner     RunnerID
 	Offering   string
 	Conclusion string

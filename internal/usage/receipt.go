@@ -23,6 +23,7 @@ func Receipt(job muster.Job, runner *muster.Runner, pool muster.Pool, offering m
 		Repository:    job.Repository,
 		Workflow:      job.Workflow,
 		JobName:       job.Name,
+		RunID:         job.RunID,
 		Runner:        job.Runner,
 		Offering:      offering.Name,
 		Conclusion:    job.Conclusion,
