@@ -47,6 +47,7 @@ var boundaries = []struct{ packages, mayImport string }{
 	{"internal/trace", "."},
 	// Use cases: never each other.
 	{"internal/ingress", ". provider internal/usage internal/authz internal/trace gen/..."},
+	{"internal/fleet", ". provider internal/wire"},
 	{"internal/lifecycle", ". provider internal/usage internal/schedule internal/authz internal/trace internal/wire gen/..."},
 	{"internal/api", ". provider internal/usage internal/schedule internal/dryrun internal/authz internal/trace internal/wire gen/..."},
 	{"internal/web", ". provider internal/usage internal/authz internal/trace gen/..."},
@@ -57,7 +58,7 @@ var boundaries = []struct{ packages, mayImport string }{
 	{"cmd/muster-agent", "internal/agent"},
 	// Configuration is read by the command line and handed to the server.
 	{"internal/config", ". provider internal/usage internal/schedule"},
-	{"internal/server", ". provider/... gen/... internal/agent internal/api internal/authz internal/compat internal/config internal/engine internal/github internal/ingress internal/lifecycle internal/metrics internal/schedule internal/secretbox internal/store internal/trace internal/usage internal/web internal/wire"},
+	{"internal/server", ". provider/... gen/... internal/agent internal/api internal/authz internal/compat internal/config internal/engine internal/fleet internal/github internal/ingress internal/lifecycle internal/metrics internal/schedule internal/secretbox internal/store internal/trace internal/usage internal/web internal/wire"},
 	{"internal/demo", ". githubsim/... internal/cli internal/config internal/server internal/store gen/..."},
 	{"internal/cli", ". gen/... githubsim/... internal/config internal/server internal/usage"},
 	{"cmd/muster", "internal/cli internal/demo internal/server"},
