@@ -25,10 +25,11 @@ const mostUnnamed = 100_000
 // held.
 type demand struct {
 	queued, running int
-	// line are the jobs that runners may be made for, the first to be served first;
-	// oldest is when the first of them was queued. A zero time is unknown, which is
-	// to say waiting since ever.
-	line   []waiting
+	// line are the jobs that runners may be made for, the first to be served first.
+	line []waiting
+	// oldest is when the first of the jobs was queued whose time has come, in line
+	// or not, so that one more job never makes it later. A zero time is unknown,
+	// which is to say waiting since ever.
 	oldest time.Time
 	// held are the jobs that runners may not be made for: young is how many of them
 	// wait for their time, the first until ripe, and over how many for a quota.
@@ -127,13 +128,6 @@ func (s Snapshot) demand(p Pool, now time.Time) (q demand) {
 	q.young = len(q.held)
 	q.lineUp(ripe, now)
 	q.over = len(q.held) - q.young
-	if q.over > 0 { // one that a quota holds need not be the one that starves
-		for i, j := range q.line {
-			if i == 0 || j.at.Before(q.oldest) {
-				q.oldest = j.at
-			}
-		}
-	}
 	return q
 }
 

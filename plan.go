@@ -394,6 +394,7 @@ func Plan(s Snapshot, now time.Time) Decision {
 	}
 	d.wake(q.ripe, now)
 	d.wake(q.impatient, now)
+	d.wake(s.ProviderHeld, now)
 
 	floor, want := left.MinRunners, left.target(len(q.line))
 	d.Rule, d.Reason = RuleFormula, formula.Reason
@@ -444,7 +445,6 @@ func Plan(s Snapshot, now time.Time) Decision {
 		case now.Before(s.ProviderHeld):
 			d.Rule, d.Target = RuleProviderRefusing, d.Current
 			d.Reason = fmt.Sprintf("%d wanted, but the provider is left alone until %s: %s", up, clock(s.ProviderHeld), first(s.ProviderError, "it refused"))
-			d.wake(s.ProviderHeld, now)
 			up = 0
 		case up > slots:
 			d.Rule = RuleProvisioningLimit
@@ -579,6 +579,8 @@ func (d *Decision) overflow(p Pool, q demand, runners int, now time.Time) {
 	if p.Overflow.Pool == "" {
 		return
 	}
+	d.wake(q.ripe, now) // the runners there are may serve others then
+	d.wake(q.impatient, now)
 	var due []waiting
 	for _, jobs := range [][]waiting{q.line[p.Scaling.served(runners, len(q.line)):], q.held} {
 		for _, j := range jobs {

@@ -392,12 +392,49 @@ func genSnapshot(t *rapid.T) muster.Snapshot {
 		Suspended:     rapid.IntRange(0, 19).Draw(t, "suspended") == 0,
 		DemandUnknown: rapid.IntRange(0, 19).Draw(t, "unknown") == 0,
 	}
+	rare := func(name string) bool { return rapid.IntRange(0, 4).Draw(t, name) == 0 }
+	s.Pool.Suspended = rapid.IntRange(0, 19).Draw(t, "poolSuspended") == 0
+	if rare("wait") {
+		s.Pool.JobWait = time.Duration(rapid.IntRange(0, 900).Draw(t, "jobWait")) * time.Second
+	}
+	if rare("down") {
+		s.Pool.Scaling.ScaleDownCooldown = time.Duration(rapid.IntRange(0, 900).Draw(t, "downCooldown")) * time.Second
+		s.Pool.Scaling.MinRunTime = time.Duration(rapid.IntRange(0, 900).Draw(t, "minRunTime")) * time.Second
+	}
+	if rare("overflow") {
+		s.Pool.Overflow = muster.Overflow{Pool: "other", After: time.Duration(rapid.IntRange(0, 900).Draw(t, "overflowAfter")) * time.Second}
+	}
+	if rare("quotas") {
+		s.Pool.Quotas = ownQuotas(t)
+	}
+	for range rapid.SampledFrom([]int{0, 0, 0, 1, 2, 3}).Draw(t, "windows") {
+		w := muster.Window{From: ago("windowFrom", 900)}
+		w.Until = w.From.Add(time.Duration(rapid.IntRange(1, 1800).Draw(t, "windowFor")) * time.Second)
+		if rapid.Bool().Draw(t, "windowMin") {
+			w.MinRunners = ptr(rapid.IntRange(0, 8).Draw(t, "windowMinRunners"))
+		}
+		if rapid.Bool().Draw(t, "windowMax") {
+			w.MaxRunners = ptr(rapid.IntRange(0, 14).Draw(t, "windowMaxRunners"))
+		}
+		s.Windows = append(s.Windows, w)
+	}
+	if rare("unnamed") {
+		s.Unnamed, s.UnnamedSince = rapid.IntRange(-1, 5).Draw(t, "unnamedJobs"), ago("unnamedSince", 900)
+	}
+	if rare("spending") {
+		s.Spending = muster.Spending{State: rapid.SampledFrom([]muster.SpendingState{muster.SpendingWarned, muster.SpendingLowered, muster.SpendingStopped}).Draw(t, "spendingState"), SpentMicroUSD: 9, MonthMicroUSD: 10}
+	}
+	if rare("held") {
+		s.ProviderHeld = ago("providerHeld", 60)
+	}
 	if rapid.Bool().Draw(t, "scaled") {
 		s.LastScaling = ago("lastScaling", 600)
 	}
 	states := []muster.JobState{muster.JobQueued, muster.JobQueued, muster.JobInProgress, muster.JobWaiting, muster.JobCompleted}
 	for range rapid.IntRange(0, 12).Draw(t, "jobs") {
-		s.Jobs = append(s.Jobs, muster.PlanJob{ID: int64(rapid.IntRange(1, 20).Draw(t, "job")), State: rapid.SampledFrom(states).Draw(t, "jobState"), QueuedAt: ago("queued", 900)})
+		s.Jobs = append(s.Jobs, muster.PlanJob{ID: int64(rapid.IntRange(1, 20).Draw(t, "job")), State: rapid.SampledFrom(states).Draw(t, "jobState"), QueuedAt: ago("queued", 900),
+			Attempt: rapid.IntRange(0, 2).Draw(t, "attempt"), Repository: rapid.SampledFrom([]string{"", "o/a", "o/b", "O/B", "x/d"}).Draw(t, "repository"),
+			Priority: rapid.SampledFrom([]int{0, 0, 1, -1}).Draw(t, "priority"), Overflows: rapid.Bool().Draw(t, "overflows")})
 	}
 	moves := []muster.RunnerState{muster.RunnerProvisioning, muster.RunnerRegistered, muster.RunnerRegistered, muster.RunnerActive, muster.RunnerDraining, muster.RunnerDestroyed, "odd"}
 	for i := range rapid.IntRange(0, 15).Draw(t, "runners") {
@@ -433,7 +470,7 @@ func tallyOf(s muster.Snapshot) (n tally) {
 
 // acts is what a decision does; its words may differ.
 func acts(d muster.Decision) string {
-	return fmt.Sprint(d.Action, d.Target, d.Create, d.Warm, d.Drain, d.Rule)
+	return fmt.Sprint(d.Action, d.Target, d.Create, d.Warm, d.Drain, d.Rule, d.For, d.Overflow, d.Canary)
 }
 
 func net(d muster.Decision) int { return d.Create + d.Warm - len(d.Drain) }
@@ -457,10 +494,7 @@ func TestPlanProperties(t *testing.T) {
 		if d.Create < 0 || d.Warm < 0 {
 			t.Fatalf("negative: %+v", d)
 		}
-		limit := s.Pool.Scaling.MaxRunners
-		if s.Pool.Scaling == (muster.Scaling{}) {
-			limit = muster.OnDemandScaling().MaxRunners
-		}
+		limit := limitOf(s)
 		if made := d.Create + d.Warm; made > 0 && n.live+made > limit {
 			t.Fatalf("%d live, %d more, above max %d: %+v", n.live, made, limit, d)
 		}
@@ -477,9 +511,11 @@ func TestPlanProperties(t *testing.T) {
 			i := slices.IndexFunc(s.Runners, func(r muster.PlanRunner) bool { return r.ID == id })
 			if r := s.Runners[i]; r.State != muster.RunnerRegistered || r.Busy || r.IdleSince.IsZero() {
 				t.Fatalf("drains %+v", r)
+			} else if least := max(s.Pool.Scaling.MinRunTime, time.Second); d.Rule == muster.RuleFormula && noon.Sub(r.CreatedAt) < least {
+				t.Fatalf("drains %+v, which has not run for %s", r, least)
 			}
 		}
-		if s.Pool.Enabled && (s.Suspended || s.DemandUnknown) && (d.Action != muster.Maintain || net(d) != 0 || len(d.Drain) > 0) {
+		if s.Pool.Enabled && (s.Suspended || s.DemandUnknown || s.Pool.Suspended) && (d.Action != muster.Maintain || net(d) != 0 || len(d.Drain) > 0) {
 			t.Fatalf("changes without data: %+v", d)
 		}
 		switch {
@@ -492,7 +528,25 @@ func TestPlanProperties(t *testing.T) {
 	})
 }
 
-// More demand never means fewer runners.
+// limitOf is the most that may live by the pool's settings and its windows.
+func limitOf(s muster.Snapshot) int {
+	limit, scheduled := s.Pool.Scaling.MaxRunners, false
+	if s.Pool.Scaling == (muster.Scaling{}) {
+		limit = muster.OnDemandScaling().MaxRunners
+	}
+	for _, w := range s.Windows {
+		if w.MaxRunners != nil && !w.From.After(noon) && w.Until.After(noon) {
+			if !scheduled || *w.MaxRunners < limit {
+				limit = *w.MaxRunners
+			}
+			scheduled = true
+		}
+	}
+	return limit
+}
+
+// More demand never means fewer runners. Quotas of which none cuts through another
+// do not change that.
 func TestPlanIsMonotoneInDemand(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := genSnapshot(t)
@@ -538,9 +592,16 @@ func TestPlanStarvesNobodyAndDoesNotFlap(t *testing.T) {
 				ScaleUpThreshold:   rapid.IntRange(0, 5).Draw(t, "up"),
 				ScaleDownThreshold: rapid.IntRange(0, 2).Draw(t, "down"),
 				Cooldown:           time.Duration(rapid.SampledFrom([]int{0, 60, 300}).Draw(t, "cooldown")) * time.Second,
+				ScaleDownCooldown:  time.Duration(rapid.SampledFrom([]int{0, 30, 600}).Draw(t, "downCooldown")) * time.Second,
 			},
+			JobWait:      time.Duration(rapid.SampledFrom([]int{0, 0, 45}).Draw(t, "jobWait")) * time.Second,
 			Provisioning: rapid.IntRange(1, 3).Draw(t, "provisioning"),
 		}
+		if rapid.Bool().Draw(t, "quotas") {
+			p.Quotas = []muster.Quota{{Name: "each", Each: true, MaxRunners: rapid.IntRange(1, 2).Draw(t, "each")}}
+		}
+		// GitHub gives an idle runner to any job, not to the one that Plan meant.
+		newestFirst := rapid.Bool().Draw(t, "newestFirst")
 		boot := time.Duration(rapid.IntRange(1, 120).Draw(t, "boot")) * time.Second
 		work := time.Duration(rapid.IntRange(1, 200).Draw(t, "work")) * time.Second
 		type machine struct {
@@ -558,10 +619,11 @@ func TestPlanStarvesNobodyAndDoesNotFlap(t *testing.T) {
 		total := rapid.IntRange(1, 12).Draw(t, "jobs")
 		for i := range total {
 			at := noon.Add(time.Duration(rapid.IntRange(0, 600).Draw(t, "at")) * time.Second)
-			jobs = append(jobs, muster.PlanJob{ID: int64(i + 1), State: muster.JobWaiting, QueuedAt: at})
+			jobs = append(jobs, muster.PlanJob{ID: int64(i + 1), State: muster.JobWaiting, QueuedAt: at,
+				Repository: rapid.SampledFrom([]string{"o/a", "o/b"}).Draw(t, "repository"), Priority: rapid.SampledFrom([]int{0, 0, 7}).Draw(t, "priority")})
 		}
 		// In the worst case one runner at a time serves one job per round.
-		end := noon.Add(10*time.Minute + time.Duration(total+1)*(2*p.Scaling.Cooldown+boot+work+2*time.Second))
+		end := noon.Add(10*time.Minute + time.Duration(total+1)*(2*p.Scaling.Cooldown+p.JobWait+boot+work+2*time.Second))
 		for now := noon; finished < total; now = now.Add(time.Second) {
 			if now.After(end) {
 				t.Fatalf("%d of %d jobs finished by %s", finished, total, end.Sub(noon))
@@ -585,6 +647,9 @@ func TestPlanStarvesNobodyAndDoesNotFlap(t *testing.T) {
 				}
 				if m.State == muster.RunnerRegistered {
 					for i := range jobs {
+						if newestFirst {
+							i = len(jobs) - 1 - i
+						}
 						if jobs[i].State == muster.JobQueued {
 							jobs[i].State = muster.JobInProgress
 							m.State, m.Busy, m.job, m.until, m.IdleSince = muster.RunnerActive, true, jobs[i].ID, now.Add(work), time.Time{}
@@ -601,8 +666,12 @@ func TestPlanStarvesNobodyAndDoesNotFlap(t *testing.T) {
 			}
 			d := muster.Plan(s, now)
 			if d.StartsCooldown() {
-				if !last.IsZero() && now.Sub(last) < p.Scaling.Cooldown {
-					t.Fatalf("scaled %s after the last time, within the cooldown of %s: %+v", now.Sub(last), p.Scaling.Cooldown, d)
+				rest := p.Scaling.Cooldown
+				if d.Action == muster.ScaleDown && p.Scaling.ScaleDownCooldown > 0 { // 4-26
+					rest = p.Scaling.ScaleDownCooldown
+				}
+				if !last.IsZero() && now.Sub(last) < rest {
+					t.Fatalf("scaled %s after the last time, within the cooldown of %s: %+v", now.Sub(last), rest, d)
 				}
 				last = now
 			}

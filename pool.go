@@ -115,6 +115,9 @@ func (p Pool) WithDefaults() Pool {
 		p.Scaling.JobsPerRunner = 1 // one-job runners: one per job (C14)
 	}
 	p.Scaling.JobsPerRunner = first(p.Scaling.JobsPerRunner, DefaultScaling().JobsPerRunner)
+	if len(p.Labels) == 0 && p.ScaleSet != "" {
+		p.Labels = Labels{p.ScaleSet} // what workflows name in runs-on
+	}
 	p.Labels = p.Labels.Unique()
 	if len(p.RunnerLabels) == 0 {
 		p.RunnerLabels = append(append(Labels{}, p.Labels...), "self-hosted", "Linux", "X64")
@@ -172,7 +175,84 @@ func (p Pool) Validate() error {
 	if err := p.Scaling.Validate(); err != nil {
 		bad("%s", MessageOf(err))
 	}
+	p.validateRules(bad)
 	return errors.Join(errs...)
+}
+
+// pattern is what repositories in quotas and priorities are written in.
+var pattern = regexp.MustCompile(`\A[a-zA-Z0-9._/*-]+\z`)
+
+// validateRules says what is wrong with the rules of rules.go.
+func (p Pool) validateRules(bad func(format string, args ...any)) {
+	if p.JobWait < 0 || p.Overflow.After < 0 || p.InactiveMinutes < 0 {
+		bad("job_wait, overflow and inactive_minutes must not be negative")
+	}
+	if p.ScaleSet != "" {
+		switch {
+		case !labelText.MatchString(p.ScaleSet):
+			bad("scale_set %q has a character that is not allowed: use letters, digits, '.', '_' and '-'", p.ScaleSet)
+		case p.Lifecycle == LifecycleKept || p.Registration != RegistrationJIT:
+			bad("runners of a scale set have one job each and register by jit: leave lifecycle and registration at ephemeral and jit")
+		}
+	}
+	for i, s := range p.Schedules {
+		switch {
+		case s.Cron == "":
+			bad("schedule %d has no cron expression", i+1)
+		case s.For <= 0:
+			bad("schedule %d (%s) needs for: how long its limits hold after each firing", i+1, s.Cron)
+		case s.MinRunners == nil && s.MaxRunners == nil:
+			bad("schedule %d (%s) changes nothing: set min_runners or max_runners", i+1, s.Cron)
+		case s.MinRunners != nil && *s.MinRunners < 0 || s.MaxRunners != nil && *s.MaxRunners < 0:
+			bad("schedule %d (%s) has a negative limit", i+1, s.Cron)
+		case s.MinRunners != nil && s.MaxRunners != nil && *s.MinRunners > *s.MaxRunners:
+			bad("schedule %d (%s): max_runners must be >= min_runners", i+1, s.Cron)
+		}
+	}
+	switch {
+	case p.Overflow.Pool == "" && p.Overflow.After != 0:
+		bad("overflow names no pool")
+	case p.Overflow.Pool != "" && p.Overflow.Pool == p.Name:
+		bad("it overflows into itself")
+	}
+	names := map[string]bool{}
+	for i, q := range p.Quotas {
+		switch {
+		case q.Name == "":
+			bad("quota %d has no name", i+1)
+		case names[q.Name]:
+			bad("two quotas are named %q", q.Name)
+		case q.MaxRunners < 0:
+			bad("quota %q: max_runners cannot be negative", q.Name)
+		}
+		names[q.Name] = true
+		for _, r := range q.Repositories {
+			if !pattern.MatchString(r) {
+				bad("quota %q: %q is not owner/name with * for any characters", q.Name, r)
+			}
+		}
+	}
+	for i, r := range p.Priorities {
+		switch {
+		case r.Label == "" && r.Branch == "" && r.Repository == "" && r.Event == "":
+			bad("priority %d has no condition and would move every job alike: set label, branch, repository or event", i+1)
+		case r.Weight == 0:
+			bad("priority %d has no weight and would move nothing", i+1)
+		case r.Repository != "" && !pattern.MatchString(r.Repository):
+			bad("priority %d: %q is not owner/name with * for any characters", i+1, r.Repository)
+		}
+	}
+	switch c := p.Canary; {
+	case c == Canary{}:
+	case c.Offering == "":
+		bad("canary names no offering")
+	case c.Offering == p.Offering:
+		bad("canary names the pool's own offering %q", c.Offering)
+	case c.Percent < 1 || c.Percent > 100:
+		bad("canary percent %d is not a share: write 1 to 100", c.Percent)
+	case c.MaxFailures < 0:
+		bad("canary max_failures cannot be negative")
+	}
 }
 
 // Refusal says why the pool would not serve the job for a reason other than

@@ -120,7 +120,7 @@ type Spending struct {
 func (s Spending) String() string {
 	share := "all"
 	if s.MonthMicroUSD > 0 {
-		share = fmt.Sprintf("%d %%", int64(float64(s.SpentMicroUSD)/float64(s.MonthMicroUSD)*100))
+		share = fmt.Sprintf("%d %%", s.SpentMicroUSD*100/s.MonthMicroUSD)
 	}
 	share += " of the month's budget is spent"
 	switch s.State {
