@@ -10,6 +10,7 @@ import (
 
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/gen/muster/v1/musterv1connect"
+	"github.com/muster-ci/muster/internal/usage"
 	"github.com/muster-ci/muster/internal/wire"
 )
 
@@ -26,6 +27,10 @@ type Config struct {
 	OperatorToken muster.Secret
 	// Workspace is what operators see. Default "default".
 	Workspace string
+	// CostBudgets are what projects may spend, in the order to show.
+	CostBudgets []muster.CostBudget
+	// Book prices machines in dry runs.
+	Book usage.Book
 	// Stopping is closed when the control plane begins to stop: streams end then,
 	// which would hold up the end. Nil means never.
 	Stopping <-chan struct{}
@@ -81,6 +86,8 @@ func (a *API) Register(mux *http.ServeMux) {
 	serve(musterv1connect.NewUsageServiceHandler(books{a}, opts...))
 	serve(musterv1connect.NewInstallationServiceHandler(installations{a}, opts...))
 	serve(musterv1connect.NewSystemServiceHandler(system{a}, opts...))
+	serve(musterv1connect.NewRunServiceHandler(runs{a}, opts...))
+	serve(musterv1connect.NewSenseServiceHandler(senses{a}, opts...))
 
 	mux.Handle(wire.BootPath, agentRoute(a, func(ctx context.Context, token string, req wire.BootRequest) (wire.BootResponse, error) {
 		select {

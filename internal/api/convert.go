@@ -11,6 +11,8 @@ import (
 
 	"github.com/muster-ci/muster"
 	v1 "github.com/muster-ci/muster/gen/muster/v1"
+	"github.com/muster-ci/muster/internal/dryrun"
+	"github.com/muster-ci/muster/internal/usage"
 )
 
 // stamp is a time, absent if zero.
@@ -63,13 +65,42 @@ func poolOf(p muster.Pool) *v1.Pool {
 	if p.ConnectTimeout > 0 {
 		out.ConnectTimeout = span(p.ConnectTimeout)
 	}
+	out.Suspended, out.ScaleSet, out.InactiveMinutes = p.Suspended, p.ScaleSet, int32(p.InactiveMinutes)
+	if p.JobWait > 0 {
+		out.JobWait = span(p.JobWait)
+	}
+	out.Schedules = each(p.Schedules, func(s muster.Schedule) *v1.Schedule {
+		return &v1.Schedule{Cron: s.Cron, TimeZone: s.TimeZone, For: span(s.For), MinRunners: small(s.MinRunners), MaxRunners: small(s.MaxRunners)}
+	})
+	if p.Overflow.Pool != "" {
+		out.Overflow = &v1.Overflow{Pool: p.Overflow.Pool, After: span(p.Overflow.After)}
+	}
+	out.Quotas = each(p.Quotas, func(q muster.Quota) *v1.Quota {
+		return &v1.Quota{Name: q.Name, Repositories: q.Repositories, Each: q.Each, MaxRunners: int32(q.MaxRunners)}
+	})
+	out.Priorities = each(p.Priorities, func(r muster.Priority) *v1.Priority {
+		return &v1.Priority{Label: r.Label, Branch: r.Branch, Repository: r.Repository, Event: r.Event, Weight: int32(r.Weight)}
+	})
+	if p.Canary.Offering != "" {
+		out.Canary = &v1.Canary{Offering: p.Canary.Offering, Percent: int32(p.Canary.Percent), MaxFailures: int32(p.Canary.MaxFailures)}
+	}
 	return out
+}
+
+// small is the inverse of number.
+func small(n *int) *int32 {
+	if n == nil {
+		return nil
+	}
+	i := int32(*n)
+	return &i
 }
 
 // statusFrom counts what a pool has led to. Each runner counts once: a runner
 // that goes is draining whatever it does, and a busy one is busy whatever its state.
-func statusFrom(s muster.Snapshot) *v1.PoolStatus {
-	out := &v1.PoolStatus{}
+func statusFrom(s muster.Snapshot, now time.Time) *v1.PoolStatus {
+	out := &v1.PoolStatus{JobsUnnamed: int32(s.Unnamed)}
+	out.Notes = each(muster.Notes(s, now), func(n muster.Note) *v1.Note { return &v1.Note{Topic: n.Topic, Text: n.Text} })
 	var oldest time.Time
 	for _, j := range s.Jobs {
 		switch j.State {
@@ -110,6 +141,7 @@ func decisionOf(d muster.DecisionRecord) *v1.Decision {
 		},
 		WakeAt: stamp(d.Decision.WakeAt), Count: int32(d.Count), LastAt: stamp(d.LastAt),
 		Created: each(d.Runners, func(r muster.Runner) string { return string(r.ID) }),
+		ForJobs: d.Decision.For, Canary: int32(d.Decision.Canary), Overflow: d.Decision.Overflow,
 	}
 }
 
@@ -159,7 +191,7 @@ func jobOf(j muster.Job) *v1.Job {
 		Repository: j.Repository, PublicRepository: j.PublicRepo, RunId: j.RunID, Workflow: j.Workflow, Name: j.Name,
 		HeadBranch: j.HeadBranch, HeadSha: j.HeadSHA, Url: j.URL, Labels: j.Labels, State: string(j.State), Conclusion: j.Conclusion,
 		Pool: j.Pool, Runner: string(j.Runner), RunnerName: j.RunnerName,
-		CreatedAt: stamp(j.CreatedAt), StartedAt: stamp(j.StartedAt), CompletedAt: stamp(j.CompletedAt), SeenAt: stamp(j.SeenAt), TraceId: j.TraceID,
+		CreatedAt: stamp(j.CreatedAt), StartedAt: stamp(j.StartedAt), CompletedAt: stamp(j.CompletedAt), SeenAt: stamp(j.SeenAt), TraceId: j.TraceID, Trigger: j.Trigger,
 		Steps: each(j.Steps, func(s muster.Step) *v1.Step {
 			return &v1.Step{Number: int32(s.Number), Name: s.Name, Status: s.Status, Conclusion: s.Conclusion, StartedAt: stamp(s.StartedAt), CompletedAt: stamp(s.CompletedAt)}
 		}),
@@ -217,5 +249,59 @@ func installationOf(in muster.Installation) *v1.RunnerInstallation {
 	return &v1.RunnerInstallation{
 		InstallationId: in.ID, WorkspaceId: in.Workspace, State: in.State, GithubAccountType: in.AccountType,
 		IsServiceEnabled: in.State == "active", Account: in.Account, App: in.App, UpdatedAt: stamp(in.UpdatedAt),
+	}
+}
+
+func budgetOf(b Budget) *v1.Budget {
+	return &v1.Budget{
+		App: b.App, Account: b.Account, Limit: int32(b.Limit), Remaining: int32(b.Remaining), ResetAt: stamp(b.ResetAt),
+		PerMinute: b.PerMinute, Forecast: stamp(b.Forecast), PausedUntil: stamp(b.PausedUntil), PollStretch: int32(b.PollStretch), PointsThisMinute: int32(b.PointsThisMinute),
+		Lanes: each(b.Lanes, func(l BudgetLane) *v1.BudgetLane {
+			return &v1.BudgetLane{Lane: l.Lane, Calls: l.Calls, Unchanged: l.Unchanged, Parked: l.Parked, Waiting: int32(l.Waiting)}
+		}),
+		Registrations: int32(b.Registrations), RegistrationLimit: int32(b.RegistrationLimit),
+	}
+}
+
+func senseWeekOf(w usage.SenseWeek) *v1.SenseWeek {
+	return &v1.SenseWeek{
+		Week: stamp(w.Week), Sense: string(w.Sense), Jobs: int32(w.Jobs), First: int32(w.First), Missed: int32(w.Missed), Events: int32(w.Events), Lost: int32(w.Lost),
+		LossRate: w.LossRate(), Repaired: int32(w.Repaired), RepairP50: span(w.RepairP50), RepairP95: span(w.RepairP95),
+	}
+}
+
+func spreadOf(s usage.Spread) *v1.Spread {
+	return &v1.Spread{Count: int32(s.Count), P50: span(s.P50), P90: span(s.P90), Max: span(s.Max)}
+}
+
+func latencyRowOf(r usage.LatencyRow) *v1.LatencyRow {
+	return &v1.LatencyRow{
+		Key: r.Key, Jobs: int32(r.Jobs), Succeeded: int32(r.Succeeded), Failed: int32(r.Failed), Cancelled: int32(r.Cancelled), NeverRan: int32(r.NeverRan),
+		FailureRate: r.FailureRate(), Queue: spreadOf(r.Queue), Boot: spreadOf(r.Boot), Run: spreadOf(r.Run),
+	}
+}
+
+func failureRowOf(f usage.FailureRow) *v1.FailureRow {
+	out := &v1.FailureRow{
+		Repository: f.Repository, Workflow: f.Workflow, Job: f.Job, Runs: int32(f.Runs), Failed: int32(f.Failed), Retried: int32(f.Retried), Conclusions: map[string]int32{},
+		Lost: span(f.Lost), CostMicroUsd: f.CostMicroUSD, LastJobId: f.Last.ID, LastAttempt: int32(f.Last.Attempt), LastAt: stamp(f.LastAt),
+	}
+	for word, n := range f.Conclusions {
+		out.Conclusions[word] = int32(n)
+	}
+	return out
+}
+
+func dryRunResultOf(r dryrun.Result) *v1.DryRunResult {
+	return &v1.DryRunResult{
+		Jobs: int32(r.Jobs), Unserved: int32(r.Unserved), HandedOver: int32(r.HandedOver), WaitP50: span(r.WaitP50), WaitP95: span(r.WaitP95), WaitMax: span(r.WaitMax),
+		Runners: int32(r.Runners), Peak: int32(r.Peak), Wasted: int32(r.Wasted), RunnerTime: span(r.RunnerTime), CostMicroUsd: r.CostMicroUSD,
+	}
+}
+
+func runOf(r muster.Run) *v1.Run {
+	return &v1.Run{
+		Id: r.ID, Workspace: r.Workspace, Repository: r.Repository, Workflow: r.Workflow, HeadBranch: r.HeadBranch, HeadSha: r.HeadSHA, Trigger: r.Trigger, Attempts: int32(r.Attempts),
+		State: string(r.State), Conclusion: r.Conclusion, CreatedAt: stamp(r.CreatedAt), StartedAt: stamp(r.StartedAt), CompletedAt: stamp(r.CompletedAt),
 	}
 }

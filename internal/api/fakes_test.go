@@ -107,6 +107,44 @@ func (s *store) LastDecision(ctx context.Context, ws, pool string) (muster.Decis
 	}
 	return ds[0], true, err
 }
+func (s *store) DecisionAt(_ context.Context, ws, pool string, at time.Time) (muster.DecisionRecord, error) {
+	if err := s.in(ws); err != nil {
+		return muster.DecisionRecord{}, err
+	}
+	return find(s.decisions, "decision", at, func(d muster.DecisionRecord) bool { return d.Pool == pool && !d.At.After(at) })
+}
+func (s *store) Demand(_ context.Context, ws, pool string, since, until time.Time) (out []muster.Job, err error) {
+	for _, j := range slices.Backward(s.jobs) {
+		if j.Pool == pool && !j.QueuedAt().Before(since) && j.QueuedAt().Before(until) {
+			out = append(out, j)
+		}
+	}
+	return out, s.in(ws)
+}
+func (s *store) Supply(_ context.Context, ws, pool string, since, until time.Time) (out []muster.Runner, err error) {
+	for _, r := range slices.Backward(s.runners) {
+		if r.Pool == pool && r.CreatedAt.Before(until) && (r.DestroyedAt.IsZero() || !r.DestroyedAt.Before(since)) {
+			out = append(out, r)
+		}
+	}
+	return out, s.in(ws)
+}
+func (s *store) Sensed(_ context.Context, ws string, since, until time.Time) (out []muster.SensedJob, err error) {
+	for _, j := range s.jobs {
+		if !j.SeenAt.Before(since) && (until.IsZero() || j.SeenAt.Before(until)) {
+			out = append(out, muster.SensedJob{Key: j.Key, App: j.App, Pool: j.Pool, SeenAt: j.SeenAt, QueuedAt: j.QueuedAt(), StartedAt: j.StartedAt, CompletedAt: j.CompletedAt, Sightings: s.sightings[j.Key]})
+		}
+	}
+	return out, s.in(ws)
+}
+func (s *store) SpentSince(_ context.Context, ws, project string, since time.Time) (sum int64, err error) {
+	for _, r := range s.receipts {
+		if r.Project == project && !r.CompletedAt.Before(since) {
+			sum += r.CostMicroUSD
+		}
+	}
+	return sum, s.in(ws)
+}
 func (s *store) Runners(_ context.Context, ws string, f api.RunnerFilter) (out []muster.Runner, err error) {
 	for _, r := range s.runners {
 		if (f.Pool == "" || f.Pool == r.Pool) && (!f.Live || r.State.Live()) && (len(f.States) == 0 || slices.Contains(f.States, r.State)) && (f.Limit == 0 || len(out) < f.Limit) {
@@ -334,6 +372,8 @@ type world struct {
 	usage         musterv1connect.UsageServiceClient
 	installations musterv1connect.InstallationServiceClient
 	system        musterv1connect.SystemServiceClient
+	runs          musterv1connect.RunServiceClient
+	senses        musterv1connect.SenseServiceClient
 }
 
 func newWorld(t *testing.T, change func(*api.Config, *world), opts ...connect.ClientOption) *world {
@@ -357,6 +397,8 @@ func newWorld(t *testing.T, change func(*api.Config, *world), opts ...connect.Cl
 	w.usage = musterv1connect.NewUsageServiceClient(srv.Client(), srv.URL, opts...)
 	w.installations = musterv1connect.NewInstallationServiceClient(srv.Client(), srv.URL, opts...)
 	w.system = musterv1connect.NewSystemServiceClient(srv.Client(), srv.URL, opts...)
+	w.runs = musterv1connect.NewRunServiceClient(srv.Client(), srv.URL, opts...)
+	w.senses = musterv1connect.NewSenseServiceClient(srv.Client(), srv.URL, opts...)
 	return w
 }
 

@@ -52,7 +52,7 @@ func (s pools) view(ctx context.Context, p muster.Pool) (*v1.Pool, error) {
 		return nil, err
 	}
 	out := poolOf(p)
-	out.Status = statusFrom(snap)
+	out.Status = statusFrom(snap, s.Now())
 	last, ok, err := s.Store.LastDecision(ctx, p.Workspace, p.Name)
 	if err != nil {
 		return nil, err
@@ -79,9 +79,9 @@ func (s pools) ListDecisions(ctx context.Context, req *v1.ListDecisionsRequest) 
 }
 
 func (s pools) SetPool(ctx context.Context, req *v1.SetPoolRequest) (*v1.SetPoolResponse, error) {
-	o := muster.PoolOverride{Enabled: req.Enabled, MinRunners: number(req.MinRunners), MaxRunners: number(req.MaxRunners)}
+	o := muster.PoolOverride{Enabled: req.Enabled, Suspended: req.Suspended, MinRunners: number(req.MinRunners), MaxRunners: number(req.MaxRunners)}
 	if o == (muster.PoolOverride{}) {
-		return nil, muster.Errorf(muster.CodeInvalid, "nothing to change: set enabled, min_runners or max_runners")
+		return nil, muster.Errorf(muster.CodeInvalid, "nothing to change: set enabled, suspended, min_runners or max_runners")
 	}
 	p, err := s.Store.Pool(ctx, workspaceOf(ctx), req.Name)
 	if err != nil {

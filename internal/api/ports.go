@@ -18,8 +18,14 @@ type Store interface {
 	Offering(ctx context.Context, workspace, name string) (muster.Offering, error)
 	Offerings(ctx context.Context, workspace string) ([]muster.Offering, error)
 	PoolSnapshot(ctx context.Context, workspace, pool string) (muster.Snapshot, error)
-	// Decisions are newest first.
+	// Decisions are newest first, without their snapshots.
 	Decisions(ctx context.Context, workspace, pool string, limit int) ([]muster.DecisionRecord, error)
+	// DecisionAt is the decision that held at a time, with its snapshot.
+	DecisionAt(ctx context.Context, workspace, pool string, at time.Time) (muster.DecisionRecord, error)
+	// Demand are the jobs of a pool that began to wait in [since, until), Supply the
+	// runners of it that lived at some time in it, each the first first.
+	Demand(ctx context.Context, workspace, pool string, since, until time.Time) ([]muster.Job, error)
+	Supply(ctx context.Context, workspace, pool string, since, until time.Time) ([]muster.Runner, error)
 	LastDecision(ctx context.Context, workspace, pool string) (muster.DecisionRecord, bool, error)
 
 	// Runners are newest first.
@@ -37,6 +43,9 @@ type Store interface {
 	JobByID(ctx context.Context, workspace string, id int64) (muster.Job, error)
 	JobCounts(ctx context.Context, workspace string) (map[muster.JobState]int, error)
 	Sightings(ctx context.Context, workspace string, key muster.JobKey) ([]muster.Sighting, error)
+	// Sensed are the jobs first heard of in [since, until) with all sightings; a
+	// zero until means no end.
+	Sensed(ctx context.Context, workspace string, since, until time.Time) ([]muster.SensedJob, error)
 	// Ahead is how many queued jobs of the pool were queued before a time.
 	Ahead(ctx context.Context, workspace, pool string, queuedBefore time.Time) (int, error)
 
@@ -47,6 +56,9 @@ type Store interface {
 	Wastes(ctx context.Context, workspace string, f UsageFilter) ([]muster.Waste, error)
 	// UsageSummary adds up by "workflow", "repository", "pool" or "day".
 	UsageSummary(ctx context.Context, workspace string, f UsageFilter, by string) ([]UsageRow, error)
+
+	// SpentSince is what a project spent since a time, in millionths of a dollar.
+	SpentSince(ctx context.Context, workspace, project string, since time.Time) (int64, error)
 
 	// Deliveries are newest first, without bodies. A delivery belongs to an App,
 	// not to a workspace, because it is kept before its content is believed.
@@ -153,6 +165,28 @@ type Budget struct {
 	App, Account     string
 	Limit, Remaining int
 	ResetAt          time.Time
+	// PerMinute is the pace of the last minutes, Forecast when the rest is used up
+	// at it; zero when it lasts until ResetAt.
+	PerMinute float64
+	Forecast  time.Time
+	// PausedUntil is set while GitHub wants no calls.
+	PausedUntil time.Time
+	// PollStretch is the factor by which polls are spaced out, 0 for no polls.
+	PollStretch int
+	// PointsThisMinute count against the secondary limit.
+	PointsThisMinute int
+	// Lanes are the most urgent first.
+	Lanes []BudgetLane
+	// Registrations are the most of any scope in the last five minutes, of at most
+	// RegistrationLimit; 0 is no limit.
+	Registrations, RegistrationLimit int
+}
+
+// BudgetLane is what became of the calls of one urgency.
+type BudgetLane struct {
+	Lane                     string
+	Calls, Unchanged, Parked int64
+	Waiting                  int
 }
 
 // Observer counts calls. Called runs after every call, on its goroutine, and

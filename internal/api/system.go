@@ -38,9 +38,7 @@ func (s system) GetOverview(ctx context.Context, _ *v1.GetOverviewRequest) (*v1.
 	}
 	resp.Promises = &v1.Promises{JobsLost: int32(h.JobsLost), MachinesLeaked: int32(h.MachinesLeaked), BusyKilled: int32(h.BusyKilled), Since: stamp(h.Since)}
 	resp.Problems = h.Problems
-	resp.Budgets = each(h.Budgets, func(b Budget) *v1.Budget {
-		return &v1.Budget{App: b.App, Account: b.Account, Limit: int32(b.Limit), Remaining: int32(b.Remaining), ResetAt: stamp(b.ResetAt)}
-	})
+	resp.Budgets = each(h.Budgets, budgetOf)
 	return resp, nil
 }
 

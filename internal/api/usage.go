@@ -9,6 +9,7 @@ import (
 
 	"github.com/muster-ci/muster"
 	v1 "github.com/muster-ci/muster/gen/muster/v1"
+	"github.com/muster-ci/muster/internal/usage"
 )
 
 type books struct{ *API }
@@ -87,40 +88,76 @@ func (s books) GetRunnerMetrics(ctx context.Context, req *v1.GetRunnerMetricsReq
 // metricsOf is S4-24. Jobs that never ran are a population of their own: they
 // have no queue time to speak of and did not fail on a runner (4-49).
 func metricsOf(pool string, rs []muster.Receipt) *v1.RunnerMetrics {
-	m := &v1.RunnerMetrics{Pool: pool}
-	var queue, boot, run []time.Duration
-	for _, r := range rs {
-		if r.Runner == "" && r.Run == 0 && r.Billed == 0 {
-			m.NeverRan++
-			continue
-		}
-		m.Jobs++
-		switch r.Conclusion {
-		case "success", "neutral", "skipped":
-			m.Succeeded++
-		case "cancelled":
-			m.Cancelled++
-		default:
-			m.Failed++
-		}
-		queue, run = append(queue, r.Queue), append(run, r.Run)
-		if r.Runner != "" { // a runner that is not ours tells nothing of how it booted
-			boot = append(boot, r.Boot)
-		}
+	_, l, _ := usage.Latency(rs, "pool") // a grouping that there is
+	return &v1.RunnerMetrics{
+		Pool: pool, Jobs: int32(l.Jobs), NeverRan: int32(l.NeverRan), Succeeded: int32(l.Succeeded), Failed: int32(l.Failed), Cancelled: int32(l.Cancelled),
+		FailureRate: l.FailureRate(), Queue: percentiles(l.Queue), Boot: percentiles(l.Boot), Run: percentiles(l.Run),
 	}
-	if n := m.Succeeded + m.Failed; n > 0 {
-		m.FailureRate = float64(m.Failed) / float64(n)
-	}
-	m.Queue, m.Boot, m.Run = percentiles(queue), percentiles(boot), percentiles(run)
-	return m
 }
 
-// percentiles are by nearest rank: each is a value that occurred.
-func percentiles(ds []time.Duration) *v1.Percentiles {
-	if len(ds) == 0 {
+func percentiles(s usage.Spread) *v1.Percentiles {
+	if s.Count == 0 {
 		return &v1.Percentiles{}
 	}
-	slices.Sort(ds)
-	at := func(percent int) time.Duration { return ds[max(0, (len(ds)*percent+99)/100-1)] }
-	return &v1.Percentiles{Count: int32(len(ds)), P50: span(at(50)), P90: span(at(90))}
+	return &v1.Percentiles{Count: int32(s.Count), P50: span(s.P50), P90: span(s.P90)}
+}
+
+// maxFailures is how many failing jobs are told.
+const maxFailures = 50
+
+func (s books) GetLatency(ctx context.Context, req *v1.GetLatencyRequest) (*v1.GetLatencyResponse, error) {
+	f, err := usageFilter(req.Filter, maxMetrics)
+	if err != nil {
+		return nil, err
+	}
+	by := cmp.Or(req.By, "workflow")
+	if !slices.Contains(usage.Groupings, by) {
+		return nil, muster.Errorf(muster.CodeInvalid, "latency by %q is unknown: use repository, workflow, job or pool", by)
+	}
+	receipts, err := s.Store.Receipts(ctx, workspaceOf(ctx), f)
+	if err != nil {
+		return nil, err
+	}
+	wastes, err := s.Store.Wastes(ctx, workspaceOf(ctx), f)
+	if err != nil {
+		return nil, err
+	}
+	rows, total, err := usage.Latency(receipts, by)
+	if err != nil {
+		return nil, err
+	}
+	failures := usage.Failures(receipts)
+	return &v1.GetLatencyResponse{
+		By: by, Rows: each(rows, latencyRowOf), Total: latencyRowOf(total), Failures: each(failures[:min(len(failures), maxFailures)], failureRowOf),
+		Waste: each(usage.WasteReasons(wastes), func(w usage.Share) *v1.WasteReason {
+			return &v1.WasteReason{Reason: w.Key, Runners: int32(w.Count), CostMicroUsd: w.CostMicroUSD}
+		}),
+	}, nil
+}
+
+func (s books) ListCostBudgets(ctx context.Context, _ *v1.ListCostBudgetsRequest) (*v1.ListCostBudgetsResponse, error) {
+	now := s.Now().UTC()
+	month := time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC)
+	resp := &v1.ListCostBudgetsResponse{Month: stamp(month)}
+	pools, err := s.Store.Pools(ctx, workspaceOf(ctx))
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range s.CostBudgets {
+		spent, err := s.Store.SpentSince(ctx, workspaceOf(ctx), b.Project, month)
+		if err != nil {
+			return nil, err
+		}
+		out := &v1.CostBudget{
+			Project: b.Project, MonthMicroUsd: b.MonthMicroUSD, SpentMicroUsd: spent, State: cmp.Or(string(b.Spend(spent).State), "fine"),
+			WarnPercent: int32(b.WarnPercent), LowerPercent: int32(b.LowerPercent), StopPercent: int32(b.StopPercent),
+		}
+		for _, p := range pools {
+			if p.Project == b.Project {
+				out.Pools = append(out.Pools, p.Name)
+			}
+		}
+		resp.Budgets = append(resp.Budgets, out)
+	}
+	return resp, nil
 }

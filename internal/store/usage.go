@@ -18,9 +18,13 @@ type UsageFilter struct {
 	Pool         string
 	// Repository is owner/name. No waste belongs to a repository.
 	Repository string
-	// Limit is how many to return at most; 0 means 10,000. UsageSummary ignores it.
+	// Limit is how many to return at most, up to 200,000; 0 means 10,000.
+	// UsageSummary ignores it.
 	Limit int
 }
+
+// maxBooks bounds what percentiles are computed from.
+const maxBooks = 200_000
 
 // UsageRow is one line of a summary. Every job is one of succeeded, failed,
 // cancelled (all of which ran) and never run.
@@ -99,7 +103,7 @@ func (s *Store) Receipt(ctx context.Context, workspace string, k muster.JobKey) 
 // Receipts returns receipts, the last completed first.
 func (s *Store) Receipts(ctx context.Context, workspace string, f UsageFilter) ([]muster.Receipt, error) {
 	w := f.receipts(workspace)
-	w.limit("completed_at DESC, job DESC, attempt DESC", f.Limit, maxRows)
+	w.limit("completed_at DESC, job DESC, attempt DESC", cmp.Or(f.Limit, maxRows), maxBooks)
 	var out []muster.Receipt
 	err := s.read(ctx, func(t *tx) (err error) {
 		out, err = all[muster.Receipt](t, "SELECT doc FROM receipts"+w.text.String(), w.args...)
@@ -114,7 +118,7 @@ func (s *Store) Wastes(ctx context.Context, workspace string, f UsageFilter) ([]
 		return nil, nil
 	}
 	w := f.wastes(workspace)
-	w.limit("at DESC, runner", f.Limit, maxRows)
+	w.limit("at DESC, runner", cmp.Or(f.Limit, maxRows), maxBooks)
 	var out []muster.Waste
 	err := s.read(ctx, func(t *tx) (err error) {
 		out, err = all[muster.Waste](t, "SELECT doc FROM wastes"+w.text.String(), w.args...)

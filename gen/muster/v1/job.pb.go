@@ -200,8 +200,10 @@ type Job struct {
 	TraceId string                 `protobuf:"bytes,24,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
 	Steps   []*Step                `protobuf:"bytes,25,rep,name=steps,proto3" json:"steps,omitempty"`
 	// queue_time and run_time are absent until they are known.
-	QueueTime     *durationpb.Duration `protobuf:"bytes,26,opt,name=queue_time,json=queueTime,proto3" json:"queue_time,omitempty"`
-	RunTime       *durationpb.Duration `protobuf:"bytes,27,opt,name=run_time,json=runTime,proto3" json:"run_time,omitempty"`
+	QueueTime *durationpb.Duration `protobuf:"bytes,26,opt,name=queue_time,json=queueTime,proto3" json:"queue_time,omitempty"`
+	RunTime   *durationpb.Duration `protobuf:"bytes,27,opt,name=run_time,json=runTime,proto3" json:"run_time,omitempty"`
+	// trigger is the event that started the run; empty if no sense told it.
+	Trigger       string `protobuf:"bytes,28,opt,name=trigger,proto3" json:"trigger,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -423,6 +425,13 @@ func (x *Job) GetRunTime() *durationpb.Duration {
 		return x.RunTime
 	}
 	return nil
+}
+
+func (x *Job) GetTrigger() string {
+	if x != nil {
+		return x.Trigger
+	}
+	return ""
 }
 
 // Sighting is when one sense first saw the job in one state.
@@ -1106,7 +1115,7 @@ const file_muster_v1_job_proto_rawDesc = "" +
 	"conclusion\x129\n" +
 	"\n" +
 	"started_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12=\n" +
-	"\fcompleted_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vcompletedAt\"\xa1\a\n" +
+	"\fcompleted_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vcompletedAt\"\xbb\a\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\x05R\aattempt\x12\x1c\n" +
@@ -1144,7 +1153,8 @@ const file_muster_v1_job_proto_rawDesc = "" +
 	"\x05steps\x18\x19 \x03(\v2\x0f.muster.v1.StepR\x05steps\x128\n" +
 	"\n" +
 	"queue_time\x18\x1a \x01(\v2\x19.google.protobuf.DurationR\tqueueTime\x124\n" +
-	"\brun_time\x18\x1b \x01(\v2\x19.google.protobuf.DurationR\arunTime\"~\n" +
+	"\brun_time\x18\x1b \x01(\v2\x19.google.protobuf.DurationR\arunTime\x12\x18\n" +
+	"\atrigger\x18\x1c \x01(\tR\atrigger\"~\n" +
 	"\bSighting\x12\x14\n" +
 	"\x05sense\x18\x01 \x01(\tR\x05sense\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12*\n" +

@@ -13,6 +13,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -149,8 +150,23 @@ type Pool struct {
 	ConnectTimeout *durationpb.Duration `protobuf:"bytes,22,opt,name=connect_timeout,json=connectTimeout,proto3" json:"connect_timeout,omitempty"`
 	Provisioning   int32                `protobuf:"varint,23,opt,name=provisioning,proto3" json:"provisioning,omitempty"`
 	Status         *PoolStatus          `protobuf:"bytes,24,opt,name=status,proto3" json:"status,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// suspended makes no new runners; queued jobs wait, running ones finish.
+	Suspended bool `protobuf:"varint,25,opt,name=suspended,proto3" json:"suspended,omitempty"`
+	// scale_set, when set, names the scale set by which GitHub tells of jobs.
+	ScaleSet string `protobuf:"bytes,26,opt,name=scale_set,json=scaleSet,proto3" json:"scale_set,omitempty"`
+	// job_wait is how long a job waits before a runner is made for it.
+	JobWait   *durationpb.Duration `protobuf:"bytes,27,opt,name=job_wait,json=jobWait,proto3" json:"job_wait,omitempty"`
+	Schedules []*Schedule          `protobuf:"bytes,28,rep,name=schedules,proto3" json:"schedules,omitempty"`
+	// overflow is absent when there is none.
+	Overflow   *Overflow   `protobuf:"bytes,29,opt,name=overflow,proto3" json:"overflow,omitempty"`
+	Quotas     []*Quota    `protobuf:"bytes,30,rep,name=quotas,proto3" json:"quotas,omitempty"`
+	Priorities []*Priority `protobuf:"bytes,31,rep,name=priorities,proto3" json:"priorities,omitempty"`
+	// canary is absent when there is none.
+	Canary *Canary `protobuf:"bytes,32,opt,name=canary,proto3" json:"canary,omitempty"`
+	// inactive_minutes is how long a kept machine stays up after its last job; 0 is 3.
+	InactiveMinutes int32 `protobuf:"varint,33,opt,name=inactive_minutes,json=inactiveMinutes,proto3" json:"inactive_minutes,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Pool) Reset() {
@@ -351,6 +367,464 @@ func (x *Pool) GetStatus() *PoolStatus {
 	return nil
 }
 
+func (x *Pool) GetSuspended() bool {
+	if x != nil {
+		return x.Suspended
+	}
+	return false
+}
+
+func (x *Pool) GetScaleSet() string {
+	if x != nil {
+		return x.ScaleSet
+	}
+	return ""
+}
+
+func (x *Pool) GetJobWait() *durationpb.Duration {
+	if x != nil {
+		return x.JobWait
+	}
+	return nil
+}
+
+func (x *Pool) GetSchedules() []*Schedule {
+	if x != nil {
+		return x.Schedules
+	}
+	return nil
+}
+
+func (x *Pool) GetOverflow() *Overflow {
+	if x != nil {
+		return x.Overflow
+	}
+	return nil
+}
+
+func (x *Pool) GetQuotas() []*Quota {
+	if x != nil {
+		return x.Quotas
+	}
+	return nil
+}
+
+func (x *Pool) GetPriorities() []*Priority {
+	if x != nil {
+		return x.Priorities
+	}
+	return nil
+}
+
+func (x *Pool) GetCanary() *Canary {
+	if x != nil {
+		return x.Canary
+	}
+	return nil
+}
+
+func (x *Pool) GetInactiveMinutes() int32 {
+	if x != nil {
+		return x.InactiveMinutes
+	}
+	return 0
+}
+
+// Schedule changes a pool's limits for a while each time that its cron expression fires.
+type Schedule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// cron has five fields; time_zone is an IANA name, UTC if empty.
+	Cron          string               `protobuf:"bytes,1,opt,name=cron,proto3" json:"cron,omitempty"`
+	TimeZone      string               `protobuf:"bytes,2,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
+	For           *durationpb.Duration `protobuf:"bytes,3,opt,name=for,proto3" json:"for,omitempty"`
+	MinRunners    *int32               `protobuf:"varint,4,opt,name=min_runners,json=minRunners,proto3,oneof" json:"min_runners,omitempty"`
+	MaxRunners    *int32               `protobuf:"varint,5,opt,name=max_runners,json=maxRunners,proto3,oneof" json:"max_runners,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Schedule) Reset() {
+	*x = Schedule{}
+	mi := &file_muster_v1_pool_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Schedule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Schedule) ProtoMessage() {}
+
+func (x *Schedule) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pool_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Schedule.ProtoReflect.Descriptor instead.
+func (*Schedule) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Schedule) GetCron() string {
+	if x != nil {
+		return x.Cron
+	}
+	return ""
+}
+
+func (x *Schedule) GetTimeZone() string {
+	if x != nil {
+		return x.TimeZone
+	}
+	return ""
+}
+
+func (x *Schedule) GetFor() *durationpb.Duration {
+	if x != nil {
+		return x.For
+	}
+	return nil
+}
+
+func (x *Schedule) GetMinRunners() int32 {
+	if x != nil && x.MinRunners != nil {
+		return *x.MinRunners
+	}
+	return 0
+}
+
+func (x *Schedule) GetMaxRunners() int32 {
+	if x != nil && x.MaxRunners != nil {
+		return *x.MaxRunners
+	}
+	return 0
+}
+
+// Overflow hands jobs that waited for a time to another pool.
+type Overflow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pool          string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	After         *durationpb.Duration   `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Overflow) Reset() {
+	*x = Overflow{}
+	mi := &file_muster_v1_pool_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Overflow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Overflow) ProtoMessage() {}
+
+func (x *Overflow) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pool_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Overflow.ProtoReflect.Descriptor instead.
+func (*Overflow) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Overflow) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *Overflow) GetAfter() *durationpb.Duration {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+// Quota bounds how many runners the jobs of some repositories may have at once.
+type Quota struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// repositories are owner/name with * for any characters; empty means all.
+	Repositories []string `protobuf:"bytes,2,rep,name=repositories,proto3" json:"repositories,omitempty"`
+	// each makes the limit hold for every repository on its own.
+	Each          bool  `protobuf:"varint,3,opt,name=each,proto3" json:"each,omitempty"`
+	MaxRunners    int32 `protobuf:"varint,4,opt,name=max_runners,json=maxRunners,proto3" json:"max_runners,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Quota) Reset() {
+	*x = Quota{}
+	mi := &file_muster_v1_pool_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Quota) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Quota) ProtoMessage() {}
+
+func (x *Quota) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pool_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Quota.ProtoReflect.Descriptor instead.
+func (*Quota) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Quota) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Quota) GetRepositories() []string {
+	if x != nil {
+		return x.Repositories
+	}
+	return nil
+}
+
+func (x *Quota) GetEach() bool {
+	if x != nil {
+		return x.Each
+	}
+	return false
+}
+
+func (x *Quota) GetMaxRunners() int32 {
+	if x != nil {
+		return x.MaxRunners
+	}
+	return 0
+}
+
+// Priority moves matching jobs before others.
+type Priority struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Label         string                 `protobuf:"bytes,1,opt,name=label,proto3" json:"label,omitempty"`
+	Branch        string                 `protobuf:"bytes,2,opt,name=branch,proto3" json:"branch,omitempty"`
+	Repository    string                 `protobuf:"bytes,3,opt,name=repository,proto3" json:"repository,omitempty"`
+	Event         string                 `protobuf:"bytes,4,opt,name=event,proto3" json:"event,omitempty"`
+	Weight        int32                  `protobuf:"varint,5,opt,name=weight,proto3" json:"weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Priority) Reset() {
+	*x = Priority{}
+	mi := &file_muster_v1_pool_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Priority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Priority) ProtoMessage() {}
+
+func (x *Priority) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pool_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Priority.ProtoReflect.Descriptor instead.
+func (*Priority) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Priority) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *Priority) GetBranch() string {
+	if x != nil {
+		return x.Branch
+	}
+	return ""
+}
+
+func (x *Priority) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *Priority) GetEvent() string {
+	if x != nil {
+		return x.Event
+	}
+	return ""
+}
+
+func (x *Priority) GetWeight() int32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+// Canary gives a share of new runners another offering.
+type Canary struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Offering      string                 `protobuf:"bytes,1,opt,name=offering,proto3" json:"offering,omitempty"`
+	Percent       int32                  `protobuf:"varint,2,opt,name=percent,proto3" json:"percent,omitempty"`
+	MaxFailures   int32                  `protobuf:"varint,3,opt,name=max_failures,json=maxFailures,proto3" json:"max_failures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Canary) Reset() {
+	*x = Canary{}
+	mi := &file_muster_v1_pool_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Canary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Canary) ProtoMessage() {}
+
+func (x *Canary) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pool_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Canary.ProtoReflect.Descriptor instead.
+func (*Canary) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Canary) GetOffering() string {
+	if x != nil {
+		return x.Offering
+	}
+	return ""
+}
+
+func (x *Canary) GetPercent() int32 {
+	if x != nil {
+		return x.Percent
+	}
+	return 0
+}
+
+func (x *Canary) GetMaxFailures() int32 {
+	if x != nil {
+		return x.MaxFailures
+	}
+	return 0
+}
+
+// Note is one rule that a pool follows and how it stands, in words.
+type Note struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// topic is a fixed word: "suspended", "schedule", "quota", "priority",
+	// "overflow", "job_wait", "canary", "budget", "scale_set", "unnamed".
+	Topic         string `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Note) Reset() {
+	*x = Note{}
+	mi := &file_muster_v1_pool_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Note) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Note) ProtoMessage() {}
+
+func (x *Note) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pool_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Note.ProtoReflect.Descriptor instead.
+func (*Note) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Note) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Note) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // PoolStatus is what a pool has led to, now.
 type PoolStatus struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -364,14 +838,18 @@ type PoolStatus struct {
 	RunnersBusy     int32 `protobuf:"varint,6,opt,name=runners_busy,json=runnersBusy,proto3" json:"runners_busy,omitempty"`
 	RunnersDraining int32 `protobuf:"varint,7,opt,name=runners_draining,json=runnersDraining,proto3" json:"runners_draining,omitempty"`
 	// last_decision is absent until the first one.
-	LastDecision  *Decision `protobuf:"bytes,8,opt,name=last_decision,json=lastDecision,proto3" json:"last_decision,omitempty"`
+	LastDecision *Decision `protobuf:"bytes,8,opt,name=last_decision,json=lastDecision,proto3" json:"last_decision,omitempty"`
+	// jobs_unnamed are waiting jobs that are known only by number.
+	JobsUnnamed int32 `protobuf:"varint,9,opt,name=jobs_unnamed,json=jobsUnnamed,proto3" json:"jobs_unnamed,omitempty"`
+	// notes are the rules beyond the limits by which the pool decides.
+	Notes         []*Note `protobuf:"bytes,10,rep,name=notes,proto3" json:"notes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PoolStatus) Reset() {
 	*x = PoolStatus{}
-	mi := &file_muster_v1_pool_proto_msgTypes[2]
+	mi := &file_muster_v1_pool_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -383,7 +861,7 @@ func (x *PoolStatus) String() string {
 func (*PoolStatus) ProtoMessage() {}
 
 func (x *PoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[2]
+	mi := &file_muster_v1_pool_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -396,7 +874,7 @@ func (x *PoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
 func (*PoolStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{2}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PoolStatus) GetJobsQueued() int32 {
@@ -455,6 +933,20 @@ func (x *PoolStatus) GetLastDecision() *Decision {
 	return nil
 }
 
+func (x *PoolStatus) GetJobsUnnamed() int32 {
+	if x != nil {
+		return x.JobsUnnamed
+	}
+	return 0
+}
+
+func (x *PoolStatus) GetNotes() []*Note {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
 // QueueMetrics is the demand on a pool at one time.
 type QueueMetrics struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -469,7 +961,7 @@ type QueueMetrics struct {
 
 func (x *QueueMetrics) Reset() {
 	*x = QueueMetrics{}
-	mi := &file_muster_v1_pool_proto_msgTypes[3]
+	mi := &file_muster_v1_pool_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -481,7 +973,7 @@ func (x *QueueMetrics) String() string {
 func (*QueueMetrics) ProtoMessage() {}
 
 func (x *QueueMetrics) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[3]
+	mi := &file_muster_v1_pool_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -494,7 +986,7 @@ func (x *QueueMetrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueMetrics.ProtoReflect.Descriptor instead.
 func (*QueueMetrics) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{3}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *QueueMetrics) GetPendingJobs() int32 {
@@ -558,14 +1050,20 @@ type Decision struct {
 	Count  int32                  `protobuf:"varint,14,opt,name=count,proto3" json:"count,omitempty"`
 	LastAt *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=last_at,json=lastAt,proto3" json:"last_at,omitempty"`
 	// created are the ids of the runners that were made.
-	Created       []string `protobuf:"bytes,16,rep,name=created,proto3" json:"created,omitempty"`
+	Created []string `protobuf:"bytes,16,rep,name=created,proto3" json:"created,omitempty"`
+	// for_jobs are the jobs that runners were made for; GitHub may give them to others.
+	ForJobs []int64 `protobuf:"varint,17,rep,packed,name=for_jobs,json=forJobs,proto3" json:"for_jobs,omitempty"`
+	// canary is how many of the runners get the canary's offering.
+	Canary int32 `protobuf:"varint,18,opt,name=canary,proto3" json:"canary,omitempty"`
+	// overflow are the jobs to hand to the overflow pool.
+	Overflow      []int64 `protobuf:"varint,19,rep,packed,name=overflow,proto3" json:"overflow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_muster_v1_pool_proto_msgTypes[4]
+	mi := &file_muster_v1_pool_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -577,7 +1075,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[4]
+	mi := &file_muster_v1_pool_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -590,7 +1088,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{4}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Decision) GetId() int64 {
@@ -705,6 +1203,27 @@ func (x *Decision) GetCreated() []string {
 	return nil
 }
 
+func (x *Decision) GetForJobs() []int64 {
+	if x != nil {
+		return x.ForJobs
+	}
+	return nil
+}
+
+func (x *Decision) GetCanary() int32 {
+	if x != nil {
+		return x.Canary
+	}
+	return 0
+}
+
+func (x *Decision) GetOverflow() []int64 {
+	if x != nil {
+		return x.Overflow
+	}
+	return nil
+}
+
 type ListPoolsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -713,7 +1232,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_muster_v1_pool_proto_msgTypes[5]
+	mi := &file_muster_v1_pool_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -725,7 +1244,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[5]
+	mi := &file_muster_v1_pool_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -738,7 +1257,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{5}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{11}
 }
 
 type ListPoolsResponse struct {
@@ -750,7 +1269,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_muster_v1_pool_proto_msgTypes[6]
+	mi := &file_muster_v1_pool_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +1281,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[6]
+	mi := &file_muster_v1_pool_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +1294,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{6}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListPoolsResponse) GetPools() []*Pool {
@@ -794,7 +1313,7 @@ type GetPoolRequest struct {
 
 func (x *GetPoolRequest) Reset() {
 	*x = GetPoolRequest{}
-	mi := &file_muster_v1_pool_proto_msgTypes[7]
+	mi := &file_muster_v1_pool_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +1325,7 @@ func (x *GetPoolRequest) String() string {
 func (*GetPoolRequest) ProtoMessage() {}
 
 func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[7]
+	mi := &file_muster_v1_pool_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +1338,7 @@ func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{7}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetPoolRequest) GetName() string {
@@ -840,7 +1359,7 @@ type GetPoolResponse struct {
 
 func (x *GetPoolResponse) Reset() {
 	*x = GetPoolResponse{}
-	mi := &file_muster_v1_pool_proto_msgTypes[8]
+	mi := &file_muster_v1_pool_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +1371,7 @@ func (x *GetPoolResponse) String() string {
 func (*GetPoolResponse) ProtoMessage() {}
 
 func (x *GetPoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[8]
+	mi := &file_muster_v1_pool_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +1384,7 @@ func (x *GetPoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolResponse.ProtoReflect.Descriptor instead.
 func (*GetPoolResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{8}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetPoolResponse) GetPool() *Pool {
@@ -893,7 +1412,7 @@ type ListDecisionsRequest struct {
 
 func (x *ListDecisionsRequest) Reset() {
 	*x = ListDecisionsRequest{}
-	mi := &file_muster_v1_pool_proto_msgTypes[9]
+	mi := &file_muster_v1_pool_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -905,7 +1424,7 @@ func (x *ListDecisionsRequest) String() string {
 func (*ListDecisionsRequest) ProtoMessage() {}
 
 func (x *ListDecisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[9]
+	mi := &file_muster_v1_pool_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -918,7 +1437,7 @@ func (x *ListDecisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDecisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListDecisionsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{9}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListDecisionsRequest) GetPool() string {
@@ -944,7 +1463,7 @@ type ListDecisionsResponse struct {
 
 func (x *ListDecisionsResponse) Reset() {
 	*x = ListDecisionsResponse{}
-	mi := &file_muster_v1_pool_proto_msgTypes[10]
+	mi := &file_muster_v1_pool_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1475,7 @@ func (x *ListDecisionsResponse) String() string {
 func (*ListDecisionsResponse) ProtoMessage() {}
 
 func (x *ListDecisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[10]
+	mi := &file_muster_v1_pool_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1488,7 @@ func (x *ListDecisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDecisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListDecisionsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{10}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListDecisionsResponse) GetDecisions() []*Decision {
@@ -985,13 +1504,14 @@ type SetPoolRequest struct {
 	Enabled       *bool                  `protobuf:"varint,2,opt,name=enabled,proto3,oneof" json:"enabled,omitempty"`
 	MinRunners    *int32                 `protobuf:"varint,3,opt,name=min_runners,json=minRunners,proto3,oneof" json:"min_runners,omitempty"`
 	MaxRunners    *int32                 `protobuf:"varint,4,opt,name=max_runners,json=maxRunners,proto3,oneof" json:"max_runners,omitempty"`
+	Suspended     *bool                  `protobuf:"varint,5,opt,name=suspended,proto3,oneof" json:"suspended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetPoolRequest) Reset() {
 	*x = SetPoolRequest{}
-	mi := &file_muster_v1_pool_proto_msgTypes[11]
+	mi := &file_muster_v1_pool_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1523,7 @@ func (x *SetPoolRequest) String() string {
 func (*SetPoolRequest) ProtoMessage() {}
 
 func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[11]
+	mi := &file_muster_v1_pool_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1536,7 @@ func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoolRequest.ProtoReflect.Descriptor instead.
 func (*SetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{11}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetPoolRequest) GetName() string {
@@ -1047,6 +1567,13 @@ func (x *SetPoolRequest) GetMaxRunners() int32 {
 	return 0
 }
 
+func (x *SetPoolRequest) GetSuspended() bool {
+	if x != nil && x.Suspended != nil {
+		return *x.Suspended
+	}
+	return false
+}
+
 type SetPoolResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// pool is the effective pool after the change.
@@ -1057,7 +1584,7 @@ type SetPoolResponse struct {
 
 func (x *SetPoolResponse) Reset() {
 	*x = SetPoolResponse{}
-	mi := &file_muster_v1_pool_proto_msgTypes[12]
+	mi := &file_muster_v1_pool_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1596,7 @@ func (x *SetPoolResponse) String() string {
 func (*SetPoolResponse) ProtoMessage() {}
 
 func (x *SetPoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[12]
+	mi := &file_muster_v1_pool_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1609,7 @@ func (x *SetPoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoolResponse.ProtoReflect.Descriptor instead.
 func (*SetPoolResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{12}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetPoolResponse) GetPool() *Pool {
@@ -1113,7 +1640,7 @@ type RunnerOffering struct {
 
 func (x *RunnerOffering) Reset() {
 	*x = RunnerOffering{}
-	mi := &file_muster_v1_pool_proto_msgTypes[13]
+	mi := &file_muster_v1_pool_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1652,7 @@ func (x *RunnerOffering) String() string {
 func (*RunnerOffering) ProtoMessage() {}
 
 func (x *RunnerOffering) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[13]
+	mi := &file_muster_v1_pool_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1665,7 @@ func (x *RunnerOffering) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunnerOffering.ProtoReflect.Descriptor instead.
 func (*RunnerOffering) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{13}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RunnerOffering) GetId() string {
@@ -1204,11 +1731,465 @@ func (x *RunnerOffering) GetPriceMicroUsdPerMinute() int64 {
 	return 0
 }
 
+type ReplayDecisionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pool  string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	// at is now when absent.
+	At *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	// snapshot asks for everything that the planner saw, which may be megabytes.
+	Snapshot      bool `protobuf:"varint,3,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayDecisionRequest) Reset() {
+	*x = ReplayDecisionRequest{}
+	mi := &file_muster_v1_pool_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayDecisionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayDecisionRequest) ProtoMessage() {}
+
+func (x *ReplayDecisionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pool_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayDecisionRequest.ProtoReflect.Descriptor instead.
+func (*ReplayDecisionRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ReplayDecisionRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *ReplayDecisionRequest) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *ReplayDecisionRequest) GetSnapshot() bool {
+	if x != nil {
+		return x.Snapshot
+	}
+	return false
+}
+
+type ReplayDecisionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// recorded is what was decided then, recomputed what the planner of this version
+	// decides from the same.
+	Recorded   *Decision `protobuf:"bytes,1,opt,name=recorded,proto3" json:"recorded,omitempty"`
+	Recomputed *Decision `protobuf:"bytes,2,opt,name=recomputed,proto3" json:"recomputed,omitempty"`
+	// differences say in words where the two part; empty when they do not.
+	Differences []string `protobuf:"bytes,3,rep,name=differences,proto3" json:"differences,omitempty"`
+	// pool has the settings that held then, and status what there was then.
+	Pool *Pool `protobuf:"bytes,4,opt,name=pool,proto3" json:"pool,omitempty"`
+	// last_scaling is absent if the pool had never been scaled.
+	LastScaling *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_scaling,json=lastScaling,proto3" json:"last_scaling,omitempty"`
+	// demand_unknown and installation_suspended are what kept the planner from acting.
+	DemandUnknown         bool `protobuf:"varint,6,opt,name=demand_unknown,json=demandUnknown,proto3" json:"demand_unknown,omitempty"`
+	InstallationSuspended bool `protobuf:"varint,7,opt,name=installation_suspended,json=installationSuspended,proto3" json:"installation_suspended,omitempty"`
+	// snapshot is what muster.Plan was given, when it was asked for.
+	Snapshot      *structpb.Struct `protobuf:"bytes,8,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayDecisionResponse) Reset() {
+	*x = ReplayDecisionResponse{}
+	mi := &file_muster_v1_pool_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayDecisionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayDecisionResponse) ProtoMessage() {}
+
+func (x *ReplayDecisionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pool_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayDecisionResponse.ProtoReflect.Descriptor instead.
+func (*ReplayDecisionResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ReplayDecisionResponse) GetRecorded() *Decision {
+	if x != nil {
+		return x.Recorded
+	}
+	return nil
+}
+
+func (x *ReplayDecisionResponse) GetRecomputed() *Decision {
+	if x != nil {
+		return x.Recomputed
+	}
+	return nil
+}
+
+func (x *ReplayDecisionResponse) GetDifferences() []string {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+func (x *ReplayDecisionResponse) GetPool() *Pool {
+	if x != nil {
+		return x.Pool
+	}
+	return nil
+}
+
+func (x *ReplayDecisionResponse) GetLastScaling() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastScaling
+	}
+	return nil
+}
+
+func (x *ReplayDecisionResponse) GetDemandUnknown() bool {
+	if x != nil {
+		return x.DemandUnknown
+	}
+	return false
+}
+
+func (x *ReplayDecisionResponse) GetInstallationSuspended() bool {
+	if x != nil {
+		return x.InstallationSuspended
+	}
+	return false
+}
+
+func (x *ReplayDecisionResponse) GetSnapshot() *structpb.Struct {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+type DryRunRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pool  string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	// set are settings by their names in the configuration, e.g. max_runners: "20".
+	Set map[string]string `protobuf:"bytes,2,rep,name=set,proto3" json:"set,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// since is 24 hours before until when absent, until is now when absent.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	Until         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DryRunRequest) Reset() {
+	*x = DryRunRequest{}
+	mi := &file_muster_v1_pool_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DryRunRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DryRunRequest) ProtoMessage() {}
+
+func (x *DryRunRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pool_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DryRunRequest.ProtoReflect.Descriptor instead.
+func (*DryRunRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *DryRunRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *DryRunRequest) GetSet() map[string]string {
+	if x != nil {
+		return x.Set
+	}
+	return nil
+}
+
+func (x *DryRunRequest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *DryRunRequest) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+// DryRunResult is what came of a demand.
+type DryRunResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// jobs got a runner, unserved got none, handed_over went to the overflow pool.
+	Jobs       int32                `protobuf:"varint,1,opt,name=jobs,proto3" json:"jobs,omitempty"`
+	Unserved   int32                `protobuf:"varint,2,opt,name=unserved,proto3" json:"unserved,omitempty"`
+	HandedOver int32                `protobuf:"varint,3,opt,name=handed_over,json=handedOver,proto3" json:"handed_over,omitempty"`
+	WaitP50    *durationpb.Duration `protobuf:"bytes,4,opt,name=wait_p50,json=waitP50,proto3" json:"wait_p50,omitempty"`
+	WaitP95    *durationpb.Duration `protobuf:"bytes,5,opt,name=wait_p95,json=waitP95,proto3" json:"wait_p95,omitempty"`
+	WaitMax    *durationpb.Duration `protobuf:"bytes,6,opt,name=wait_max,json=waitMax,proto3" json:"wait_max,omitempty"`
+	// runners were made, peak of them at once; wasted never ran a job.
+	Runners int32 `protobuf:"varint,7,opt,name=runners,proto3" json:"runners,omitempty"`
+	Peak    int32 `protobuf:"varint,8,opt,name=peak,proto3" json:"peak,omitempty"`
+	Wasted  int32 `protobuf:"varint,9,opt,name=wasted,proto3" json:"wasted,omitempty"`
+	// runner_time is how long all machines lived together, cost what that costs.
+	RunnerTime    *durationpb.Duration `protobuf:"bytes,10,opt,name=runner_time,json=runnerTime,proto3" json:"runner_time,omitempty"`
+	CostMicroUsd  int64                `protobuf:"varint,11,opt,name=cost_micro_usd,json=costMicroUsd,proto3" json:"cost_micro_usd,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DryRunResult) Reset() {
+	*x = DryRunResult{}
+	mi := &file_muster_v1_pool_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DryRunResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DryRunResult) ProtoMessage() {}
+
+func (x *DryRunResult) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pool_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DryRunResult.ProtoReflect.Descriptor instead.
+func (*DryRunResult) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *DryRunResult) GetJobs() int32 {
+	if x != nil {
+		return x.Jobs
+	}
+	return 0
+}
+
+func (x *DryRunResult) GetUnserved() int32 {
+	if x != nil {
+		return x.Unserved
+	}
+	return 0
+}
+
+func (x *DryRunResult) GetHandedOver() int32 {
+	if x != nil {
+		return x.HandedOver
+	}
+	return 0
+}
+
+func (x *DryRunResult) GetWaitP50() *durationpb.Duration {
+	if x != nil {
+		return x.WaitP50
+	}
+	return nil
+}
+
+func (x *DryRunResult) GetWaitP95() *durationpb.Duration {
+	if x != nil {
+		return x.WaitP95
+	}
+	return nil
+}
+
+func (x *DryRunResult) GetWaitMax() *durationpb.Duration {
+	if x != nil {
+		return x.WaitMax
+	}
+	return nil
+}
+
+func (x *DryRunResult) GetRunners() int32 {
+	if x != nil {
+		return x.Runners
+	}
+	return 0
+}
+
+func (x *DryRunResult) GetPeak() int32 {
+	if x != nil {
+		return x.Peak
+	}
+	return 0
+}
+
+func (x *DryRunResult) GetWasted() int32 {
+	if x != nil {
+		return x.Wasted
+	}
+	return 0
+}
+
+func (x *DryRunResult) GetRunnerTime() *durationpb.Duration {
+	if x != nil {
+		return x.RunnerTime
+	}
+	return nil
+}
+
+func (x *DryRunResult) GetCostMicroUsd() int64 {
+	if x != nil {
+		return x.CostMicroUsd
+	}
+	return 0
+}
+
+type DryRunResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// measured is what happened, before the simulation of the present settings,
+	// after that of the changed ones.
+	Measured *DryRunResult `protobuf:"bytes,1,opt,name=measured,proto3" json:"measured,omitempty"`
+	Before   *DryRunResult `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	After    *DryRunResult `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	// assumptions are what the simulations take for granted, one sentence each.
+	Assumptions   []string               `protobuf:"bytes,4,rep,name=assumptions,proto3" json:"assumptions,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	Until         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DryRunResponse) Reset() {
+	*x = DryRunResponse{}
+	mi := &file_muster_v1_pool_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DryRunResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DryRunResponse) ProtoMessage() {}
+
+func (x *DryRunResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pool_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DryRunResponse.ProtoReflect.Descriptor instead.
+func (*DryRunResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *DryRunResponse) GetMeasured() *DryRunResult {
+	if x != nil {
+		return x.Measured
+	}
+	return nil
+}
+
+func (x *DryRunResponse) GetBefore() *DryRunResult {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *DryRunResponse) GetAfter() *DryRunResult {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *DryRunResponse) GetAssumptions() []string {
+	if x != nil {
+		return x.Assumptions
+	}
+	return nil
+}
+
+func (x *DryRunResponse) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *DryRunResponse) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
 var File_muster_v1_pool_proto protoreflect.FileDescriptor
 
 const file_muster_v1_pool_proto_rawDesc = "" +
 	"\n" +
-	"\x14muster/v1/pool.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x02\n" +
+	"\x14muster/v1/pool.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x02\n" +
 	"\aScaling\x12\x1f\n" +
 	"\vmin_runners\x18\x01 \x01(\x05R\n" +
 	"minRunners\x12\x1f\n" +
@@ -1217,7 +2198,8 @@ const file_muster_v1_pool_proto_rawDesc = "" +
 	"\x0fjobs_per_runner\x18\x03 \x01(\x05R\rjobsPerRunner\x12,\n" +
 	"\x12scale_up_threshold\x18\x04 \x01(\x05R\x10scaleUpThreshold\x120\n" +
 	"\x14scale_down_threshold\x18\x05 \x01(\x05R\x12scaleDownThreshold\x125\n" +
-	"\bcooldown\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bcooldown\"\x80\a\n" +
+	"\bcooldown\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bcooldown\"\x8a\n" +
+	"\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x18\n" +
@@ -1243,7 +2225,52 @@ const file_muster_v1_pool_proto_rawDesc = "" +
 	"\amax_age\x18\x15 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\x12B\n" +
 	"\x0fconnect_timeout\x18\x16 \x01(\v2\x19.google.protobuf.DurationR\x0econnectTimeout\x12\"\n" +
 	"\fprovisioning\x18\x17 \x01(\x05R\fprovisioning\x12-\n" +
-	"\x06status\x18\x18 \x01(\v2\x15.muster.v1.PoolStatusR\x06status\"\xf3\x02\n" +
+	"\x06status\x18\x18 \x01(\v2\x15.muster.v1.PoolStatusR\x06status\x12\x1c\n" +
+	"\tsuspended\x18\x19 \x01(\bR\tsuspended\x12\x1b\n" +
+	"\tscale_set\x18\x1a \x01(\tR\bscaleSet\x124\n" +
+	"\bjob_wait\x18\x1b \x01(\v2\x19.google.protobuf.DurationR\ajobWait\x121\n" +
+	"\tschedules\x18\x1c \x03(\v2\x13.muster.v1.ScheduleR\tschedules\x12/\n" +
+	"\boverflow\x18\x1d \x01(\v2\x13.muster.v1.OverflowR\boverflow\x12(\n" +
+	"\x06quotas\x18\x1e \x03(\v2\x10.muster.v1.QuotaR\x06quotas\x123\n" +
+	"\n" +
+	"priorities\x18\x1f \x03(\v2\x13.muster.v1.PriorityR\n" +
+	"priorities\x12)\n" +
+	"\x06canary\x18  \x01(\v2\x11.muster.v1.CanaryR\x06canary\x12)\n" +
+	"\x10inactive_minutes\x18! \x01(\x05R\x0finactiveMinutes\"\xd4\x01\n" +
+	"\bSchedule\x12\x12\n" +
+	"\x04cron\x18\x01 \x01(\tR\x04cron\x12\x1b\n" +
+	"\ttime_zone\x18\x02 \x01(\tR\btimeZone\x12+\n" +
+	"\x03for\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03for\x12$\n" +
+	"\vmin_runners\x18\x04 \x01(\x05H\x00R\n" +
+	"minRunners\x88\x01\x01\x12$\n" +
+	"\vmax_runners\x18\x05 \x01(\x05H\x01R\n" +
+	"maxRunners\x88\x01\x01B\x0e\n" +
+	"\f_min_runnersB\x0e\n" +
+	"\f_max_runners\"O\n" +
+	"\bOverflow\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12/\n" +
+	"\x05after\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05after\"t\n" +
+	"\x05Quota\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\"\n" +
+	"\frepositories\x18\x02 \x03(\tR\frepositories\x12\x12\n" +
+	"\x04each\x18\x03 \x01(\bR\x04each\x12\x1f\n" +
+	"\vmax_runners\x18\x04 \x01(\x05R\n" +
+	"maxRunners\"\x86\x01\n" +
+	"\bPriority\x12\x14\n" +
+	"\x05label\x18\x01 \x01(\tR\x05label\x12\x16\n" +
+	"\x06branch\x18\x02 \x01(\tR\x06branch\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x03 \x01(\tR\n" +
+	"repository\x12\x14\n" +
+	"\x05event\x18\x04 \x01(\tR\x05event\x12\x16\n" +
+	"\x06weight\x18\x05 \x01(\x05R\x06weight\"a\n" +
+	"\x06Canary\x12\x1a\n" +
+	"\boffering\x18\x01 \x01(\tR\boffering\x12\x18\n" +
+	"\apercent\x18\x02 \x01(\x05R\apercent\x12!\n" +
+	"\fmax_failures\x18\x03 \x01(\x05R\vmaxFailures\"0\n" +
+	"\x04Note\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"\xbd\x03\n" +
 	"\n" +
 	"PoolStatus\x12\x1f\n" +
 	"\vjobs_queued\x18\x01 \x01(\x05R\n" +
@@ -1254,7 +2281,10 @@ const file_muster_v1_pool_proto_rawDesc = "" +
 	"\frunners_idle\x18\x05 \x01(\x05R\vrunnersIdle\x12!\n" +
 	"\frunners_busy\x18\x06 \x01(\x05R\vrunnersBusy\x12)\n" +
 	"\x10runners_draining\x18\a \x01(\x05R\x0frunnersDraining\x128\n" +
-	"\rlast_decision\x18\b \x01(\v2\x13.muster.v1.DecisionR\flastDecision\"\xd5\x01\n" +
+	"\rlast_decision\x18\b \x01(\v2\x13.muster.v1.DecisionR\flastDecision\x12!\n" +
+	"\fjobs_unnamed\x18\t \x01(\x05R\vjobsUnnamed\x12%\n" +
+	"\x05notes\x18\n" +
+	" \x03(\v2\x0f.muster.v1.NoteR\x05notes\"\xd5\x01\n" +
 	"\fQueueMetrics\x12!\n" +
 	"\fpending_jobs\x18\x01 \x01(\x05R\vpendingJobs\x12(\n" +
 	"\x10in_progress_jobs\x18\x02 \x01(\x05R\x0einProgressJobs\x12\x1f\n" +
@@ -1262,7 +2292,7 @@ const file_muster_v1_pool_proto_rawDesc = "" +
 	"queuedJobs\x12\x1d\n" +
 	"\n" +
 	"total_jobs\x18\x04 \x01(\x05R\ttotalJobs\x128\n" +
-	"\ttimestamp\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\"\x8f\x04\n" +
+	"\ttimestamp\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\"\xde\x04\n" +
 	"\bDecision\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12*\n" +
@@ -1280,7 +2310,10 @@ const file_muster_v1_pool_proto_rawDesc = "" +
 	"\awake_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x06wakeAt\x12\x14\n" +
 	"\x05count\x18\x0e \x01(\x05R\x05count\x123\n" +
 	"\alast_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\x06lastAt\x12\x18\n" +
-	"\acreated\x18\x10 \x03(\tR\acreated\"\x12\n" +
+	"\acreated\x18\x10 \x03(\tR\acreated\x12\x19\n" +
+	"\bfor_jobs\x18\x11 \x03(\x03R\aforJobs\x12\x16\n" +
+	"\x06canary\x18\x12 \x01(\x05R\x06canary\x12\x1a\n" +
+	"\boverflow\x18\x13 \x03(\x03R\boverflow\"\x12\n" +
 	"\x10ListPoolsRequest\":\n" +
 	"\x11ListPoolsResponse\x12%\n" +
 	"\x05pools\x18\x01 \x03(\v2\x0f.muster.v1.PoolR\x05pools\"$\n" +
@@ -1293,18 +2326,21 @@ const file_muster_v1_pool_proto_rawDesc = "" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x05R\x05limit\"J\n" +
 	"\x15ListDecisionsResponse\x121\n" +
-	"\tdecisions\x18\x01 \x03(\v2\x13.muster.v1.DecisionR\tdecisions\"\xbb\x01\n" +
+	"\tdecisions\x18\x01 \x03(\v2\x13.muster.v1.DecisionR\tdecisions\"\xec\x01\n" +
 	"\x0eSetPoolRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\aenabled\x18\x02 \x01(\bH\x00R\aenabled\x88\x01\x01\x12$\n" +
 	"\vmin_runners\x18\x03 \x01(\x05H\x01R\n" +
 	"minRunners\x88\x01\x01\x12$\n" +
 	"\vmax_runners\x18\x04 \x01(\x05H\x02R\n" +
-	"maxRunners\x88\x01\x01B\n" +
+	"maxRunners\x88\x01\x01\x12!\n" +
+	"\tsuspended\x18\x05 \x01(\bH\x03R\tsuspended\x88\x01\x01B\n" +
 	"\n" +
 	"\b_enabledB\x0e\n" +
 	"\f_min_runnersB\x0e\n" +
-	"\f_max_runners\"6\n" +
+	"\f_max_runnersB\f\n" +
+	"\n" +
+	"_suspended\"6\n" +
 	"\x0fSetPoolResponse\x12#\n" +
 	"\x04pool\x18\x01 \x01(\v2\x0f.muster.v1.PoolR\x04pool\"\x90\x02\n" +
 	"\x0eRunnerOffering\x12\x0e\n" +
@@ -1316,12 +2352,59 @@ const file_muster_v1_pool_proto_rawDesc = "" +
 	"\fis_autoscale\x18\x06 \x01(\bR\visAutoscale\x12\x12\n" +
 	"\x04gpus\x18\a \x01(\x05R\x04gpus\x12\x12\n" +
 	"\x04spot\x18\b \x01(\bR\x04spot\x12:\n" +
-	"\x1aprice_micro_usd_per_minute\x18\t \x01(\x03R\x16priceMicroUsdPerMinute2\xad\x02\n" +
+	"\x1aprice_micro_usd_per_minute\x18\t \x01(\x03R\x16priceMicroUsdPerMinute\"s\n" +
+	"\x15ReplayDecisionRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
+	"\bsnapshot\x18\x03 \x01(\bR\bsnapshot\"\x97\x03\n" +
+	"\x16ReplayDecisionResponse\x12/\n" +
+	"\brecorded\x18\x01 \x01(\v2\x13.muster.v1.DecisionR\brecorded\x123\n" +
+	"\n" +
+	"recomputed\x18\x02 \x01(\v2\x13.muster.v1.DecisionR\n" +
+	"recomputed\x12 \n" +
+	"\vdifferences\x18\x03 \x03(\tR\vdifferences\x12#\n" +
+	"\x04pool\x18\x04 \x01(\v2\x0f.muster.v1.PoolR\x04pool\x12=\n" +
+	"\flast_scaling\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vlastScaling\x12%\n" +
+	"\x0edemand_unknown\x18\x06 \x01(\bR\rdemandUnknown\x125\n" +
+	"\x16installation_suspended\x18\a \x01(\bR\x15installationSuspended\x123\n" +
+	"\bsnapshot\x18\b \x01(\v2\x17.google.protobuf.StructR\bsnapshot\"\xf4\x01\n" +
+	"\rDryRunRequest\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x123\n" +
+	"\x03set\x18\x02 \x03(\v2!.muster.v1.DryRunRequest.SetEntryR\x03set\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x1a6\n" +
+	"\bSetEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa9\x03\n" +
+	"\fDryRunResult\x12\x12\n" +
+	"\x04jobs\x18\x01 \x01(\x05R\x04jobs\x12\x1a\n" +
+	"\bunserved\x18\x02 \x01(\x05R\bunserved\x12\x1f\n" +
+	"\vhanded_over\x18\x03 \x01(\x05R\n" +
+	"handedOver\x124\n" +
+	"\bwait_p50\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\awaitP50\x124\n" +
+	"\bwait_p95\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\awaitP95\x124\n" +
+	"\bwait_max\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\awaitMax\x12\x18\n" +
+	"\arunners\x18\a \x01(\x05R\arunners\x12\x12\n" +
+	"\x04peak\x18\b \x01(\x05R\x04peak\x12\x16\n" +
+	"\x06wasted\x18\t \x01(\x05R\x06wasted\x12:\n" +
+	"\vrunner_time\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"runnerTime\x12$\n" +
+	"\x0ecost_micro_usd\x18\v \x01(\x03R\fcostMicroUsd\"\xab\x02\n" +
+	"\x0eDryRunResponse\x123\n" +
+	"\bmeasured\x18\x01 \x01(\v2\x17.muster.v1.DryRunResultR\bmeasured\x12/\n" +
+	"\x06before\x18\x02 \x01(\v2\x17.muster.v1.DryRunResultR\x06before\x12-\n" +
+	"\x05after\x18\x03 \x01(\v2\x17.muster.v1.DryRunResultR\x05after\x12 \n" +
+	"\vassumptions\x18\x04 \x03(\tR\vassumptions\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until2\xc3\x03\n" +
 	"\vPoolService\x12F\n" +
 	"\tListPools\x12\x1b.muster.v1.ListPoolsRequest\x1a\x1c.muster.v1.ListPoolsResponse\x12@\n" +
 	"\aGetPool\x12\x19.muster.v1.GetPoolRequest\x1a\x1a.muster.v1.GetPoolResponse\x12R\n" +
 	"\rListDecisions\x12\x1f.muster.v1.ListDecisionsRequest\x1a .muster.v1.ListDecisionsResponse\x12@\n" +
-	"\aSetPool\x12\x19.muster.v1.SetPoolRequest\x1a\x1a.muster.v1.SetPoolResponseB4Z2github.com/muster-ci/muster/gen/muster/v1;musterv1b\x06proto3"
+	"\aSetPool\x12\x19.muster.v1.SetPoolRequest\x1a\x1a.muster.v1.SetPoolResponse\x12U\n" +
+	"\x0eReplayDecision\x12 .muster.v1.ReplayDecisionRequest\x1a!.muster.v1.ReplayDecisionResponse\x12=\n" +
+	"\x06DryRun\x12\x18.muster.v1.DryRunRequest\x1a\x19.muster.v1.DryRunResponseB4Z2github.com/muster-ci/muster/gen/muster/v1;musterv1b\x06proto3"
 
 var (
 	file_muster_v1_pool_proto_rawDescOnce sync.Once
@@ -1335,58 +2418,102 @@ func file_muster_v1_pool_proto_rawDescGZIP() []byte {
 	return file_muster_v1_pool_proto_rawDescData
 }
 
-var file_muster_v1_pool_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_muster_v1_pool_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_muster_v1_pool_proto_goTypes = []any{
-	(*Scaling)(nil),               // 0: muster.v1.Scaling
-	(*Pool)(nil),                  // 1: muster.v1.Pool
-	(*PoolStatus)(nil),            // 2: muster.v1.PoolStatus
-	(*QueueMetrics)(nil),          // 3: muster.v1.QueueMetrics
-	(*Decision)(nil),              // 4: muster.v1.Decision
-	(*ListPoolsRequest)(nil),      // 5: muster.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 6: muster.v1.ListPoolsResponse
-	(*GetPoolRequest)(nil),        // 7: muster.v1.GetPoolRequest
-	(*GetPoolResponse)(nil),       // 8: muster.v1.GetPoolResponse
-	(*ListDecisionsRequest)(nil),  // 9: muster.v1.ListDecisionsRequest
-	(*ListDecisionsResponse)(nil), // 10: muster.v1.ListDecisionsResponse
-	(*SetPoolRequest)(nil),        // 11: muster.v1.SetPoolRequest
-	(*SetPoolResponse)(nil),       // 12: muster.v1.SetPoolResponse
-	(*RunnerOffering)(nil),        // 13: muster.v1.RunnerOffering
-	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*Scaling)(nil),                // 0: muster.v1.Scaling
+	(*Pool)(nil),                   // 1: muster.v1.Pool
+	(*Schedule)(nil),               // 2: muster.v1.Schedule
+	(*Overflow)(nil),               // 3: muster.v1.Overflow
+	(*Quota)(nil),                  // 4: muster.v1.Quota
+	(*Priority)(nil),               // 5: muster.v1.Priority
+	(*Canary)(nil),                 // 6: muster.v1.Canary
+	(*Note)(nil),                   // 7: muster.v1.Note
+	(*PoolStatus)(nil),             // 8: muster.v1.PoolStatus
+	(*QueueMetrics)(nil),           // 9: muster.v1.QueueMetrics
+	(*Decision)(nil),               // 10: muster.v1.Decision
+	(*ListPoolsRequest)(nil),       // 11: muster.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),      // 12: muster.v1.ListPoolsResponse
+	(*GetPoolRequest)(nil),         // 13: muster.v1.GetPoolRequest
+	(*GetPoolResponse)(nil),        // 14: muster.v1.GetPoolResponse
+	(*ListDecisionsRequest)(nil),   // 15: muster.v1.ListDecisionsRequest
+	(*ListDecisionsResponse)(nil),  // 16: muster.v1.ListDecisionsResponse
+	(*SetPoolRequest)(nil),         // 17: muster.v1.SetPoolRequest
+	(*SetPoolResponse)(nil),        // 18: muster.v1.SetPoolResponse
+	(*RunnerOffering)(nil),         // 19: muster.v1.RunnerOffering
+	(*ReplayDecisionRequest)(nil),  // 20: muster.v1.ReplayDecisionRequest
+	(*ReplayDecisionResponse)(nil), // 21: muster.v1.ReplayDecisionResponse
+	(*DryRunRequest)(nil),          // 22: muster.v1.DryRunRequest
+	(*DryRunResult)(nil),           // 23: muster.v1.DryRunResult
+	(*DryRunResponse)(nil),         // 24: muster.v1.DryRunResponse
+	nil,                            // 25: muster.v1.DryRunRequest.SetEntry
+	(*durationpb.Duration)(nil),    // 26: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 27: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),        // 28: google.protobuf.Struct
 }
 var file_muster_v1_pool_proto_depIdxs = []int32{
-	14, // 0: muster.v1.Scaling.cooldown:type_name -> google.protobuf.Duration
+	26, // 0: muster.v1.Scaling.cooldown:type_name -> google.protobuf.Duration
 	0,  // 1: muster.v1.Pool.scaling:type_name -> muster.v1.Scaling
-	14, // 2: muster.v1.Pool.no_job_timeout:type_name -> google.protobuf.Duration
-	14, // 3: muster.v1.Pool.rotation_interval:type_name -> google.protobuf.Duration
-	14, // 4: muster.v1.Pool.max_age:type_name -> google.protobuf.Duration
-	14, // 5: muster.v1.Pool.connect_timeout:type_name -> google.protobuf.Duration
-	2,  // 6: muster.v1.Pool.status:type_name -> muster.v1.PoolStatus
-	15, // 7: muster.v1.PoolStatus.oldest_queued_at:type_name -> google.protobuf.Timestamp
-	4,  // 8: muster.v1.PoolStatus.last_decision:type_name -> muster.v1.Decision
-	15, // 9: muster.v1.QueueMetrics.timestamp:type_name -> google.protobuf.Timestamp
-	15, // 10: muster.v1.Decision.at:type_name -> google.protobuf.Timestamp
-	3,  // 11: muster.v1.Decision.metrics:type_name -> muster.v1.QueueMetrics
-	15, // 12: muster.v1.Decision.wake_at:type_name -> google.protobuf.Timestamp
-	15, // 13: muster.v1.Decision.last_at:type_name -> google.protobuf.Timestamp
-	1,  // 14: muster.v1.ListPoolsResponse.pools:type_name -> muster.v1.Pool
-	1,  // 15: muster.v1.GetPoolResponse.pool:type_name -> muster.v1.Pool
-	13, // 16: muster.v1.GetPoolResponse.offering:type_name -> muster.v1.RunnerOffering
-	4,  // 17: muster.v1.ListDecisionsResponse.decisions:type_name -> muster.v1.Decision
-	1,  // 18: muster.v1.SetPoolResponse.pool:type_name -> muster.v1.Pool
-	5,  // 19: muster.v1.PoolService.ListPools:input_type -> muster.v1.ListPoolsRequest
-	7,  // 20: muster.v1.PoolService.GetPool:input_type -> muster.v1.GetPoolRequest
-	9,  // 21: muster.v1.PoolService.ListDecisions:input_type -> muster.v1.ListDecisionsRequest
-	11, // 22: muster.v1.PoolService.SetPool:input_type -> muster.v1.SetPoolRequest
-	6,  // 23: muster.v1.PoolService.ListPools:output_type -> muster.v1.ListPoolsResponse
-	8,  // 24: muster.v1.PoolService.GetPool:output_type -> muster.v1.GetPoolResponse
-	10, // 25: muster.v1.PoolService.ListDecisions:output_type -> muster.v1.ListDecisionsResponse
-	12, // 26: muster.v1.PoolService.SetPool:output_type -> muster.v1.SetPoolResponse
-	23, // [23:27] is the sub-list for method output_type
-	19, // [19:23] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	26, // 2: muster.v1.Pool.no_job_timeout:type_name -> google.protobuf.Duration
+	26, // 3: muster.v1.Pool.rotation_interval:type_name -> google.protobuf.Duration
+	26, // 4: muster.v1.Pool.max_age:type_name -> google.protobuf.Duration
+	26, // 5: muster.v1.Pool.connect_timeout:type_name -> google.protobuf.Duration
+	8,  // 6: muster.v1.Pool.status:type_name -> muster.v1.PoolStatus
+	26, // 7: muster.v1.Pool.job_wait:type_name -> google.protobuf.Duration
+	2,  // 8: muster.v1.Pool.schedules:type_name -> muster.v1.Schedule
+	3,  // 9: muster.v1.Pool.overflow:type_name -> muster.v1.Overflow
+	4,  // 10: muster.v1.Pool.quotas:type_name -> muster.v1.Quota
+	5,  // 11: muster.v1.Pool.priorities:type_name -> muster.v1.Priority
+	6,  // 12: muster.v1.Pool.canary:type_name -> muster.v1.Canary
+	26, // 13: muster.v1.Schedule.for:type_name -> google.protobuf.Duration
+	26, // 14: muster.v1.Overflow.after:type_name -> google.protobuf.Duration
+	27, // 15: muster.v1.PoolStatus.oldest_queued_at:type_name -> google.protobuf.Timestamp
+	10, // 16: muster.v1.PoolStatus.last_decision:type_name -> muster.v1.Decision
+	7,  // 17: muster.v1.PoolStatus.notes:type_name -> muster.v1.Note
+	27, // 18: muster.v1.QueueMetrics.timestamp:type_name -> google.protobuf.Timestamp
+	27, // 19: muster.v1.Decision.at:type_name -> google.protobuf.Timestamp
+	9,  // 20: muster.v1.Decision.metrics:type_name -> muster.v1.QueueMetrics
+	27, // 21: muster.v1.Decision.wake_at:type_name -> google.protobuf.Timestamp
+	27, // 22: muster.v1.Decision.last_at:type_name -> google.protobuf.Timestamp
+	1,  // 23: muster.v1.ListPoolsResponse.pools:type_name -> muster.v1.Pool
+	1,  // 24: muster.v1.GetPoolResponse.pool:type_name -> muster.v1.Pool
+	19, // 25: muster.v1.GetPoolResponse.offering:type_name -> muster.v1.RunnerOffering
+	10, // 26: muster.v1.ListDecisionsResponse.decisions:type_name -> muster.v1.Decision
+	1,  // 27: muster.v1.SetPoolResponse.pool:type_name -> muster.v1.Pool
+	27, // 28: muster.v1.ReplayDecisionRequest.at:type_name -> google.protobuf.Timestamp
+	10, // 29: muster.v1.ReplayDecisionResponse.recorded:type_name -> muster.v1.Decision
+	10, // 30: muster.v1.ReplayDecisionResponse.recomputed:type_name -> muster.v1.Decision
+	1,  // 31: muster.v1.ReplayDecisionResponse.pool:type_name -> muster.v1.Pool
+	27, // 32: muster.v1.ReplayDecisionResponse.last_scaling:type_name -> google.protobuf.Timestamp
+	28, // 33: muster.v1.ReplayDecisionResponse.snapshot:type_name -> google.protobuf.Struct
+	25, // 34: muster.v1.DryRunRequest.set:type_name -> muster.v1.DryRunRequest.SetEntry
+	27, // 35: muster.v1.DryRunRequest.since:type_name -> google.protobuf.Timestamp
+	27, // 36: muster.v1.DryRunRequest.until:type_name -> google.protobuf.Timestamp
+	26, // 37: muster.v1.DryRunResult.wait_p50:type_name -> google.protobuf.Duration
+	26, // 38: muster.v1.DryRunResult.wait_p95:type_name -> google.protobuf.Duration
+	26, // 39: muster.v1.DryRunResult.wait_max:type_name -> google.protobuf.Duration
+	26, // 40: muster.v1.DryRunResult.runner_time:type_name -> google.protobuf.Duration
+	23, // 41: muster.v1.DryRunResponse.measured:type_name -> muster.v1.DryRunResult
+	23, // 42: muster.v1.DryRunResponse.before:type_name -> muster.v1.DryRunResult
+	23, // 43: muster.v1.DryRunResponse.after:type_name -> muster.v1.DryRunResult
+	27, // 44: muster.v1.DryRunResponse.since:type_name -> google.protobuf.Timestamp
+	27, // 45: muster.v1.DryRunResponse.until:type_name -> google.protobuf.Timestamp
+	11, // 46: muster.v1.PoolService.ListPools:input_type -> muster.v1.ListPoolsRequest
+	13, // 47: muster.v1.PoolService.GetPool:input_type -> muster.v1.GetPoolRequest
+	15, // 48: muster.v1.PoolService.ListDecisions:input_type -> muster.v1.ListDecisionsRequest
+	17, // 49: muster.v1.PoolService.SetPool:input_type -> muster.v1.SetPoolRequest
+	20, // 50: muster.v1.PoolService.ReplayDecision:input_type -> muster.v1.ReplayDecisionRequest
+	22, // 51: muster.v1.PoolService.DryRun:input_type -> muster.v1.DryRunRequest
+	12, // 52: muster.v1.PoolService.ListPools:output_type -> muster.v1.ListPoolsResponse
+	14, // 53: muster.v1.PoolService.GetPool:output_type -> muster.v1.GetPoolResponse
+	16, // 54: muster.v1.PoolService.ListDecisions:output_type -> muster.v1.ListDecisionsResponse
+	18, // 55: muster.v1.PoolService.SetPool:output_type -> muster.v1.SetPoolResponse
+	21, // 56: muster.v1.PoolService.ReplayDecision:output_type -> muster.v1.ReplayDecisionResponse
+	24, // 57: muster.v1.PoolService.DryRun:output_type -> muster.v1.DryRunResponse
+	52, // [52:58] is the sub-list for method output_type
+	46, // [46:52] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_pool_proto_init() }
@@ -1394,14 +2521,15 @@ func file_muster_v1_pool_proto_init() {
 	if File_muster_v1_pool_proto != nil {
 		return
 	}
-	file_muster_v1_pool_proto_msgTypes[11].OneofWrappers = []any{}
+	file_muster_v1_pool_proto_msgTypes[2].OneofWrappers = []any{}
+	file_muster_v1_pool_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_pool_proto_rawDesc), len(file_muster_v1_pool_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -98,14 +98,30 @@ func (x *Promises) GetSince() *timestamppb.Timestamp {
 
 // Budget is what is left of one installation's rate limit at GitHub.
 type Budget struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	App           string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
-	Account       string                 `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
-	Limit         int32                  `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
-	Remaining     int32                  `protobuf:"varint,4,opt,name=remaining,proto3" json:"remaining,omitempty"`
-	ResetAt       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=reset_at,json=resetAt,proto3" json:"reset_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	App       string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	Account   string                 `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	Limit     int32                  `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	Remaining int32                  `protobuf:"varint,4,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	ResetAt   *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=reset_at,json=resetAt,proto3" json:"reset_at,omitempty"`
+	// per_minute is the pace of the last ten minutes, forecast when the rest would be
+	// used up at it; absent when it lasts until reset_at.
+	PerMinute float64                `protobuf:"fixed64,6,opt,name=per_minute,json=perMinute,proto3" json:"per_minute,omitempty"`
+	Forecast  *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=forecast,proto3" json:"forecast,omitempty"`
+	// paused_until is set while GitHub wants no calls at all.
+	PausedUntil *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=paused_until,json=pausedUntil,proto3" json:"paused_until,omitempty"`
+	// poll_stretch is the factor by which polls are spaced out; 0 is no polls.
+	PollStretch int32 `protobuf:"varint,9,opt,name=poll_stretch,json=pollStretch,proto3" json:"poll_stretch,omitempty"`
+	// points_this_minute count against the secondary limit.
+	PointsThisMinute int32 `protobuf:"varint,10,opt,name=points_this_minute,json=pointsThisMinute,proto3" json:"points_this_minute,omitempty"`
+	// lanes are by urgency, the most urgent first.
+	Lanes []*BudgetLane `protobuf:"bytes,11,rep,name=lanes,proto3" json:"lanes,omitempty"`
+	// registrations are runners registered in the last five minutes at the scope that
+	// had most, of registration_limit; 0 is no limit.
+	Registrations     int32 `protobuf:"varint,12,opt,name=registrations,proto3" json:"registrations,omitempty"`
+	RegistrationLimit int32 `protobuf:"varint,13,opt,name=registration_limit,json=registrationLimit,proto3" json:"registration_limit,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Budget) Reset() {
@@ -173,6 +189,143 @@ func (x *Budget) GetResetAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Budget) GetPerMinute() float64 {
+	if x != nil {
+		return x.PerMinute
+	}
+	return 0
+}
+
+func (x *Budget) GetForecast() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Forecast
+	}
+	return nil
+}
+
+func (x *Budget) GetPausedUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PausedUntil
+	}
+	return nil
+}
+
+func (x *Budget) GetPollStretch() int32 {
+	if x != nil {
+		return x.PollStretch
+	}
+	return 0
+}
+
+func (x *Budget) GetPointsThisMinute() int32 {
+	if x != nil {
+		return x.PointsThisMinute
+	}
+	return 0
+}
+
+func (x *Budget) GetLanes() []*BudgetLane {
+	if x != nil {
+		return x.Lanes
+	}
+	return nil
+}
+
+func (x *Budget) GetRegistrations() int32 {
+	if x != nil {
+		return x.Registrations
+	}
+	return 0
+}
+
+func (x *Budget) GetRegistrationLimit() int32 {
+	if x != nil {
+		return x.RegistrationLimit
+	}
+	return 0
+}
+
+// BudgetLane is what became of the calls of one urgency since the start.
+type BudgetLane struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// lane is "critical", "normal" or "background".
+	Lane  string `protobuf:"bytes,1,opt,name=lane,proto3" json:"lane,omitempty"`
+	Calls int64  `protobuf:"varint,2,opt,name=calls,proto3" json:"calls,omitempty"`
+	// unchanged were answered from memory and cost nothing.
+	Unchanged int64 `protobuf:"varint,3,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	// parked were not made, so that others could be.
+	Parked int64 `protobuf:"varint,4,opt,name=parked,proto3" json:"parked,omitempty"`
+	// waiting are held back now.
+	Waiting       int32 `protobuf:"varint,5,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BudgetLane) Reset() {
+	*x = BudgetLane{}
+	mi := &file_muster_v1_system_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BudgetLane) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BudgetLane) ProtoMessage() {}
+
+func (x *BudgetLane) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_system_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BudgetLane.ProtoReflect.Descriptor instead.
+func (*BudgetLane) Descriptor() ([]byte, []int) {
+	return file_muster_v1_system_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *BudgetLane) GetLane() string {
+	if x != nil {
+		return x.Lane
+	}
+	return ""
+}
+
+func (x *BudgetLane) GetCalls() int64 {
+	if x != nil {
+		return x.Calls
+	}
+	return 0
+}
+
+func (x *BudgetLane) GetUnchanged() int64 {
+	if x != nil {
+		return x.Unchanged
+	}
+	return 0
+}
+
+func (x *BudgetLane) GetParked() int64 {
+	if x != nil {
+		return x.Parked
+	}
+	return 0
+}
+
+func (x *BudgetLane) GetWaiting() int32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
 type GetOverviewRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -181,7 +334,7 @@ type GetOverviewRequest struct {
 
 func (x *GetOverviewRequest) Reset() {
 	*x = GetOverviewRequest{}
-	mi := &file_muster_v1_system_proto_msgTypes[2]
+	mi := &file_muster_v1_system_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -193,7 +346,7 @@ func (x *GetOverviewRequest) String() string {
 func (*GetOverviewRequest) ProtoMessage() {}
 
 func (x *GetOverviewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_system_proto_msgTypes[2]
+	mi := &file_muster_v1_system_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -206,7 +359,7 @@ func (x *GetOverviewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOverviewRequest.ProtoReflect.Descriptor instead.
 func (*GetOverviewRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_system_proto_rawDescGZIP(), []int{2}
+	return file_muster_v1_system_proto_rawDescGZIP(), []int{3}
 }
 
 type GetOverviewResponse struct {
@@ -229,7 +382,7 @@ type GetOverviewResponse struct {
 
 func (x *GetOverviewResponse) Reset() {
 	*x = GetOverviewResponse{}
-	mi := &file_muster_v1_system_proto_msgTypes[3]
+	mi := &file_muster_v1_system_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -241,7 +394,7 @@ func (x *GetOverviewResponse) String() string {
 func (*GetOverviewResponse) ProtoMessage() {}
 
 func (x *GetOverviewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_system_proto_msgTypes[3]
+	mi := &file_muster_v1_system_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -254,7 +407,7 @@ func (x *GetOverviewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOverviewResponse.ProtoReflect.Descriptor instead.
 func (*GetOverviewResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_system_proto_rawDescGZIP(), []int{3}
+	return file_muster_v1_system_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetOverviewResponse) GetVersion() string {
@@ -331,7 +484,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_muster_v1_system_proto_msgTypes[4]
+	mi := &file_muster_v1_system_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -343,7 +496,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_system_proto_msgTypes[4]
+	mi := &file_muster_v1_system_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -356,7 +509,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_system_proto_rawDescGZIP(), []int{4}
+	return file_muster_v1_system_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *WatchRequest) GetKinds() []string {
@@ -377,7 +530,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_muster_v1_system_proto_msgTypes[5]
+	mi := &file_muster_v1_system_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -389,7 +542,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_system_proto_msgTypes[5]
+	mi := &file_muster_v1_system_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -402,7 +555,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_system_proto_rawDescGZIP(), []int{5}
+	return file_muster_v1_system_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WatchResponse) GetKind() string {
@@ -436,13 +589,30 @@ const file_muster_v1_system_proto_rawDesc = "" +
 	"\x0fmachines_leaked\x18\x02 \x01(\x05R\x0emachinesLeaked\x12\x1f\n" +
 	"\vbusy_killed\x18\x03 \x01(\x05R\n" +
 	"busyKilled\x120\n" +
-	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x9f\x01\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x88\x04\n" +
 	"\x06Budget\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\x05R\x05limit\x12\x1c\n" +
 	"\tremaining\x18\x04 \x01(\x05R\tremaining\x125\n" +
-	"\breset_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aresetAt\"\x14\n" +
+	"\breset_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aresetAt\x12\x1d\n" +
+	"\n" +
+	"per_minute\x18\x06 \x01(\x01R\tperMinute\x126\n" +
+	"\bforecast\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bforecast\x12=\n" +
+	"\fpaused_until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vpausedUntil\x12!\n" +
+	"\fpoll_stretch\x18\t \x01(\x05R\vpollStretch\x12,\n" +
+	"\x12points_this_minute\x18\n" +
+	" \x01(\x05R\x10pointsThisMinute\x12+\n" +
+	"\x05lanes\x18\v \x03(\v2\x15.muster.v1.BudgetLaneR\x05lanes\x12$\n" +
+	"\rregistrations\x18\f \x01(\x05R\rregistrations\x12-\n" +
+	"\x12registration_limit\x18\r \x01(\x05R\x11registrationLimit\"\x86\x01\n" +
+	"\n" +
+	"BudgetLane\x12\x12\n" +
+	"\x04lane\x18\x01 \x01(\tR\x04lane\x12\x14\n" +
+	"\x05calls\x18\x02 \x01(\x03R\x05calls\x12\x1c\n" +
+	"\tunchanged\x18\x03 \x01(\x03R\tunchanged\x12\x16\n" +
+	"\x06parked\x18\x04 \x01(\x03R\x06parked\x12\x18\n" +
+	"\awaiting\x18\x05 \x01(\x05R\awaiting\"\x14\n" +
 	"\x12GetOverviewRequest\"\xaa\x04\n" +
 	"\x13GetOverviewResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1c\n" +
@@ -483,37 +653,41 @@ func file_muster_v1_system_proto_rawDescGZIP() []byte {
 	return file_muster_v1_system_proto_rawDescData
 }
 
-var file_muster_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_muster_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_muster_v1_system_proto_goTypes = []any{
 	(*Promises)(nil),              // 0: muster.v1.Promises
 	(*Budget)(nil),                // 1: muster.v1.Budget
-	(*GetOverviewRequest)(nil),    // 2: muster.v1.GetOverviewRequest
-	(*GetOverviewResponse)(nil),   // 3: muster.v1.GetOverviewResponse
-	(*WatchRequest)(nil),          // 4: muster.v1.WatchRequest
-	(*WatchResponse)(nil),         // 5: muster.v1.WatchResponse
-	nil,                           // 6: muster.v1.GetOverviewResponse.JobsEntry
-	nil,                           // 7: muster.v1.GetOverviewResponse.RunnersEntry
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*BudgetLane)(nil),            // 2: muster.v1.BudgetLane
+	(*GetOverviewRequest)(nil),    // 3: muster.v1.GetOverviewRequest
+	(*GetOverviewResponse)(nil),   // 4: muster.v1.GetOverviewResponse
+	(*WatchRequest)(nil),          // 5: muster.v1.WatchRequest
+	(*WatchResponse)(nil),         // 6: muster.v1.WatchResponse
+	nil,                           // 7: muster.v1.GetOverviewResponse.JobsEntry
+	nil,                           // 8: muster.v1.GetOverviewResponse.RunnersEntry
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_muster_v1_system_proto_depIdxs = []int32{
-	8,  // 0: muster.v1.Promises.since:type_name -> google.protobuf.Timestamp
-	8,  // 1: muster.v1.Budget.reset_at:type_name -> google.protobuf.Timestamp
-	8,  // 2: muster.v1.GetOverviewResponse.started_at:type_name -> google.protobuf.Timestamp
-	6,  // 3: muster.v1.GetOverviewResponse.jobs:type_name -> muster.v1.GetOverviewResponse.JobsEntry
-	7,  // 4: muster.v1.GetOverviewResponse.runners:type_name -> muster.v1.GetOverviewResponse.RunnersEntry
-	0,  // 5: muster.v1.GetOverviewResponse.promises:type_name -> muster.v1.Promises
-	1,  // 6: muster.v1.GetOverviewResponse.budgets:type_name -> muster.v1.Budget
-	8,  // 7: muster.v1.GetOverviewResponse.now:type_name -> google.protobuf.Timestamp
-	8,  // 8: muster.v1.WatchResponse.at:type_name -> google.protobuf.Timestamp
-	2,  // 9: muster.v1.SystemService.GetOverview:input_type -> muster.v1.GetOverviewRequest
-	4,  // 10: muster.v1.SystemService.Watch:input_type -> muster.v1.WatchRequest
-	3,  // 11: muster.v1.SystemService.GetOverview:output_type -> muster.v1.GetOverviewResponse
-	5,  // 12: muster.v1.SystemService.Watch:output_type -> muster.v1.WatchResponse
-	11, // [11:13] is the sub-list for method output_type
-	9,  // [9:11] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	9,  // 0: muster.v1.Promises.since:type_name -> google.protobuf.Timestamp
+	9,  // 1: muster.v1.Budget.reset_at:type_name -> google.protobuf.Timestamp
+	9,  // 2: muster.v1.Budget.forecast:type_name -> google.protobuf.Timestamp
+	9,  // 3: muster.v1.Budget.paused_until:type_name -> google.protobuf.Timestamp
+	2,  // 4: muster.v1.Budget.lanes:type_name -> muster.v1.BudgetLane
+	9,  // 5: muster.v1.GetOverviewResponse.started_at:type_name -> google.protobuf.Timestamp
+	7,  // 6: muster.v1.GetOverviewResponse.jobs:type_name -> muster.v1.GetOverviewResponse.JobsEntry
+	8,  // 7: muster.v1.GetOverviewResponse.runners:type_name -> muster.v1.GetOverviewResponse.RunnersEntry
+	0,  // 8: muster.v1.GetOverviewResponse.promises:type_name -> muster.v1.Promises
+	1,  // 9: muster.v1.GetOverviewResponse.budgets:type_name -> muster.v1.Budget
+	9,  // 10: muster.v1.GetOverviewResponse.now:type_name -> google.protobuf.Timestamp
+	9,  // 11: muster.v1.WatchResponse.at:type_name -> google.protobuf.Timestamp
+	3,  // 12: muster.v1.SystemService.GetOverview:input_type -> muster.v1.GetOverviewRequest
+	5,  // 13: muster.v1.SystemService.Watch:input_type -> muster.v1.WatchRequest
+	4,  // 14: muster.v1.SystemService.GetOverview:output_type -> muster.v1.GetOverviewResponse
+	6,  // 15: muster.v1.SystemService.Watch:output_type -> muster.v1.WatchResponse
+	14, // [14:16] is the sub-list for method output_type
+	12, // [12:14] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_system_proto_init() }
@@ -527,7 +701,7 @@ func file_muster_v1_system_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_system_proto_rawDesc), len(file_muster_v1_system_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

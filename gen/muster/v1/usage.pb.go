@@ -1121,6 +1121,716 @@ func (x *GetRunnerMetricsResponse) GetTotal() *RunnerMetrics {
 	return nil
 }
 
+// Spread is a duration over those who have it; each number is one that occurred.
+type Spread struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Count         int32                  `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	P50           *durationpb.Duration   `protobuf:"bytes,2,opt,name=p50,proto3" json:"p50,omitempty"`
+	P90           *durationpb.Duration   `protobuf:"bytes,3,opt,name=p90,proto3" json:"p90,omitempty"`
+	Max           *durationpb.Duration   `protobuf:"bytes,4,opt,name=max,proto3" json:"max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Spread) Reset() {
+	*x = Spread{}
+	mi := &file_muster_v1_usage_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Spread) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Spread) ProtoMessage() {}
+
+func (x *Spread) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_usage_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Spread.ProtoReflect.Descriptor instead.
+func (*Spread) Descriptor() ([]byte, []int) {
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Spread) GetCount() int32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Spread) GetP50() *durationpb.Duration {
+	if x != nil {
+		return x.P50
+	}
+	return nil
+}
+
+func (x *Spread) GetP90() *durationpb.Duration {
+	if x != nil {
+		return x.P90
+	}
+	return nil
+}
+
+func (x *Spread) GetMax() *durationpb.Duration {
+	if x != nil {
+		return x.Max
+	}
+	return nil
+}
+
+// LatencyRow is how the jobs of one repository, workflow, job or pool fared.
+type LatencyRow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// jobs ran on a runner; never_ran completed without one and count nowhere else.
+	Jobs      int32 `protobuf:"varint,2,opt,name=jobs,proto3" json:"jobs,omitempty"`
+	Succeeded int32 `protobuf:"varint,3,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
+	Failed    int32 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	Cancelled int32 `protobuf:"varint,5,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
+	NeverRan  int32 `protobuf:"varint,6,opt,name=never_ran,json=neverRan,proto3" json:"never_ran,omitempty"`
+	// failure_rate is failed ÷ (succeeded + failed), 0 when there was neither.
+	FailureRate float64 `protobuf:"fixed64,7,opt,name=failure_rate,json=failureRate,proto3" json:"failure_rate,omitempty"`
+	// queue is without the wait for an approval; boot is of our own runners only.
+	Queue         *Spread `protobuf:"bytes,8,opt,name=queue,proto3" json:"queue,omitempty"`
+	Boot          *Spread `protobuf:"bytes,9,opt,name=boot,proto3" json:"boot,omitempty"`
+	Run           *Spread `protobuf:"bytes,10,opt,name=run,proto3" json:"run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LatencyRow) Reset() {
+	*x = LatencyRow{}
+	mi := &file_muster_v1_usage_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LatencyRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LatencyRow) ProtoMessage() {}
+
+func (x *LatencyRow) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_usage_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LatencyRow.ProtoReflect.Descriptor instead.
+func (*LatencyRow) Descriptor() ([]byte, []int) {
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *LatencyRow) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *LatencyRow) GetJobs() int32 {
+	if x != nil {
+		return x.Jobs
+	}
+	return 0
+}
+
+func (x *LatencyRow) GetSucceeded() int32 {
+	if x != nil {
+		return x.Succeeded
+	}
+	return 0
+}
+
+func (x *LatencyRow) GetFailed() int32 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *LatencyRow) GetCancelled() int32 {
+	if x != nil {
+		return x.Cancelled
+	}
+	return 0
+}
+
+func (x *LatencyRow) GetNeverRan() int32 {
+	if x != nil {
+		return x.NeverRan
+	}
+	return 0
+}
+
+func (x *LatencyRow) GetFailureRate() float64 {
+	if x != nil {
+		return x.FailureRate
+	}
+	return 0
+}
+
+func (x *LatencyRow) GetQueue() *Spread {
+	if x != nil {
+		return x.Queue
+	}
+	return nil
+}
+
+func (x *LatencyRow) GetBoot() *Spread {
+	if x != nil {
+		return x.Boot
+	}
+	return nil
+}
+
+func (x *LatencyRow) GetRun() *Spread {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
+// FailureRow is one job that failed at least once.
+type FailureRow struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Repository string                 `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
+	Workflow   string                 `protobuf:"bytes,2,opt,name=workflow,proto3" json:"workflow,omitempty"`
+	Job        string                 `protobuf:"bytes,3,opt,name=job,proto3" json:"job,omitempty"`
+	// runs succeeded or failed; failed of them did, retried of those succeeded later
+	// in the same run.
+	Runs    int32 `protobuf:"varint,4,opt,name=runs,proto3" json:"runs,omitempty"`
+	Failed  int32 `protobuf:"varint,5,opt,name=failed,proto3" json:"failed,omitempty"`
+	Retried int32 `protobuf:"varint,6,opt,name=retried,proto3" json:"retried,omitempty"`
+	// conclusions count the failures by GitHub's word.
+	Conclusions map[string]int32 `protobuf:"bytes,7,rep,name=conclusions,proto3" json:"conclusions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// lost is the run time of the failures.
+	Lost          *durationpb.Duration   `protobuf:"bytes,8,opt,name=lost,proto3" json:"lost,omitempty"`
+	CostMicroUsd  int64                  `protobuf:"varint,9,opt,name=cost_micro_usd,json=costMicroUsd,proto3" json:"cost_micro_usd,omitempty"`
+	LastJobId     int64                  `protobuf:"varint,10,opt,name=last_job_id,json=lastJobId,proto3" json:"last_job_id,omitempty"`
+	LastAttempt   int32                  `protobuf:"varint,11,opt,name=last_attempt,json=lastAttempt,proto3" json:"last_attempt,omitempty"`
+	LastAt        *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=last_at,json=lastAt,proto3" json:"last_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailureRow) Reset() {
+	*x = FailureRow{}
+	mi := &file_muster_v1_usage_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailureRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailureRow) ProtoMessage() {}
+
+func (x *FailureRow) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_usage_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailureRow.ProtoReflect.Descriptor instead.
+func (*FailureRow) Descriptor() ([]byte, []int) {
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *FailureRow) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *FailureRow) GetWorkflow() string {
+	if x != nil {
+		return x.Workflow
+	}
+	return ""
+}
+
+func (x *FailureRow) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *FailureRow) GetRuns() int32 {
+	if x != nil {
+		return x.Runs
+	}
+	return 0
+}
+
+func (x *FailureRow) GetFailed() int32 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *FailureRow) GetRetried() int32 {
+	if x != nil {
+		return x.Retried
+	}
+	return 0
+}
+
+func (x *FailureRow) GetConclusions() map[string]int32 {
+	if x != nil {
+		return x.Conclusions
+	}
+	return nil
+}
+
+func (x *FailureRow) GetLost() *durationpb.Duration {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
+}
+
+func (x *FailureRow) GetCostMicroUsd() int64 {
+	if x != nil {
+		return x.CostMicroUsd
+	}
+	return 0
+}
+
+func (x *FailureRow) GetLastJobId() int64 {
+	if x != nil {
+		return x.LastJobId
+	}
+	return 0
+}
+
+func (x *FailureRow) GetLastAttempt() int32 {
+	if x != nil {
+		return x.LastAttempt
+	}
+	return 0
+}
+
+func (x *FailureRow) GetLastAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastAt
+	}
+	return nil
+}
+
+// WasteReason is why runners went that never ran a job.
+type WasteReason struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Runners       int32                  `protobuf:"varint,2,opt,name=runners,proto3" json:"runners,omitempty"`
+	CostMicroUsd  int64                  `protobuf:"varint,3,opt,name=cost_micro_usd,json=costMicroUsd,proto3" json:"cost_micro_usd,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WasteReason) Reset() {
+	*x = WasteReason{}
+	mi := &file_muster_v1_usage_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WasteReason) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WasteReason) ProtoMessage() {}
+
+func (x *WasteReason) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_usage_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WasteReason.ProtoReflect.Descriptor instead.
+func (*WasteReason) Descriptor() ([]byte, []int) {
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *WasteReason) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *WasteReason) GetRunners() int32 {
+	if x != nil {
+		return x.Runners
+	}
+	return 0
+}
+
+func (x *WasteReason) GetCostMicroUsd() int64 {
+	if x != nil {
+		return x.CostMicroUsd
+	}
+	return 0
+}
+
+type GetLatencyRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Filter *UsageFilter           `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// by is "repository", "workflow", "job" or "pool"; "workflow" when empty.
+	By            string `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLatencyRequest) Reset() {
+	*x = GetLatencyRequest{}
+	mi := &file_muster_v1_usage_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLatencyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLatencyRequest) ProtoMessage() {}
+
+func (x *GetLatencyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_usage_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLatencyRequest.ProtoReflect.Descriptor instead.
+func (*GetLatencyRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *GetLatencyRequest) GetFilter() *UsageFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *GetLatencyRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+type GetLatencyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	By    string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	Rows  []*LatencyRow          `protobuf:"bytes,2,rep,name=rows,proto3" json:"rows,omitempty"`
+	Total *LatencyRow            `protobuf:"bytes,3,opt,name=total,proto3" json:"total,omitempty"`
+	// failures are those that failed most, first.
+	Failures      []*FailureRow  `protobuf:"bytes,4,rep,name=failures,proto3" json:"failures,omitempty"`
+	Waste         []*WasteReason `protobuf:"bytes,5,rep,name=waste,proto3" json:"waste,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLatencyResponse) Reset() {
+	*x = GetLatencyResponse{}
+	mi := &file_muster_v1_usage_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLatencyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLatencyResponse) ProtoMessage() {}
+
+func (x *GetLatencyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_usage_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLatencyResponse.ProtoReflect.Descriptor instead.
+func (*GetLatencyResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *GetLatencyResponse) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *GetLatencyResponse) GetRows() []*LatencyRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *GetLatencyResponse) GetTotal() *LatencyRow {
+	if x != nil {
+		return x.Total
+	}
+	return nil
+}
+
+func (x *GetLatencyResponse) GetFailures() []*FailureRow {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
+func (x *GetLatencyResponse) GetWaste() []*WasteReason {
+	if x != nil {
+		return x.Waste
+	}
+	return nil
+}
+
+// CostBudget is how a project stands with what it may spend in a month (UTC).
+type CostBudget struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	MonthMicroUsd int64                  `protobuf:"varint,2,opt,name=month_micro_usd,json=monthMicroUsd,proto3" json:"month_micro_usd,omitempty"`
+	SpentMicroUsd int64                  `protobuf:"varint,3,opt,name=spent_micro_usd,json=spentMicroUsd,proto3" json:"spent_micro_usd,omitempty"`
+	// state is "fine", "warned", "lowered" or "stopped".
+	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	// The shares of the budget at which each state begins; 0 is never.
+	WarnPercent  int32 `protobuf:"varint,5,opt,name=warn_percent,json=warnPercent,proto3" json:"warn_percent,omitempty"`
+	LowerPercent int32 `protobuf:"varint,6,opt,name=lower_percent,json=lowerPercent,proto3" json:"lower_percent,omitempty"`
+	StopPercent  int32 `protobuf:"varint,7,opt,name=stop_percent,json=stopPercent,proto3" json:"stop_percent,omitempty"`
+	// pools are those of the project.
+	Pools         []string `protobuf:"bytes,8,rep,name=pools,proto3" json:"pools,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CostBudget) Reset() {
+	*x = CostBudget{}
+	mi := &file_muster_v1_usage_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CostBudget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CostBudget) ProtoMessage() {}
+
+func (x *CostBudget) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_usage_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CostBudget.ProtoReflect.Descriptor instead.
+func (*CostBudget) Descriptor() ([]byte, []int) {
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *CostBudget) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *CostBudget) GetMonthMicroUsd() int64 {
+	if x != nil {
+		return x.MonthMicroUsd
+	}
+	return 0
+}
+
+func (x *CostBudget) GetSpentMicroUsd() int64 {
+	if x != nil {
+		return x.SpentMicroUsd
+	}
+	return 0
+}
+
+func (x *CostBudget) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *CostBudget) GetWarnPercent() int32 {
+	if x != nil {
+		return x.WarnPercent
+	}
+	return 0
+}
+
+func (x *CostBudget) GetLowerPercent() int32 {
+	if x != nil {
+		return x.LowerPercent
+	}
+	return 0
+}
+
+func (x *CostBudget) GetStopPercent() int32 {
+	if x != nil {
+		return x.StopPercent
+	}
+	return 0
+}
+
+func (x *CostBudget) GetPools() []string {
+	if x != nil {
+		return x.Pools
+	}
+	return nil
+}
+
+type ListCostBudgetsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCostBudgetsRequest) Reset() {
+	*x = ListCostBudgetsRequest{}
+	mi := &file_muster_v1_usage_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCostBudgetsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCostBudgetsRequest) ProtoMessage() {}
+
+func (x *ListCostBudgetsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_usage_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCostBudgetsRequest.ProtoReflect.Descriptor instead.
+func (*ListCostBudgetsRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{21}
+}
+
+type ListCostBudgetsResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Budgets []*CostBudget          `protobuf:"bytes,1,rep,name=budgets,proto3" json:"budgets,omitempty"`
+	// month is the first moment of the month that is counted.
+	Month         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=month,proto3" json:"month,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCostBudgetsResponse) Reset() {
+	*x = ListCostBudgetsResponse{}
+	mi := &file_muster_v1_usage_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCostBudgetsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCostBudgetsResponse) ProtoMessage() {}
+
+func (x *ListCostBudgetsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_usage_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCostBudgetsResponse.ProtoReflect.Descriptor instead.
+func (*ListCostBudgetsResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListCostBudgetsResponse) GetBudgets() []*CostBudget {
+	if x != nil {
+		return x.Budgets
+	}
+	return nil
+}
+
+func (x *ListCostBudgetsResponse) GetMonth() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Month
+	}
+	return nil
+}
+
 var File_muster_v1_usage_proto protoreflect.FileDescriptor
 
 const file_muster_v1_usage_proto_rawDesc = "" +
@@ -1222,13 +1932,81 @@ const file_muster_v1_usage_proto_rawDesc = "" +
 	"\x06filter\x18\x01 \x01(\v2\x16.muster.v1.UsageFilterR\x06filter\"z\n" +
 	"\x18GetRunnerMetricsResponse\x12.\n" +
 	"\x05pools\x18\x01 \x03(\v2\x18.muster.v1.RunnerMetricsR\x05pools\x12.\n" +
-	"\x05total\x18\x02 \x01(\v2\x18.muster.v1.RunnerMetricsR\x05total2\xcf\x02\n" +
+	"\x05total\x18\x02 \x01(\v2\x18.muster.v1.RunnerMetricsR\x05total\"\xa5\x01\n" +
+	"\x06Spread\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x05R\x05count\x12+\n" +
+	"\x03p50\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03p50\x12+\n" +
+	"\x03p90\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03p90\x12+\n" +
+	"\x03max\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03max\"\xbb\x02\n" +
+	"\n" +
+	"LatencyRow\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
+	"\x04jobs\x18\x02 \x01(\x05R\x04jobs\x12\x1c\n" +
+	"\tsucceeded\x18\x03 \x01(\x05R\tsucceeded\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x05R\x06failed\x12\x1c\n" +
+	"\tcancelled\x18\x05 \x01(\x05R\tcancelled\x12\x1b\n" +
+	"\tnever_ran\x18\x06 \x01(\x05R\bneverRan\x12!\n" +
+	"\ffailure_rate\x18\a \x01(\x01R\vfailureRate\x12'\n" +
+	"\x05queue\x18\b \x01(\v2\x11.muster.v1.SpreadR\x05queue\x12%\n" +
+	"\x04boot\x18\t \x01(\v2\x11.muster.v1.SpreadR\x04boot\x12#\n" +
+	"\x03run\x18\n" +
+	" \x01(\v2\x11.muster.v1.SpreadR\x03run\"\xf7\x03\n" +
+	"\n" +
+	"FailureRow\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x01 \x01(\tR\n" +
+	"repository\x12\x1a\n" +
+	"\bworkflow\x18\x02 \x01(\tR\bworkflow\x12\x10\n" +
+	"\x03job\x18\x03 \x01(\tR\x03job\x12\x12\n" +
+	"\x04runs\x18\x04 \x01(\x05R\x04runs\x12\x16\n" +
+	"\x06failed\x18\x05 \x01(\x05R\x06failed\x12\x18\n" +
+	"\aretried\x18\x06 \x01(\x05R\aretried\x12H\n" +
+	"\vconclusions\x18\a \x03(\v2&.muster.v1.FailureRow.ConclusionsEntryR\vconclusions\x12-\n" +
+	"\x04lost\x18\b \x01(\v2\x19.google.protobuf.DurationR\x04lost\x12$\n" +
+	"\x0ecost_micro_usd\x18\t \x01(\x03R\fcostMicroUsd\x12\x1e\n" +
+	"\vlast_job_id\x18\n" +
+	" \x01(\x03R\tlastJobId\x12!\n" +
+	"\flast_attempt\x18\v \x01(\x05R\vlastAttempt\x123\n" +
+	"\alast_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x06lastAt\x1a>\n" +
+	"\x10ConclusionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"e\n" +
+	"\vWasteReason\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
+	"\arunners\x18\x02 \x01(\x05R\arunners\x12$\n" +
+	"\x0ecost_micro_usd\x18\x03 \x01(\x03R\fcostMicroUsd\"S\n" +
+	"\x11GetLatencyRequest\x12.\n" +
+	"\x06filter\x18\x01 \x01(\v2\x16.muster.v1.UsageFilterR\x06filter\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\"\xdd\x01\n" +
+	"\x12GetLatencyResponse\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x12)\n" +
+	"\x04rows\x18\x02 \x03(\v2\x15.muster.v1.LatencyRowR\x04rows\x12+\n" +
+	"\x05total\x18\x03 \x01(\v2\x15.muster.v1.LatencyRowR\x05total\x121\n" +
+	"\bfailures\x18\x04 \x03(\v2\x15.muster.v1.FailureRowR\bfailures\x12,\n" +
+	"\x05waste\x18\x05 \x03(\v2\x16.muster.v1.WasteReasonR\x05waste\"\x8d\x02\n" +
+	"\n" +
+	"CostBudget\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12&\n" +
+	"\x0fmonth_micro_usd\x18\x02 \x01(\x03R\rmonthMicroUsd\x12&\n" +
+	"\x0fspent_micro_usd\x18\x03 \x01(\x03R\rspentMicroUsd\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x12!\n" +
+	"\fwarn_percent\x18\x05 \x01(\x05R\vwarnPercent\x12#\n" +
+	"\rlower_percent\x18\x06 \x01(\x05R\flowerPercent\x12!\n" +
+	"\fstop_percent\x18\a \x01(\x05R\vstopPercent\x12\x14\n" +
+	"\x05pools\x18\b \x03(\tR\x05pools\"\x18\n" +
+	"\x16ListCostBudgetsRequest\"|\n" +
+	"\x17ListCostBudgetsResponse\x12/\n" +
+	"\abudgets\x18\x01 \x03(\v2\x15.muster.v1.CostBudgetR\abudgets\x120\n" +
+	"\x05month\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05month2\xf4\x03\n" +
 	"\fUsageService\x12I\n" +
 	"\n" +
 	"GetSummary\x12\x1c.muster.v1.GetSummaryRequest\x1a\x1d.muster.v1.GetSummaryResponse\x12O\n" +
 	"\fListReceipts\x12\x1e.muster.v1.ListReceiptsRequest\x1a\x1f.muster.v1.ListReceiptsResponse\x12F\n" +
 	"\tListWaste\x12\x1b.muster.v1.ListWasteRequest\x1a\x1c.muster.v1.ListWasteResponse\x12[\n" +
-	"\x10GetRunnerMetrics\x12\".muster.v1.GetRunnerMetricsRequest\x1a#.muster.v1.GetRunnerMetricsResponseB4Z2github.com/muster-ci/muster/gen/muster/v1;musterv1b\x06proto3"
+	"\x10GetRunnerMetrics\x12\".muster.v1.GetRunnerMetricsRequest\x1a#.muster.v1.GetRunnerMetricsResponse\x12I\n" +
+	"\n" +
+	"GetLatency\x12\x1c.muster.v1.GetLatencyRequest\x1a\x1d.muster.v1.GetLatencyResponse\x12X\n" +
+	"\x0fListCostBudgets\x12!.muster.v1.ListCostBudgetsRequest\x1a\".muster.v1.ListCostBudgetsResponseB4Z2github.com/muster-ci/muster/gen/muster/v1;musterv1b\x06proto3"
 
 var (
 	file_muster_v1_usage_proto_rawDescOnce sync.Once
@@ -1242,7 +2020,7 @@ func file_muster_v1_usage_proto_rawDescGZIP() []byte {
 	return file_muster_v1_usage_proto_rawDescData
 }
 
-var file_muster_v1_usage_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_muster_v1_usage_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_muster_v1_usage_proto_goTypes = []any{
 	(*Receipt)(nil),                  // 0: muster.v1.Receipt
 	(*Waste)(nil),                    // 1: muster.v1.Waste
@@ -1258,52 +2036,82 @@ var file_muster_v1_usage_proto_goTypes = []any{
 	(*RunnerMetrics)(nil),            // 11: muster.v1.RunnerMetrics
 	(*GetRunnerMetricsRequest)(nil),  // 12: muster.v1.GetRunnerMetricsRequest
 	(*GetRunnerMetricsResponse)(nil), // 13: muster.v1.GetRunnerMetricsResponse
-	(*durationpb.Duration)(nil),      // 14: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 15: google.protobuf.Timestamp
+	(*Spread)(nil),                   // 14: muster.v1.Spread
+	(*LatencyRow)(nil),               // 15: muster.v1.LatencyRow
+	(*FailureRow)(nil),               // 16: muster.v1.FailureRow
+	(*WasteReason)(nil),              // 17: muster.v1.WasteReason
+	(*GetLatencyRequest)(nil),        // 18: muster.v1.GetLatencyRequest
+	(*GetLatencyResponse)(nil),       // 19: muster.v1.GetLatencyResponse
+	(*CostBudget)(nil),               // 20: muster.v1.CostBudget
+	(*ListCostBudgetsRequest)(nil),   // 21: muster.v1.ListCostBudgetsRequest
+	(*ListCostBudgetsResponse)(nil),  // 22: muster.v1.ListCostBudgetsResponse
+	nil,                              // 23: muster.v1.FailureRow.ConclusionsEntry
+	(*durationpb.Duration)(nil),      // 24: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 25: google.protobuf.Timestamp
 }
 var file_muster_v1_usage_proto_depIdxs = []int32{
-	14, // 0: muster.v1.Receipt.queue:type_name -> google.protobuf.Duration
-	14, // 1: muster.v1.Receipt.boot:type_name -> google.protobuf.Duration
-	14, // 2: muster.v1.Receipt.idle:type_name -> google.protobuf.Duration
-	14, // 3: muster.v1.Receipt.run:type_name -> google.protobuf.Duration
-	14, // 4: muster.v1.Receipt.billed:type_name -> google.protobuf.Duration
-	15, // 5: muster.v1.Receipt.completed_at:type_name -> google.protobuf.Timestamp
-	15, // 6: muster.v1.Receipt.written_at:type_name -> google.protobuf.Timestamp
-	14, // 7: muster.v1.Waste.lived:type_name -> google.protobuf.Duration
-	15, // 8: muster.v1.Waste.at:type_name -> google.protobuf.Timestamp
-	15, // 9: muster.v1.UsageFilter.since:type_name -> google.protobuf.Timestamp
-	15, // 10: muster.v1.UsageFilter.until:type_name -> google.protobuf.Timestamp
-	14, // 11: muster.v1.UsageRow.queue_p50:type_name -> google.protobuf.Duration
-	14, // 12: muster.v1.UsageRow.queue_p90:type_name -> google.protobuf.Duration
-	14, // 13: muster.v1.UsageRow.run:type_name -> google.protobuf.Duration
-	14, // 14: muster.v1.UsageRow.billed:type_name -> google.protobuf.Duration
+	24, // 0: muster.v1.Receipt.queue:type_name -> google.protobuf.Duration
+	24, // 1: muster.v1.Receipt.boot:type_name -> google.protobuf.Duration
+	24, // 2: muster.v1.Receipt.idle:type_name -> google.protobuf.Duration
+	24, // 3: muster.v1.Receipt.run:type_name -> google.protobuf.Duration
+	24, // 4: muster.v1.Receipt.billed:type_name -> google.protobuf.Duration
+	25, // 5: muster.v1.Receipt.completed_at:type_name -> google.protobuf.Timestamp
+	25, // 6: muster.v1.Receipt.written_at:type_name -> google.protobuf.Timestamp
+	24, // 7: muster.v1.Waste.lived:type_name -> google.protobuf.Duration
+	25, // 8: muster.v1.Waste.at:type_name -> google.protobuf.Timestamp
+	25, // 9: muster.v1.UsageFilter.since:type_name -> google.protobuf.Timestamp
+	25, // 10: muster.v1.UsageFilter.until:type_name -> google.protobuf.Timestamp
+	24, // 11: muster.v1.UsageRow.queue_p50:type_name -> google.protobuf.Duration
+	24, // 12: muster.v1.UsageRow.queue_p90:type_name -> google.protobuf.Duration
+	24, // 13: muster.v1.UsageRow.run:type_name -> google.protobuf.Duration
+	24, // 14: muster.v1.UsageRow.billed:type_name -> google.protobuf.Duration
 	2,  // 15: muster.v1.GetSummaryRequest.filter:type_name -> muster.v1.UsageFilter
 	3,  // 16: muster.v1.GetSummaryResponse.rows:type_name -> muster.v1.UsageRow
 	2,  // 17: muster.v1.ListReceiptsRequest.filter:type_name -> muster.v1.UsageFilter
 	0,  // 18: muster.v1.ListReceiptsResponse.receipts:type_name -> muster.v1.Receipt
 	2,  // 19: muster.v1.ListWasteRequest.filter:type_name -> muster.v1.UsageFilter
 	1,  // 20: muster.v1.ListWasteResponse.wastes:type_name -> muster.v1.Waste
-	14, // 21: muster.v1.Percentiles.p50:type_name -> google.protobuf.Duration
-	14, // 22: muster.v1.Percentiles.p90:type_name -> google.protobuf.Duration
+	24, // 21: muster.v1.Percentiles.p50:type_name -> google.protobuf.Duration
+	24, // 22: muster.v1.Percentiles.p90:type_name -> google.protobuf.Duration
 	10, // 23: muster.v1.RunnerMetrics.queue:type_name -> muster.v1.Percentiles
 	10, // 24: muster.v1.RunnerMetrics.boot:type_name -> muster.v1.Percentiles
 	10, // 25: muster.v1.RunnerMetrics.run:type_name -> muster.v1.Percentiles
 	2,  // 26: muster.v1.GetRunnerMetricsRequest.filter:type_name -> muster.v1.UsageFilter
 	11, // 27: muster.v1.GetRunnerMetricsResponse.pools:type_name -> muster.v1.RunnerMetrics
 	11, // 28: muster.v1.GetRunnerMetricsResponse.total:type_name -> muster.v1.RunnerMetrics
-	4,  // 29: muster.v1.UsageService.GetSummary:input_type -> muster.v1.GetSummaryRequest
-	6,  // 30: muster.v1.UsageService.ListReceipts:input_type -> muster.v1.ListReceiptsRequest
-	8,  // 31: muster.v1.UsageService.ListWaste:input_type -> muster.v1.ListWasteRequest
-	12, // 32: muster.v1.UsageService.GetRunnerMetrics:input_type -> muster.v1.GetRunnerMetricsRequest
-	5,  // 33: muster.v1.UsageService.GetSummary:output_type -> muster.v1.GetSummaryResponse
-	7,  // 34: muster.v1.UsageService.ListReceipts:output_type -> muster.v1.ListReceiptsResponse
-	9,  // 35: muster.v1.UsageService.ListWaste:output_type -> muster.v1.ListWasteResponse
-	13, // 36: muster.v1.UsageService.GetRunnerMetrics:output_type -> muster.v1.GetRunnerMetricsResponse
-	33, // [33:37] is the sub-list for method output_type
-	29, // [29:33] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	24, // 29: muster.v1.Spread.p50:type_name -> google.protobuf.Duration
+	24, // 30: muster.v1.Spread.p90:type_name -> google.protobuf.Duration
+	24, // 31: muster.v1.Spread.max:type_name -> google.protobuf.Duration
+	14, // 32: muster.v1.LatencyRow.queue:type_name -> muster.v1.Spread
+	14, // 33: muster.v1.LatencyRow.boot:type_name -> muster.v1.Spread
+	14, // 34: muster.v1.LatencyRow.run:type_name -> muster.v1.Spread
+	23, // 35: muster.v1.FailureRow.conclusions:type_name -> muster.v1.FailureRow.ConclusionsEntry
+	24, // 36: muster.v1.FailureRow.lost:type_name -> google.protobuf.Duration
+	25, // 37: muster.v1.FailureRow.last_at:type_name -> google.protobuf.Timestamp
+	2,  // 38: muster.v1.GetLatencyRequest.filter:type_name -> muster.v1.UsageFilter
+	15, // 39: muster.v1.GetLatencyResponse.rows:type_name -> muster.v1.LatencyRow
+	15, // 40: muster.v1.GetLatencyResponse.total:type_name -> muster.v1.LatencyRow
+	16, // 41: muster.v1.GetLatencyResponse.failures:type_name -> muster.v1.FailureRow
+	17, // 42: muster.v1.GetLatencyResponse.waste:type_name -> muster.v1.WasteReason
+	20, // 43: muster.v1.ListCostBudgetsResponse.budgets:type_name -> muster.v1.CostBudget
+	25, // 44: muster.v1.ListCostBudgetsResponse.month:type_name -> google.protobuf.Timestamp
+	4,  // 45: muster.v1.UsageService.GetSummary:input_type -> muster.v1.GetSummaryRequest
+	6,  // 46: muster.v1.UsageService.ListReceipts:input_type -> muster.v1.ListReceiptsRequest
+	8,  // 47: muster.v1.UsageService.ListWaste:input_type -> muster.v1.ListWasteRequest
+	12, // 48: muster.v1.UsageService.GetRunnerMetrics:input_type -> muster.v1.GetRunnerMetricsRequest
+	18, // 49: muster.v1.UsageService.GetLatency:input_type -> muster.v1.GetLatencyRequest
+	21, // 50: muster.v1.UsageService.ListCostBudgets:input_type -> muster.v1.ListCostBudgetsRequest
+	5,  // 51: muster.v1.UsageService.GetSummary:output_type -> muster.v1.GetSummaryResponse
+	7,  // 52: muster.v1.UsageService.ListReceipts:output_type -> muster.v1.ListReceiptsResponse
+	9,  // 53: muster.v1.UsageService.ListWaste:output_type -> muster.v1.ListWasteResponse
+	13, // 54: muster.v1.UsageService.GetRunnerMetrics:output_type -> muster.v1.GetRunnerMetricsResponse
+	19, // 55: muster.v1.UsageService.GetLatency:output_type -> muster.v1.GetLatencyResponse
+	22, // 56: muster.v1.UsageService.ListCostBudgets:output_type -> muster.v1.ListCostBudgetsResponse
+	51, // [51:57] is the sub-list for method output_type
+	45, // [45:51] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_usage_proto_init() }
@@ -1317,7 +2125,7 @@ func file_muster_v1_usage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_usage_proto_rawDesc), len(file_muster_v1_usage_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

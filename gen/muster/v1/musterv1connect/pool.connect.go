@@ -45,6 +45,11 @@ const (
 	PoolServiceListDecisionsProcedure = "/muster.v1.PoolService/ListDecisions"
 	// PoolServiceSetPoolProcedure is the fully-qualified name of the PoolService's SetPool RPC.
 	PoolServiceSetPoolProcedure = "/muster.v1.PoolService/SetPool"
+	// PoolServiceReplayDecisionProcedure is the fully-qualified name of the PoolService's
+	// ReplayDecision RPC.
+	PoolServiceReplayDecisionProcedure = "/muster.v1.PoolService/ReplayDecision"
+	// PoolServiceDryRunProcedure is the fully-qualified name of the PoolService's DryRun RPC.
+	PoolServiceDryRunProcedure = "/muster.v1.PoolService/DryRun"
 )
 
 // PoolServiceClient is a client for the muster.v1.PoolService service.
@@ -58,6 +63,11 @@ type PoolServiceClient interface {
 	// SetPool overrides the configuration until the next SetPool. Fields that are
 	// absent keep their value.
 	SetPool(context.Context, *v1.SetPoolRequest) (*v1.SetPoolResponse, error)
+	// ReplayDecision shows what held for a pool at a time: what the planner saw, what
+	// it decided, and what it decides from the same now.
+	ReplayDecision(context.Context, *v1.ReplayDecisionRequest) (*v1.ReplayDecisionResponse, error)
+	// DryRun runs changed settings over the recorded demand of a pool and compares.
+	DryRun(context.Context, *v1.DryRunRequest) (*v1.DryRunResponse, error)
 }
 
 // NewPoolServiceClient constructs a client for the muster.v1.PoolService service. By default, it
@@ -95,15 +105,29 @@ func NewPoolServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(poolServiceMethods.ByName("SetPool")),
 			connect.WithClientOptions(opts...),
 		),
+		replayDecision: connect.NewClient[v1.ReplayDecisionRequest, v1.ReplayDecisionResponse](
+			httpClient,
+			baseURL+PoolServiceReplayDecisionProcedure,
+			connect.WithSchema(poolServiceMethods.ByName("ReplayDecision")),
+			connect.WithClientOptions(opts...),
+		),
+		dryRun: connect.NewClient[v1.DryRunRequest, v1.DryRunResponse](
+			httpClient,
+			baseURL+PoolServiceDryRunProcedure,
+			connect.WithSchema(poolServiceMethods.ByName("DryRun")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // poolServiceClient implements PoolServiceClient.
 type poolServiceClient struct {
-	listPools     *connect.Client[v1.ListPoolsRequest, v1.ListPoolsResponse]
-	getPool       *connect.Client[v1.GetPoolRequest, v1.GetPoolResponse]
-	listDecisions *connect.Client[v1.ListDecisionsRequest, v1.ListDecisionsResponse]
-	setPool       *connect.Client[v1.SetPoolRequest, v1.SetPoolResponse]
+	listPools      *connect.Client[v1.ListPoolsRequest, v1.ListPoolsResponse]
+	getPool        *connect.Client[v1.GetPoolRequest, v1.GetPoolResponse]
+	listDecisions  *connect.Client[v1.ListDecisionsRequest, v1.ListDecisionsResponse]
+	setPool        *connect.Client[v1.SetPoolRequest, v1.SetPoolResponse]
+	replayDecision *connect.Client[v1.ReplayDecisionRequest, v1.ReplayDecisionResponse]
+	dryRun         *connect.Client[v1.DryRunRequest, v1.DryRunResponse]
 }
 
 // ListPools calls muster.v1.PoolService.ListPools.
@@ -142,6 +166,24 @@ func (c *poolServiceClient) SetPool(ctx context.Context, req *v1.SetPoolRequest)
 	return nil, err
 }
 
+// ReplayDecision calls muster.v1.PoolService.ReplayDecision.
+func (c *poolServiceClient) ReplayDecision(ctx context.Context, req *v1.ReplayDecisionRequest) (*v1.ReplayDecisionResponse, error) {
+	response, err := c.replayDecision.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DryRun calls muster.v1.PoolService.DryRun.
+func (c *poolServiceClient) DryRun(ctx context.Context, req *v1.DryRunRequest) (*v1.DryRunResponse, error) {
+	response, err := c.dryRun.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // PoolServiceHandler is an implementation of the muster.v1.PoolService service.
 type PoolServiceHandler interface {
 	// ListPools returns every pool of the workspace in configured order, with its status.
@@ -153,6 +195,11 @@ type PoolServiceHandler interface {
 	// SetPool overrides the configuration until the next SetPool. Fields that are
 	// absent keep their value.
 	SetPool(context.Context, *v1.SetPoolRequest) (*v1.SetPoolResponse, error)
+	// ReplayDecision shows what held for a pool at a time: what the planner saw, what
+	// it decided, and what it decides from the same now.
+	ReplayDecision(context.Context, *v1.ReplayDecisionRequest) (*v1.ReplayDecisionResponse, error)
+	// DryRun runs changed settings over the recorded demand of a pool and compares.
+	DryRun(context.Context, *v1.DryRunRequest) (*v1.DryRunResponse, error)
 }
 
 // NewPoolServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -186,6 +233,18 @@ func NewPoolServiceHandler(svc PoolServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(poolServiceMethods.ByName("SetPool")),
 		connect.WithHandlerOptions(opts...),
 	)
+	poolServiceReplayDecisionHandler := connect.NewUnaryHandlerSimple(
+		PoolServiceReplayDecisionProcedure,
+		svc.ReplayDecision,
+		connect.WithSchema(poolServiceMethods.ByName("ReplayDecision")),
+		connect.WithHandlerOptions(opts...),
+	)
+	poolServiceDryRunHandler := connect.NewUnaryHandlerSimple(
+		PoolServiceDryRunProcedure,
+		svc.DryRun,
+		connect.WithSchema(poolServiceMethods.ByName("DryRun")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/muster.v1.PoolService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case PoolServiceListPoolsProcedure:
@@ -196,6 +255,10 @@ func NewPoolServiceHandler(svc PoolServiceHandler, opts ...connect.HandlerOption
 			poolServiceListDecisionsHandler.ServeHTTP(w, r)
 		case PoolServiceSetPoolProcedure:
 			poolServiceSetPoolHandler.ServeHTTP(w, r)
+		case PoolServiceReplayDecisionProcedure:
+			poolServiceReplayDecisionHandler.ServeHTTP(w, r)
+		case PoolServiceDryRunProcedure:
+			poolServiceDryRunHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -219,4 +282,12 @@ func (UnimplementedPoolServiceHandler) ListDecisions(context.Context, *v1.ListDe
 
 func (UnimplementedPoolServiceHandler) SetPool(context.Context, *v1.SetPoolRequest) (*v1.SetPoolResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.PoolService.SetPool is not implemented"))
+}
+
+func (UnimplementedPoolServiceHandler) ReplayDecision(context.Context, *v1.ReplayDecisionRequest) (*v1.ReplayDecisionResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.PoolService.ReplayDecision is not implemented"))
+}
+
+func (UnimplementedPoolServiceHandler) DryRun(context.Context, *v1.DryRunRequest) (*v1.DryRunResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.PoolService.DryRun is not implemented"))
 }

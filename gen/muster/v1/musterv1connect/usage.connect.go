@@ -45,6 +45,11 @@ const (
 	// UsageServiceGetRunnerMetricsProcedure is the fully-qualified name of the UsageService's
 	// GetRunnerMetrics RPC.
 	UsageServiceGetRunnerMetricsProcedure = "/muster.v1.UsageService/GetRunnerMetrics"
+	// UsageServiceGetLatencyProcedure is the fully-qualified name of the UsageService's GetLatency RPC.
+	UsageServiceGetLatencyProcedure = "/muster.v1.UsageService/GetLatency"
+	// UsageServiceListCostBudgetsProcedure is the fully-qualified name of the UsageService's
+	// ListCostBudgets RPC.
+	UsageServiceListCostBudgetsProcedure = "/muster.v1.UsageService/ListCostBudgets"
 )
 
 // UsageServiceClient is a client for the muster.v1.UsageService service.
@@ -57,6 +62,11 @@ type UsageServiceClient interface {
 	ListWaste(context.Context, *v1.ListWasteRequest) (*v1.ListWasteResponse, error)
 	// GetRunnerMetrics returns percentiles and failure rates per pool.
 	GetRunnerMetrics(context.Context, *v1.GetRunnerMetricsRequest) (*v1.GetRunnerMetricsResponse, error)
+	// GetLatency tells how jobs fared by repository, workflow, job or pool, which
+	// jobs fail, and why machines were wasted.
+	GetLatency(context.Context, *v1.GetLatencyRequest) (*v1.GetLatencyResponse, error)
+	// ListCostBudgets returns how every project that has a budget stands this month.
+	ListCostBudgets(context.Context, *v1.ListCostBudgetsRequest) (*v1.ListCostBudgetsResponse, error)
 }
 
 // NewUsageServiceClient constructs a client for the muster.v1.UsageService service. By default, it
@@ -94,6 +104,18 @@ func NewUsageServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(usageServiceMethods.ByName("GetRunnerMetrics")),
 			connect.WithClientOptions(opts...),
 		),
+		getLatency: connect.NewClient[v1.GetLatencyRequest, v1.GetLatencyResponse](
+			httpClient,
+			baseURL+UsageServiceGetLatencyProcedure,
+			connect.WithSchema(usageServiceMethods.ByName("GetLatency")),
+			connect.WithClientOptions(opts...),
+		),
+		listCostBudgets: connect.NewClient[v1.ListCostBudgetsRequest, v1.ListCostBudgetsResponse](
+			httpClient,
+			baseURL+UsageServiceListCostBudgetsProcedure,
+			connect.WithSchema(usageServiceMethods.ByName("ListCostBudgets")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -103,6 +125,8 @@ type usageServiceClient struct {
 	listReceipts     *connect.Client[v1.ListReceiptsRequest, v1.ListReceiptsResponse]
 	listWaste        *connect.Client[v1.ListWasteRequest, v1.ListWasteResponse]
 	getRunnerMetrics *connect.Client[v1.GetRunnerMetricsRequest, v1.GetRunnerMetricsResponse]
+	getLatency       *connect.Client[v1.GetLatencyRequest, v1.GetLatencyResponse]
+	listCostBudgets  *connect.Client[v1.ListCostBudgetsRequest, v1.ListCostBudgetsResponse]
 }
 
 // GetSummary calls muster.v1.UsageService.GetSummary.
@@ -141,6 +165,24 @@ func (c *usageServiceClient) GetRunnerMetrics(ctx context.Context, req *v1.GetRu
 	return nil, err
 }
 
+// GetLatency calls muster.v1.UsageService.GetLatency.
+func (c *usageServiceClient) GetLatency(ctx context.Context, req *v1.GetLatencyRequest) (*v1.GetLatencyResponse, error) {
+	response, err := c.getLatency.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListCostBudgets calls muster.v1.UsageService.ListCostBudgets.
+func (c *usageServiceClient) ListCostBudgets(ctx context.Context, req *v1.ListCostBudgetsRequest) (*v1.ListCostBudgetsResponse, error) {
+	response, err := c.listCostBudgets.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // UsageServiceHandler is an implementation of the muster.v1.UsageService service.
 type UsageServiceHandler interface {
 	// GetSummary adds up receipts and waste by workflow, repository, pool or day.
@@ -151,6 +193,11 @@ type UsageServiceHandler interface {
 	ListWaste(context.Context, *v1.ListWasteRequest) (*v1.ListWasteResponse, error)
 	// GetRunnerMetrics returns percentiles and failure rates per pool.
 	GetRunnerMetrics(context.Context, *v1.GetRunnerMetricsRequest) (*v1.GetRunnerMetricsResponse, error)
+	// GetLatency tells how jobs fared by repository, workflow, job or pool, which
+	// jobs fail, and why machines were wasted.
+	GetLatency(context.Context, *v1.GetLatencyRequest) (*v1.GetLatencyResponse, error)
+	// ListCostBudgets returns how every project that has a budget stands this month.
+	ListCostBudgets(context.Context, *v1.ListCostBudgetsRequest) (*v1.ListCostBudgetsResponse, error)
 }
 
 // NewUsageServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -184,6 +231,18 @@ func NewUsageServiceHandler(svc UsageServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(usageServiceMethods.ByName("GetRunnerMetrics")),
 		connect.WithHandlerOptions(opts...),
 	)
+	usageServiceGetLatencyHandler := connect.NewUnaryHandlerSimple(
+		UsageServiceGetLatencyProcedure,
+		svc.GetLatency,
+		connect.WithSchema(usageServiceMethods.ByName("GetLatency")),
+		connect.WithHandlerOptions(opts...),
+	)
+	usageServiceListCostBudgetsHandler := connect.NewUnaryHandlerSimple(
+		UsageServiceListCostBudgetsProcedure,
+		svc.ListCostBudgets,
+		connect.WithSchema(usageServiceMethods.ByName("ListCostBudgets")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/muster.v1.UsageService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case UsageServiceGetSummaryProcedure:
@@ -194,6 +253,10 @@ func NewUsageServiceHandler(svc UsageServiceHandler, opts ...connect.HandlerOpti
 			usageServiceListWasteHandler.ServeHTTP(w, r)
 		case UsageServiceGetRunnerMetricsProcedure:
 			usageServiceGetRunnerMetricsHandler.ServeHTTP(w, r)
+		case UsageServiceGetLatencyProcedure:
+			usageServiceGetLatencyHandler.ServeHTTP(w, r)
+		case UsageServiceListCostBudgetsProcedure:
+			usageServiceListCostBudgetsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -217,4 +280,12 @@ func (UnimplementedUsageServiceHandler) ListWaste(context.Context, *v1.ListWaste
 
 func (UnimplementedUsageServiceHandler) GetRunnerMetrics(context.Context, *v1.GetRunnerMetricsRequest) (*v1.GetRunnerMetricsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.UsageService.GetRunnerMetrics is not implemented"))
+}
+
+func (UnimplementedUsageServiceHandler) GetLatency(context.Context, *v1.GetLatencyRequest) (*v1.GetLatencyResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.UsageService.GetLatency is not implemented"))
+}
+
+func (UnimplementedUsageServiceHandler) ListCostBudgets(context.Context, *v1.ListCostBudgetsRequest) (*v1.ListCostBudgetsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.UsageService.ListCostBudgets is not implemented"))
 }
