@@ -55,7 +55,7 @@ type identity struct {
 
 func (c *Client) newIdentity(installation int64, account string) *identity {
 	return &identity{
-		budget:       newBudget(c.cfg.MutationsPerMinute),
+		budget:       newBudget(c.cfg),
 		installation: installation,
 		account:      account,
 		lock:         make(chan struct{}, 1),

@@ -51,7 +51,8 @@ type Config struct {
 	Timeout time.Duration
 	// MutationsPerMinute paces calls of one route that change something, per
 	// installation. The default is 180, because GitHub allows 900 points a minute
-	// and takes 5 for each. Negative means no pacing, which suits a server without limits.
+	// and takes 5 for each. Negative means no pacing, of reads and of registrations
+	// neither, which suits a server without limits.
 	MutationsPerMinute int
 	// Transport carries the requests; nil means a clone of the default one.
 	Transport http.RoundTripper
@@ -80,7 +81,6 @@ type Client struct {
 	http  *http.Client // authenticates, follows redirects within the API's host
 	plain *http.Client // for addresses that carry their own authorization
 	retry failsafe.Executor[*answer]
-	lanes [Background + 1]chan struct{}
 	etags *etags
 
 	app   *identity // speaks as the App itself; nil with a token
@@ -94,7 +94,6 @@ type Client struct {
 	installations map[int64]*identity
 
 	registration registrations
-	sets         scaleSets
 }
 
 // New checks the configuration and makes a Client. It makes no request.
@@ -134,11 +133,6 @@ func New(cfg Config) (*Client, error) {
 		absent:        map[string]time.Time{},
 		installations: map[int64]*identity{},
 		registration:  registrations{tokens: map[muster.Scope]registration{}},
-	}
-	// GitHub allows 100 requests at once; each lane has places of its own, so that
-	// a sweep never keeps a job waiting.
-	for lane, places := range map[Lane]int{Critical: 48, Normal: 32, Background: 10} {
-		c.lanes[lane] = make(chan struct{}, places)
 	}
 	c.http = &http.Client{Transport: &transport{client: c, base: cfg.Transport}, CheckRedirect: c.redirect}
 	ours := base.String()
@@ -260,8 +254,11 @@ type request struct {
 	lane Lane
 	// refused is the class of a status that means more on this route than elsewhere.
 	refused map[int]muster.Code
-	// nested calls are made while another call waits for them and take no place of a lane.
+	// nested calls are made while another call waits for them: they are as urgent as can be.
 	nested bool
+	// registers is set for a call that makes a runner at scope.
+	registers bool
+	scope     muster.Scope
 }
 
 // answer is what GitHub said to a request that succeeded.
@@ -274,7 +271,7 @@ type answer struct {
 // send makes a call as who. It admits the call by budget and lane, repeats what
 // may be repeated, and renews a credential that was refused.
 func (c *Client) send(ctx context.Context, who *identity, r request) (*answer, error) {
-	if lane, ok := ctx.Value(laneKey{}).(Lane); ok {
+	if lane, ok := ctx.Value(laneKey{}).(Lane); ok && !r.nested {
 		r.lane = lane
 	}
 	// The caller's own end is told apart from the timeout in fail.
@@ -282,6 +279,7 @@ func (c *Client) send(ctx context.Context, who *identity, r request) (*answer, e
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 
+	// First what cannot succeed at all.
 	if err := who.admit(r.lane, time.Now()); err != nil {
 		return nil, c.refuse(r, err)
 	}
@@ -290,17 +288,13 @@ func (c *Client) send(ctx context.Context, who *identity, r request) (*answer, e
 	if _, err := c.credential(ctx, who); err != nil {
 		return nil, c.refuse(r, asError(err))
 	}
-	if !r.nested {
-		select {
-		case c.lanes[r.lane] <- struct{}{}:
-			defer func() { <-c.lanes[r.lane] }()
-		case <-ctx.Done():
-			return nil, c.broken(caller, r, ctx.Err())
+	if err := c.enter(ctx, who, r); err != nil {
+		if caller.Err() != nil {
+			return nil, c.broken(caller, r, err)
 		}
-	}
-	if err := c.pace(ctx, who, r); err != nil {
 		return nil, c.refuse(r, err)
 	}
+	defer who.gate.leave()
 	try := func() (*answer, error) { return c.authenticated(ctx, caller, who, r) }
 	if r.method != http.MethodGet && r.method != http.MethodDelete {
 		return unwrap(try()) // what may have made something is never repeated blindly (4-11)
@@ -348,7 +342,7 @@ func (c *Client) authenticated(ctx, caller context.Context, who *identity, r req
 
 // once makes one exchange.
 func (c *Client) once(ctx, caller context.Context, who *identity, credential muster.Secret, r request) (*answer, *failure) {
-	req, err := c.gh.NewRequest(withCall(ctx, &call{who: who, route: r.method + " /" + r.route, credential: credential}), r.method, r.path, r.body)
+	req, err := c.gh.NewRequest(withCall(ctx, &call{who: who, lane: r.lane, route: r.method + " /" + r.route, credential: credential}), r.method, r.path, r.body)
 	if err != nil {
 		return nil, &failure{err: muster.Errorf(muster.CodeInvalid, "%s: the request cannot be made", r.what)}
 	}

@@ -31,7 +31,7 @@ func (c *Client) download(ctx context.Context, who *identity, r request) (io.Rea
 	if err != nil {
 		return give(err)
 	}
-	req, err := c.gh.NewRequest(withCall(ctx, &call{who: who, route: r.method + " /" + r.route, credential: credential, file: true}), r.method, r.path, nil)
+	req, err := c.gh.NewRequest(withCall(ctx, &call{who: who, lane: r.lane, route: r.method + " /" + r.route, credential: credential, file: true}), r.method, r.path, nil)
 	if err != nil {
 		return give(muster.Errorf(muster.CodeInvalid, "%s: the request cannot be made", r.what))
 	}

@@ -39,6 +39,9 @@ type fakeJob struct {
 	labels []string
 }
 
+// unpaced is for tests that count and do not wait.
+func unpaced(cfg *github.Config) { cfg.MutationsPerMinute = -1 }
+
 func newActions(t *testing.T) *actions {
 	a := &actions{stub: newStub(t)}
 	a.on["GET /repos/octo-org/app/actions/runs"] = a.listRuns
@@ -181,7 +184,7 @@ func TestAllPagesOfRunsAreCounted(t *testing.T) { // S1-32 4-28
 	for i := range int64(250) {
 		a.add(fakeRun{id: 1000 + i, status: "queued", jobs: []fakeJob{{5000 + i, "queued", []string{"linux"}}}})
 	}
-	c := newClient(t, a, withToken(canaryPAT))
+	c := newClient(t, a, withToken(canaryPAT), unpaced)
 	m, err := c.QueueMetrics(t.Context(), "octo-org/app", nil)
 	if err != nil || m.QueuedJobs != 250 {
 		t.Fatalf("%+v, %v", m, err)
@@ -208,7 +211,7 @@ func TestRunsBeyondWhatGitHubShows(t *testing.T) { // 4-28
 		a.runs = append(a.runs, fakeRun{id: 1 + i, status: "queued"})
 	}
 	var log strings.Builder
-	c := newClient(t, a, withToken(canaryPAT), func(cfg *github.Config) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	c := newClient(t, a, withToken(canaryPAT), unpaced, func(cfg *github.Config) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 	runs, total, err := c.Runs(t.Context(), "octo-org/app", "queued")
 	if err != nil || len(runs) != 1000 || total != 1100 || runs[0].ID != 1100 {
 		t.Fatalf("%d of %d runs, %v", len(runs), total, err)
@@ -341,7 +344,7 @@ func TestRepositories(t *testing.T) { // C5
 }
 
 func TestQueueAgainstTheSimulator(t *testing.T) { // S1-3 S1-29 S1-32 C18
-	sim, c := simulator(t, githubsim.Config{NoRateLimits: true})
+	sim, c := simulator(t, githubsim.Config{NoRateLimits: true}, unpaced)
 	for i := range 230 {
 		labels := []string{"self-hosted", "linux"}
 		if i%10 == 0 {

@@ -86,6 +86,9 @@ func (c *Client) GenerateJIT(ctx context.Context, s muster.Scope, name string, g
 		into:    &out,
 		lane:    Critical,
 		refused: map[int]muster.Code{http.StatusConflict: muster.CodeExists},
+
+		registers: true,
+		scope:     s,
 	}
 	if _, err := c.scoped(ctx, s, r); err != nil {
 		return JIT{}, err
@@ -289,14 +292,20 @@ func (r *registrations) forget(owner string) {
 
 // RegistrationToken returns a token for config.sh and when it ends. GitHub's
 // tokens serve any number of runners for an hour; the same one is returned until
-// five minutes before that (S1-8). It is to be used at once and never stored.
+// five minutes before that (S1-8). It is to be used at once, for one runner: each
+// call counts as a registration. It is never stored.
 func (c *Client) RegistrationToken(ctx context.Context, s muster.Scope) (token muster.Secret, expires time.Time, err error) {
 	if t, ok := c.registration.get(s, time.Now()); ok {
+		if who := c.remembered(s); who != nil {
+			if err := who.register(s, time.Now()); err != nil {
+				return "", time.Time{}, c.refuse(request{what: "get a registration token for " + s.String(), class: ErrRegistrationToken}, err)
+			}
+		}
 		return t.token, t.expires, nil
 	}
 	t, err := c.configToken(ctx, s, request{
 		what: "get a registration token for " + s.String(), class: ErrRegistrationToken,
-		route: route(s, "actions/runners/registration-token"), path: path(s, "actions/runners/registration-token"),
+		route: route(s, "actions/runners/registration-token"), path: path(s, "actions/runners/registration-token"), registers: true, scope: s,
 	})
 	if err != nil {
 		return "", time.Time{}, err

@@ -15,6 +15,7 @@ import (
 // call is what the transport has to know of a request.
 type call struct {
 	who        *identity
+	lane       Lane
 	route      string
 	credential muster.Secret
 	// file is set when a 302 leads to a file that needs no credential.
@@ -58,7 +59,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	now := time.Now()
 	t.client.cfg.Observer.Called(t.client.cfg.Name, c.route, resp.StatusCode, now.Sub(start))
-	if left, limit := c.who.note(c.route, resp.Header, now); limit > 0 {
+	if left, limit := c.who.note(c, req.Method, resp, now); limit > 0 {
 		t.client.cfg.Observer.Budget(t.client.cfg.Name, left, limit)
 	}
 	switch {
