@@ -78,12 +78,17 @@ type Machine struct {
 	// StartBy is until when somebody's wish to have it started holds, zero for none;
 	// the wish ends when the machine is up.
 	StartBy time.Time
+	// StopAsked is when somebody asked to have it stopped as soon as it is idle, zero
+	// for nobody; a start, or its end, answers it.
+	StopAsked time.Time
 	// DoneAt is when Muster last heard of the end of a job that ran on it.
 	DoneAt time.Time
 
-	// Work is what GitHub said at WorkAt.
-	Work   MachineWork
-	WorkAt time.Time
+	// Work is what GitHub said at WorkAt; a start or a stop makes it void. AskedAt is
+	// when GitHub was last asked.
+	Work    MachineWork
+	WorkAt  time.Time
+	AskedAt time.Time
 	// MissingAt is since when no registration was found, zero while there is one;
 	// UnknownAt since when GitHub gave no answer, Unknowns how many in a row.
 	MissingAt time.Time
@@ -137,4 +142,32 @@ func (p Pool) MachineID() MachineID {
 // runner has the machine's name and belongs to the pool's scope (4-22).
 func (p Pool) RunsOn(j Job) bool {
 	return p.Keeps() && p.Machine != "" && strings.EqualFold(j.RunnerName, p.Machine) && p.Scope.Covers(j.Repository)
+}
+
+// The words of MachineAnswer.Status; the bodies of S3's endpoints carry them as they are.
+const (
+	MachineAnswerStarting = "starting"
+	MachineAnswerRunning  = "already_running"
+	MachineAnswerStopping = "stopping"
+	MachineAnswerStopped  = "already_stopped"
+	MachineAnswerBusy     = "busy"
+	// MachineAnswerSkipped answers a task whose deadline is not the machine's current one.
+	MachineAnswerSkipped = "skipped"
+)
+
+// MachineAnswer is what a wish to start or stop a machine comes to.
+type MachineAnswer struct {
+	Status string `json:"status"`
+	// Operation is the platform's name of what was set in motion.
+	Operation string `json:"operation,omitempty"`
+	// Message says why, in words.
+	Message string `json:"message,omitempty"`
+}
+
+// MachineAlarm is a machine's deadline, to be told to a queue outside that wakes
+// a control plane which may be asleep by then (C32).
+type MachineAlarm struct {
+	Machine    MachineID
+	Generation int64
+	At         time.Time
 }

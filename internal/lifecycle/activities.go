@@ -37,6 +37,7 @@ type waker interface {
 	runner(ctx context.Context, ref RunnerRef) error
 	startRunner(ctx context.Context, ref RunnerRef) error
 	runnerGone(ctx context.Context, ref JobRef) error
+	machine(ctx context.Context, ref MachineRef) error
 	sink(ctx context.Context, e muster.JobEvent) error
 }
 
@@ -51,6 +52,9 @@ func (a *Activities) Decide(ctx context.Context, ref PoolRef) (Decided, error) {
 	}
 	if err != nil {
 		return Decided{}, fmt.Errorf("snapshot of pool %s: %w", ref.Pool, err)
+	}
+	if snap.Pool.Keeps() {
+		return a.decideKept(ctx, snap.Pool)
 	}
 	refusal := a.refusal(ctx, ref)
 	d := holdOff(muster.Plan(snap, now), refusal, now)

@@ -75,8 +75,12 @@ func (c *Client) Job(ctx context.Context, e muster.JobEvent) (outcome string, er
 	if err != nil {
 		return "", fmt.Errorf("list pools: %w", err)
 	}
+	keeping, err := c.keeping(ctx, workspace, pools)
+	if err != nil {
+		return "", err
+	}
 	route := func(j muster.Job) string {
-		p, ok := muster.Route(pools, j)
+		p, ok := muster.Route(keeping(j), j)
 		if !ok {
 			return ""
 		}
@@ -100,6 +104,9 @@ func (c *Client) Job(ctx context.Context, e muster.JobEvent) (outcome string, er
 	}
 	// An event that changed nothing still wakes: the process may have died between
 	// recording the job and waking its workflows.
+	if err := c.keptNews(ctx, applied, e, pools); err != nil {
+		return "", err
+	}
 	if err := c.wakeFor(ctx, applied, pools); err != nil {
 		return "", err
 	}

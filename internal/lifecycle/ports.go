@@ -12,6 +12,8 @@ import (
 // Store is what this package needs of the database. Every method is one
 // transaction, and errors carry a muster.Code.
 type Store interface {
+	KeptStore
+
 	ApplyJobEvent(ctx context.Context, workspace string, e muster.JobEvent, route func(muster.Job) string) (muster.Applied, error)
 	Job(ctx context.Context, workspace string, key muster.JobKey) (muster.Job, error)
 
@@ -146,6 +148,8 @@ type Deps struct {
 	Owner string
 	// TrackUnmatched stores jobs that no pool wants (C25).
 	TrackUnmatched bool
-	Observer       Observer
-	Now            func() time.Time
+	// Alarms is told the deadlines of kept machines; nil for none.
+	Alarms   Alarms
+	Observer Observer
+	Now      func() time.Time
 }

@@ -29,6 +29,7 @@ func NewWorker(t client.Client, d Deps, c *Client, log *slog.Logger) worker.Work
 	w.RegisterWorkflow(RunnerLife)
 	w.RegisterWorkflow(JobLife)
 	w.RegisterWorkflow(Sweeping)
+	w.RegisterWorkflow(KeptMachine)
 	w.RegisterActivity(&Activities{Deps: d, Log: log, wake: c})
 	return w
 }

@@ -36,6 +36,7 @@ func isolation(t *testing.T, s *store.Store) {
 	ok(t, s.RecordFinding(ctx, muster.Finding{At: base, Workspace: ws, Kind: "k", Subject: "s", Action: "a"}))
 	ok(t, s.SaveBootToken(ctx, muster.BootToken{JTI: "jti", Runner: "r-0001", Workspace: ws, ExpiresAt: at(time.Hour)}))
 	note(t, s, &muster.ScaleSetStatistics{Assigned: 1}, 0, assignment("one", 7, muster.ScaleSetJobAssigned))
+	must(s.UpdateMachine(ctx, ws, vm, func(m *muster.Machine) error { m.Reason = "ours"; return nil }))(t)
 	one := muster.JobKey{ID: 1, Attempt: 1}
 	_, hash := secretbox.NewSession([32]byte{9})
 
@@ -82,6 +83,12 @@ func isolation(t *testing.T, s *store.Store) {
 		"Wastes":       func() (any, error) { return s.Wastes(ctx, other, store.UsageFilter{}) },
 		"UsageSummary": func() (any, error) { return s.UsageSummary(ctx, other, store.UsageFilter{}, "pool") },
 		"Findings":     func() (any, error) { return s.Findings(ctx, other, 0) },
+		"Machine":      func() (any, error) { return s.Machine(ctx, other, vm) },
+		"Machines":     func() (any, error) { return s.Machines(ctx, other) },
+		"MachineDemand": func() (any, error) {
+			d, err := s.MachineDemand(ctx, other, vm)
+			return append(d.Queued, d.Running...), err
+		},
 	}
 	// These must refuse with CodeNotFound.
 	refused := map[string]func() error{
@@ -136,7 +143,17 @@ func isolation(t *testing.T, s *store.Store) {
 			return s.NoteScaleSet(ctx, other, "a", []muster.ScaleSetJob{assignment("one", 7, muster.ScaleSetJobCompleted)}, &muster.ScaleSetStatistics{Assigned: 5}, base)
 		},
 		"RecordFinding": func() error { return s.RecordFinding(ctx, muster.Finding{At: base, Workspace: other, Kind: "k"}) },
-		"SyncPools":     func() error { return s.SyncPools(ctx, other, []muster.Pool{pool("z")}, []muster.Offering{{Name: "z"}}) },
+		"UpdateMachine": func() error {
+			_, err := s.UpdateMachine(ctx, other, vm, func(m *muster.Machine) error {
+				if m.Reason != "" {
+					t.Errorf("UpdateMachine: %+v", m)
+				}
+				m.Reason = "theirs"
+				return nil
+			})
+			return err
+		},
+		"SyncPools": func() error { return s.SyncPools(ctx, other, []muster.Pool{pool("z")}, []muster.Offering{{Name: "z"}}) },
 	}
 	for m := range reflect.TypeFor[*store.Store]().Methods() {
 		_, wide := instanceWide[m.Name]

@@ -58,6 +58,7 @@ func Run(t *testing.T, url func(testing.TB) string) {
 		{"Decisions", decisions}, {"DecisionIsAtomic", decisionIsAtomic}, {"DecisionAt", decisionAt},
 		{"Sensed", sensed}, {"SpentSince", spentSince}, {"DemandAndSupply", demandAndSupply},
 		{"Runners", runners}, {"UpdateRunner", updateRunner}, {"RunnerLog", runnerLog},
+		{"Machines", machines}, {"MachineDemand", machineDemand},
 		{"BootTokens", bootTokens}, {"Sessions", sessions},
 		{"Receipts", receipts}, {"Wastes", wastes}, {"UsageSummary", usageSummary}, {"Findings", findings},
 		{"Subscribe", subscribe}, {"SubscribeSlowReader", subscribeSlowReader},
