@@ -94,6 +94,7 @@ type Client struct {
 	installations map[int64]*identity
 
 	registration registrations
+	sets         scaleSets
 }
 
 // New checks the configuration and makes a Client. It makes no request.
