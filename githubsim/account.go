@@ -27,6 +27,7 @@ type account struct {
 	scope      *scope // where runners are registered; nil for users
 	enterprise *account
 	repos      []*repository
+	hooks      []*hook         // oldest first
 	view       json.RawMessage // as "simple-user" or "enterprise"
 }
 
@@ -42,6 +43,7 @@ type repository struct {
 	head      string // commit SHA of the default branch
 	pushes    int
 	scope     *scope
+	hooks     []*hook // oldest first
 	workflows []*workflowFile
 	gates     map[string]*environment // by lower-case name
 	byVersion map[string]json.RawMessage

@@ -130,7 +130,7 @@ func (s *Server) addApp(opts AppOptions, key *rsa.PrivateKey) (*app, error) {
 		createdAt: now, updatedAt: now, setupURL: opts.SetupURL,
 	}
 	a.permissions["metadata"] = "read"
-	a.hook = hook{id: s.id(&s.ids.hook), url: opts.WebhookURL, secret: opts.WebhookSecret, contentType: opts.ContentType, insecureSSL: "0"}
+	a.hook = hook{id: s.id(&s.ids.hook), target: id, kind: "integration", url: opts.WebhookURL, secret: opts.WebhookSecret, contentType: opts.ContentType, insecureSSL: "0"}
 	s.apps[a.id] = a
 	s.appList = append(s.appList, a)
 	s.appsByClient[a.clientID] = a

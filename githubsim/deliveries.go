@@ -11,20 +11,21 @@ import (
 )
 
 func (s *Server) deliveryRoutes() []*route {
+	mine := func(do func(*call, *hook) (reply, error)) func(*call) (reply, error) {
+		return func(c *call) (reply, error) { return do(c, &c.who.app.hook) }
+	}
 	return []*route{
-		{pattern: "GET /app/hook/deliveries", who: appOnly, do: s.listDeliveries},
-		{pattern: "GET /app/hook/deliveries/{delivery}", who: appOnly, do: s.withDelivery(func(c *call, d *delivery) (reply, error) {
-			return ok(s.deliveryDetail(d))
-		})},
-		{pattern: "POST /app/hook/deliveries/{delivery}/attempts", who: appOnly, do: s.withDelivery(s.redeliver)},
+		{pattern: "GET /app/hook/deliveries", who: appOnly, do: mine(s.listDeliveries)},
+		{pattern: "GET /app/hook/deliveries/{delivery}", who: appOnly, do: mine(s.withDelivery(s.getDelivery))},
+		{pattern: "POST /app/hook/deliveries/{delivery}/attempts", who: appOnly, do: mine(s.withDelivery(s.redeliver))},
 	}
 }
 
-// kept are an App's deliveries that can still be listed, newest first.
-func (s *Server) kept(a *app) []*delivery {
+// kept are a hook's deliveries that can still be listed, newest first.
+func (s *Server) kept(h *hook) []*delivery {
 	var out []*delivery
 	oldest := s.now().Add(-s.cfg.HookRetention)
-	for _, d := range a.hook.log {
+	for _, d := range h.log {
 		if s.cfg.HookRetention == 0 || d.deliveredAt.After(oldest) {
 			out = append(out, d)
 		}
@@ -36,9 +37,11 @@ func (s *Server) kept(a *app) []*delivery {
 // cursorPrefix marks a cursor; what follows is the last delivery of the page before.
 const cursorPrefix = "v1_"
 
-func (s *Server) listDeliveries(c *call) (reply, error) {
+func (s *Server) getDelivery(_ *call, d *delivery) (reply, error) { return ok(s.deliveryDetail(d)) }
+
+func (s *Server) listDeliveries(c *call, h *hook) (reply, error) {
 	q := c.r.URL.Query()
-	all := s.kept(c.who.app)
+	all := s.kept(h)
 	if status := q.Get("status"); status != "" {
 		low, high := 200, 399
 		if status == "failure" {
@@ -63,13 +66,13 @@ func (s *Server) listDeliveries(c *call) (reply, error) {
 	return reply{status: http.StatusOK, body: views(all, s.deliveryView), links: p}, nil
 }
 
-func (s *Server) withDelivery(do func(*call, *delivery) (reply, error)) func(*call) (reply, error) {
-	return func(c *call) (reply, error) {
+func (s *Server) withDelivery(do func(*call, *delivery) (reply, error)) func(*call, *hook) (reply, error) {
+	return func(c *call, h *hook) (reply, error) {
 		id, err := c.number("delivery")
 		if err != nil {
 			return reply{}, err
 		}
-		for _, d := range s.kept(c.who.app) {
+		for _, d := range s.kept(h) {
 			if d.id == id {
 				return do(c, d)
 			}
@@ -80,7 +83,7 @@ func (s *Server) withDelivery(do func(*call, *delivery) (reply, error)) func(*ca
 
 // redeliver sends a delivery again: a new id, the same GUID.
 func (s *Server) redeliver(c *call, old *delivery) (reply, error) {
-	d := s.newDelivery(old.app, old.event, old.guid)
+	d := s.newDelivery(old.hook, old.event, old.guid)
 	d.redelivery = true
 	d.drop = s.chance.hit("drop delivery", s.faults.now().DropDeliveries)
 	s.books.Deliveries.Redelivered++

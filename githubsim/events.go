@@ -24,23 +24,29 @@ func (s *Server) subscribed(r *repository, name string) bool {
 			}
 		}
 	}
-	return false
+	return slices.ContainsFunc(r.webhooks(), func(h *hook) bool { return h.wants(name) })
 }
 
 // toRepository publishes an event of a repository to every App that is installed
-// there and subscribes to it. The caller holds mu.
+// there and subscribes to it, and to the hooks of the repository and its owner.
+// The caller holds mu.
 func (s *Server) toRepository(r *repository, name, action string, members ...member) {
 	for _, a := range s.appList {
 		for _, in := range a.installations {
 			if in.covers(r) && in.suspendedAt.IsZero() && slices.Contains(in.events, name) {
-				s.publish(a, s.repositoryEvent(in, r, name, action, members))
+				s.publish(&a.hook, s.repositoryEvent(in, r, name, action, members))
 			}
+		}
+	}
+	for _, h := range r.webhooks() {
+		if h.wants(name) {
+			s.publish(h, s.repositoryEvent(nil, r, name, action, members))
 		}
 	}
 }
 
 func (s *Server) repositoryEvent(in *installation, r *repository, name, action string, members []member) *event {
-	e := &event{name: name, action: action, installation: in.id, repository: r.id}
+	e := &event{name: name, action: action, repository: r.id}
 	if action != "" {
 		e.members = append(e.members, member{"action", encode(action)})
 	}
@@ -56,7 +62,11 @@ func (s *Server) repositoryEvent(in *installation, r *repository, name, action s
 	if ent := r.owner.enterprise; ent != nil {
 		e.members = append(e.members, member{"enterprise", s.accountView(ent)})
 	}
-	e.members = append(e.members, member{"sender", s.accountView(s.actor())}, member{"installation", encode(installationRef(in))})
+	e.members = append(e.members, member{"sender", s.accountView(s.actor())})
+	if in != nil {
+		e.installation = in.id
+		e.members = append(e.members, member{"installation", encode(installationRef(in))})
+	}
 	return e
 }
 
@@ -74,7 +84,7 @@ func (s *Server) toApp(in *installation, name, action string, members ...member)
 		e.members = append(e.members, member{"organization", encode(s.organizationView(in.account))})
 	}
 	e.members = append(e.members, member{"sender", s.accountView(s.actor())})
-	s.publish(in.app, e)
+	s.publish(&in.app.hook, e)
 }
 
 func (s *Server) emitInstallation(in *installation, action string) {
@@ -99,7 +109,7 @@ func refs(repos []*repository) []object {
 }
 
 func (s *Server) emitPing(a *app) {
-	s.publish(a, &event{name: "ping", members: []member{
+	s.publish(&a.hook, &event{name: "ping", members: []member{
 		{"zen", encode(zen)},
 		{"hook_id", encode(a.hook.id)},
 		{"hook", encode(object{

@@ -28,6 +28,11 @@ type FaultSettings struct {
 	// QueuedWhileWaiting sends, for a job behind a gate, a queued event whose status
 	// is waiting, beside the waiting event.
 	QueuedWhileWaiting float64 `json:"queued_while_waiting"`
+	// BadSignatures signs deliveries with another secret; sent again they are right.
+	// UnknownInstallations sends each event a second time, of an installation that
+	// never was.
+	BadSignatures        float64 `json:"bad_signatures"`
+	UnknownInstallations float64 `json:"unknown_installations"`
 
 	// REST. Routes are part of "METHOD /path/{with}/names", empty for all.
 	ServerErrors     float64  `json:"server_errors"`
@@ -40,11 +45,19 @@ type FaultSettings struct {
 	EmptyAnswers     float64  `json:"empty_answers"`
 	PrimaryLimit     int      `json:"primary_limit"`     // requests per hour and caller
 	SecondaryLimit   float64  `json:"secondary_limit"`   // refused for no visible reason
+	PrimaryRefusals  float64  `json:"primary_refusals"`  // refused as if the hour were used up, until RetryAfter is over
 	RetryAfter       Duration `json:"retry_after"`       // of secondary limits, 60 s if 0
+	NoRetryAfter     float64  `json:"no_retry_after"`    // share of secondary limits that do not say how long
 	TooManyRequests  float64  `json:"too_many_requests"` // share of limits that answer 429 and not 403
 	TokenReplication Duration `json:"token_replication"`
 	ClockSkew        Duration `json:"clock_skew"` // GitHub's clock minus the clients'
 	UnlistedRunners  float64  `json:"unlisted_runners"`
+	// ServerErrors, SecondaryLimit and PrimaryRefusals strike only in the first
+	// BurstFor of each BurstEvery of the server's clock; 0 is all the time.
+	BurstEvery Duration `json:"burst_every"`
+	BurstFor   Duration `json:"burst_for"`
+
+	BusyGlitches     float64  `json:"busy_glitches"` // a look at a busy runner that reads false
 	LyingBusy        Duration `json:"lying_busy"`    // busy reads false for so long after an assignment
 	StatusLag        Duration `json:"status_lag"`    // a fresh runner reads offline for so long
 	StuckRecords     float64  `json:"stuck_records"` // finished runners stay offline and busy …
@@ -99,7 +112,10 @@ func Hostile() FaultSettings {
 		CheckRunNoise: 0.05, QueuedWhileWaiting: 0.5, ServerErrors: 0.02, LoseJITAnswers: 0.05, SlowAnswers: 0.01, SlowFor: Duration(2 * time.Second),
 		SecondaryLimit: 0.01, RetryAfter: Duration(time.Second), TooManyRequests: 0.5, TokenReplication: Duration(200 * time.Millisecond),
 		UnlistedRunners: 0.02, LyingBusy: Duration(time.Second), StatusLag: Duration(time.Second),
-		StealRunners: 0.05, StuckRecords: 0.02, StuckFor: Duration(30 * time.Second),
+		StealRunners: 0.05, StuckRecords: 0.02, StuckFor: Duration(30 * time.Second), BusyGlitches: 0.02, NoRetryAfter: 0.2,
+		BadSignatures: 0.02, UnknownInstallations: 0.02,
+		RedeliverMessages: 0.1, AcquireFlow: 0.2, QueueUnauthorized: 0.02, LateMessages: Duration(500 * time.Millisecond), DuplicateMessages: 0.1,
+		LoseMessages: 0.05, NamelessMessages: 0.05, ZeroStatistics: 0.1, StatisticsOnly: 0.1, Crossover: 0.2, ArbitrarySets: 0.5,
 	}
 }
 
@@ -181,6 +197,16 @@ func (f *Faults) ThrottleDeliveries(perSecond int) {
 	f.change(func(n *FaultSettings) { n.ThrottleDeliveries = perSecond })
 }
 
+// BadSignatures signs deliveries with another secret than the receiver's.
+func (f *Faults) BadSignatures(rate float64) {
+	f.change(func(n *FaultSettings) { n.BadSignatures = rate })
+}
+
+// UnknownInstallations sends events a second time, of an installation that never was.
+func (f *Faults) UnknownInstallations(rate float64) {
+	f.change(func(n *FaultSettings) { n.UnknownInstallations = rate })
+}
+
 // CheckRunNoise emits completed events of things that are no jobs.
 func (f *Faults) CheckRunNoise(rate float64) {
 	f.change(func(n *FaultSettings) { n.CheckRunNoise = rate })
@@ -225,6 +251,30 @@ func (f *Faults) SecondaryLimit(rate float64, retryAfter time.Duration) {
 	f.change(func(n *FaultSettings) { n.SecondaryLimit, n.RetryAfter = rate, Duration(retryAfter) })
 }
 
+// PrimaryRefusals refuses requests as if the caller's hour were used up; the reset
+// is RetryAfter away.
+func (f *Faults) PrimaryRefusals(rate float64, reset time.Duration) {
+	f.change(func(n *FaultSettings) { n.PrimaryRefusals, n.RetryAfter = rate, Duration(reset) })
+}
+
+// NoRetryAfter leaves the Retry-After of secondary limits out.
+func (f *Faults) NoRetryAfter(rate float64) {
+	f.change(func(n *FaultSettings) { n.NoRetryAfter = rate })
+}
+
+// Bursts lets server errors and both kinds of limits strike only in the first
+// length of each span of the server's clock.
+func (f *Faults) Bursts(every, length time.Duration) {
+	f.change(func(n *FaultSettings) { n.BurstEvery, n.BurstFor = Duration(every), Duration(length) })
+}
+
+// bursting says whether what comes in bursts strikes now.
+func (f *Faults) bursting() bool {
+	set := f.now()
+	every := time.Duration(set.BurstEvery)
+	return every <= 0 || time.Duration(f.s.now().UnixNano()%int64(every)) < time.Duration(set.BurstFor)
+}
+
 // ExpireTokens makes all installation tokens of this moment invalid.
 func (f *Faults) ExpireTokens() {
 	f.s.mu.Lock()
@@ -250,6 +300,11 @@ func (f *Faults) UnlistedRunners(rate float64) {
 // LyingBusy makes busy read false for d after a job was assigned.
 func (f *Faults) LyingBusy(d time.Duration) {
 	f.change(func(n *FaultSettings) { n.LyingBusy = Duration(d) })
+}
+
+// BusyGlitches makes single looks at a busy runner read false.
+func (f *Faults) BusyGlitches(rate float64) {
+	f.change(func(n *FaultSettings) { n.BusyGlitches = rate })
 }
 
 // StatusLag makes a runner that just connected read offline for d.
@@ -314,7 +369,7 @@ func (f *Faults) strike(rt *route) (slow time.Duration, broken int, lost bool) {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
 	chance := f.s.chance
-	if strings.Contains(name, set.ServerErrorRoute) && chance.hit("server error", set.ServerErrors) {
+	if strings.Contains(name, set.ServerErrorRoute) && f.bursting() && chance.hit("server error", set.ServerErrors) {
 		broken = []int{http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable}[chance.stream("server error").IntN(3)]
 	}
 	if chance.hit("slow", set.SlowAnswers) {

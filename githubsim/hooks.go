@@ -19,9 +19,21 @@ import (
 	"time"
 )
 
-// hook is an App's webhook with its queue and its log.
+// hook is a webhook with its queue and its log: an App's, a repository's or an
+// organization's.
 type hook struct {
-	id          int64
+	id int64
+	// target is the id of what the hook belongs to, kind GitHub's word for that:
+	// integration, repository or organization.
+	target int64
+	kind   string
+	// of repositories and organizations
+	path      string // of the owner, below the API's base
+	events    []string
+	active    bool
+	createdAt time.Time
+	updatedAt time.Time
+
 	url         string
 	secret      string
 	contentType string // json or form
@@ -75,7 +87,7 @@ func (e *event) body() []byte {
 type delivery struct {
 	id          int64
 	guid        string
-	app         *app
+	hook        *hook
 	event       *event
 	redelivery  bool
 	throttledAt time.Time
@@ -88,6 +100,7 @@ type delivery struct {
 	response    map[string]string
 	answer      string
 	drop        bool
+	forged      bool // signed with a wrong secret
 }
 
 func newHookClient(cfg Config) *http.Client {
@@ -103,9 +116,9 @@ func newHookClient(cfg Config) *http.Client {
 	}
 }
 
-// publish sends an event to an App, with the faults of the day. The caller holds mu.
-func (s *Server) publish(a *app, e *event) {
-	if a.hook.url == "" || s.closed {
+// publish sends an event to a hook, with the faults of the day. The caller holds mu.
+func (s *Server) publish(h *hook, e *event) {
+	if h.url == "" || s.closed {
 		return
 	}
 	s.books.Deliveries.Events++
@@ -116,23 +129,46 @@ func (s *Server) publish(a *app, e *event) {
 		s.fault("lost delivery")
 		return
 	}
-	d := s.newDelivery(a, e, s.chance.guid(s.now()))
+	d := s.newDelivery(h, e, s.chance.guid(s.now()))
 	d.drop = s.chance.hit("drop delivery", set.DropDeliveries)
+	if s.chance.hit("bad signature", set.BadSignatures) {
+		s.fault("bad signature")
+		d.forged = true
+	}
 	s.send(d)
+	if e.installation != 0 && s.chance.hit("unknown installation", set.UnknownInstallations) {
+		s.fault("unknown installation")
+		s.send(s.newDelivery(h, s.strange(e), s.chance.guid(s.now())))
+	}
 	if s.chance.hit("duplicate delivery", set.DuplicateDeliveries) {
 		s.books.Deliveries.Duplicated++
 		s.fault("duplicate delivery")
-		s.send(s.newDelivery(a, e, d.guid))
+		s.send(s.newDelivery(h, e, d.guid))
 	}
 	if s.chance.hit("other GUID", set.DuplicateOtherGUID) {
 		s.books.Deliveries.Duplicated++
 		s.fault("duplicate delivery, other GUID")
-		s.send(s.newDelivery(a, e, s.chance.guid(s.now())))
+		s.send(s.newDelivery(h, e, s.chance.guid(s.now())))
 	}
 }
 
-func (s *Server) newDelivery(a *app, e *event, guid string) *delivery {
-	return &delivery{id: s.id(&s.ids.delivery), guid: guid, app: a, event: e}
+// strange is an event as if another installation, which never was, had caused it.
+func (s *Server) strange(e *event) *event {
+	other := *e
+	other.installation = s.id(&s.ids.installation)
+	other.members = slices.Clone(e.members)
+	for i, m := range other.members {
+		var v object
+		if m.name == "installation" && json.Unmarshal(m.raw, &v) == nil {
+			v["id"] = other.installation
+			other.members[i].raw = encode(v)
+		}
+	}
+	return &other
+}
+
+func (s *Server) newDelivery(h *hook, e *event, guid string) *delivery {
+	return &delivery{id: s.id(&s.ids.delivery), guid: guid, hook: h, event: e}
 }
 
 // send puts a delivery into the queue, at once or after a delay.
@@ -145,8 +181,8 @@ func (s *Server) send(d *delivery) {
 		delay += s.chance.upTo("reorder window", time.Duration(set.ReorderWindow))
 	}
 	put := func() {
-		d.app.hook.queue = append(d.app.hook.queue, d)
-		s.pump(d.app)
+		d.hook.queue = append(d.hook.queue, d)
+		s.pump(d.hook)
 	}
 	if delay <= 0 {
 		put()
@@ -156,9 +192,8 @@ func (s *Server) send(d *delivery) {
 }
 
 // pump starts as many deliveries as may be under way. The caller holds mu.
-func (s *Server) pump(a *app) {
-	h := &a.hook
-	for len(h.queue) > 0 && h.inFlight < s.cfg.HookConcurrency && !s.closed && s.slot(a) {
+func (s *Server) pump(h *hook) {
+	for len(h.queue) > 0 && h.inFlight < s.cfg.HookConcurrency && !s.closed && s.slot(h) {
 		d := h.queue[0]
 		h.queue[0] = nil
 		h.queue = h.queue[1:]
@@ -171,7 +206,7 @@ func (s *Server) pump(a *app) {
 }
 
 // slot reports whether throttling lets one more delivery go now.
-func (s *Server) slot(a *app) bool {
+func (s *Server) slot(h *hook) bool {
 	rate := s.cfg.HookThrottle
 	if n := s.faults.now().ThrottleDeliveries; n > 0 {
 		rate = n
@@ -179,7 +214,7 @@ func (s *Server) slot(a *app) bool {
 	if rate <= 0 {
 		return true
 	}
-	h, now := &a.hook, s.now()
+	now := s.now()
 	if now.Before(h.nextSlot) {
 		for _, d := range h.queue {
 			if d.throttledAt.IsZero() {
@@ -188,7 +223,7 @@ func (s *Server) slot(a *app) bool {
 		}
 		if !h.woken {
 			h.woken = true
-			s.after(h.nextSlot.Sub(now), func() { h.woken = false; s.pump(a) })
+			s.after(h.nextSlot.Sub(now), func() { h.woken = false; s.pump(h) })
 		}
 		return false
 	}
@@ -204,6 +239,9 @@ func (s *Server) deliver(d *delivery, secret, contentType string) {
 		body, mime = []byte(url.Values{"payload": {string(body)}}.Encode()), "application/x-www-form-urlencoded"
 	}
 	header := s.hookHeader(d, mime)
+	if d.forged {
+		secret = "not the " + secret
+	}
 	if secret != "" {
 		header.Set("X-Hub-Signature", "sha1="+hex.EncodeToString(sign1(secret, body)))
 		header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(sign256(secret, body)))
@@ -223,8 +261,8 @@ func (s *Server) deliver(d *delivery, secret, contentType string) {
 	d.duration, d.status, d.code, d.answer = time.Since(began), status, code, answer
 	d.request, d.response = scrub(header), scrub(back)
 	s.logDelivery(d)
-	d.app.hook.inFlight--
-	s.pump(d.app)
+	d.hook.inFlight--
+	s.pump(d.hook)
 	s.changed()
 }
 
@@ -260,9 +298,9 @@ func (s *Server) hookHeader(d *delivery, mime string) http.Header {
 		"Content-Type":                           {mime},
 		"X-GitHub-Event":                         {d.event.name},
 		"X-GitHub-Delivery":                      {d.guid},
-		"X-GitHub-Hook-ID":                       {strconv.FormatInt(d.app.hook.id, 10)},
-		"X-GitHub-Hook-Installation-Target-ID":   {strconv.FormatInt(d.app.id, 10)},
-		"X-GitHub-Hook-Installation-Target-Type": {"integration"},
+		"X-GitHub-Hook-ID":                       {strconv.FormatInt(d.hook.id, 10)},
+		"X-GitHub-Hook-Installation-Target-ID":   {strconv.FormatInt(d.hook.target, 10)},
+		"X-GitHub-Hook-Installation-Target-Type": {d.hook.kind},
 	}
 	if s.cfg.EnterpriseServer {
 		h["X-GitHub-Enterprise-Version"] = []string{enterpriseVersion}
@@ -285,10 +323,10 @@ func sign1(secret string, body []byte) []byte {
 	return m.Sum(nil)
 }
 
-// logDelivery appends to the App's log and drops what is too old or too much.
+// logDelivery appends to the hook's log and drops what is too old or too much.
 func (s *Server) logDelivery(d *delivery) {
 	s.books.delivered(d)
-	h := &d.app.hook
+	h := d.hook
 	h.log = append(h.log, d)
 	if n := s.cfg.HookLog; n > 0 && len(h.log) > n+n/10 {
 		h.log = slices.Clone(h.log[len(h.log)-n:])

@@ -18,7 +18,7 @@ func encodeID(id int64) string { return strconv.FormatInt(id, 10) }
 //	GET  /truth                          Truth
 //	GET  /verdict                        Truth.Verdict, [] when all is well
 //	GET  /faults      PUT /faults        FaultSettings; PATCH changes only what it names
-//	POST /faults/hostile  /faults/off  /faults/expire-tokens
+//	POST /faults/hostile  /faults/off  /faults/expire-tokens  /faults/expire-scale-set-tokens
 //	POST /apps                           AppOptions → App
 //	POST /organizations                  {"login"}
 //	POST /enterprises                    {"slug", "organizations"}
@@ -26,6 +26,8 @@ func encodeID(id int64) string { return strconv.FormatInt(id, 10) }
 //	POST /installations                  {"app", "account", "repositories"} → {"id"}
 //	POST /tokens                         {"login", "scopes"} → {"token"}
 //	POST /webhook                        {"app", "url"}
+//	POST /hooks                          HookOptions → {"id"}
+//	POST /scale-sets/{id}/vanish
 //	POST /trigger                        {"repo", "workflow", "event", "inputs"} → {"run"}
 //	POST /jobs                           {"repo", "labels", "group", "name", "duration", "count", …} → {"jobs"}
 //	POST /jobs/{id}/cancel
@@ -99,6 +101,11 @@ func (s *Server) manageFaults(handle handleFunc) {
 	handle("POST /faults/hostile", func(*http.Request) (any, error) { s.faults.Set(Hostile()); return show() })
 	handle("POST /faults/off", func(*http.Request) (any, error) { s.faults.Off(); return show() })
 	handle("POST /faults/expire-tokens", func(*http.Request) (any, error) { s.faults.ExpireTokens(); return show() })
+	handle("POST /faults/expire-scale-set-tokens", func(*http.Request) (any, error) { s.faults.ExpireScaleSetTokens(); return show() })
+	handle("POST /scale-sets/{id}/vanish", func(r *http.Request) (any, error) {
+		id, _ := strconv.ParseInt(r.PathValue("id"), 10, 64)
+		return object{}, s.VanishScaleSet(id)
+	})
 }
 
 func (s *Server) manageAccounts(handle handleFunc) {
@@ -174,6 +181,14 @@ func (s *Server) manageAccounts(handle handleFunc) {
 			return nil, err
 		}
 		return object{}, s.SetWebhook(in.App, in.URL)
+	})
+	handle("POST /hooks", func(r *http.Request) (any, error) {
+		in, err := input[HookOptions](r)
+		if err != nil {
+			return nil, err
+		}
+		id, err := s.CreateHook(in)
+		return object{"id": id}, err
 	})
 }
 

@@ -65,9 +65,17 @@ func (c *call) take() error {
 			c.budget.used++
 		}
 	}
-	if s.faults.now().SecondaryLimit > 0 && s.chance.hit("secondary", s.faults.now().SecondaryLimit) {
-		s.fault("secondary limit")
-		return s.secondaryError()
+	if set := s.faults.now(); set.SecondaryLimit+set.PrimaryRefusals > 0 && s.faults.bursting() {
+		if s.chance.hit("primary", set.PrimaryRefusals) {
+			s.fault("primary limit")
+			limit := max(c.budget.limit, 1)
+			c.budget = budget{limit: limit, used: limit, reset: c.now.Add(s.faults.retryAfter()), resource: "core"}
+			return s.primaryError(c.who, c.budget)
+		}
+		if s.chance.hit("secondary", set.SecondaryLimit) {
+			s.fault("secondary limit")
+			return s.secondaryError()
+		}
 	}
 	l.concurrent++
 	c.counted = true
@@ -174,7 +182,9 @@ func (s *Server) primaryError(who identity, b budget) error {
 func (s *Server) secondaryError() error {
 	e := errorf(s.limitStatus(), "%s", secondaryText)
 	e.doc = secondaryDocs
-	e.header = http.Header{"Retry-After": {strconv.Itoa(max(1, int(s.faults.retryAfter().Seconds())))}}
+	if !s.chance.hit("no retry after", s.faults.now().NoRetryAfter) {
+		e.header = http.Header{"Retry-After": {strconv.Itoa(max(1, int(s.faults.retryAfter().Seconds())))}}
+	}
 	s.books.Limited.Secondary++
 	return e
 }

@@ -50,7 +50,7 @@ func (s *Server) routes() *http.ServeMux {
 	mux := http.NewServeMux()
 	var all []*route
 	for _, noun := range [][]*route{
-		s.appRoutes(), s.installationRoutes(), s.metaRoutes(), s.deliveryRoutes(), s.manifestRoutes(),
+		s.appRoutes(), s.installationRoutes(), s.metaRoutes(), s.deliveryRoutes(), s.hookRoutes(), s.manifestRoutes(),
 		s.repositoryRoutes(), s.runnerRoutes(), s.groupRoutes(), s.runRoutes(), s.jobRoutes(), s.checkRoutes(),
 	} {
 		all = append(all, noun...)

@@ -136,6 +136,10 @@ func (s *Server) busy(r *runner) bool {
 	if lie := time.Duration(s.faults.now().LyingBusy); lie > 0 && !r.assignedAt.IsZero() && s.now().Sub(r.assignedAt) < lie {
 		return false
 	}
+	if r.really() && s.chance.hit("busy glitch", s.faults.now().BusyGlitches) {
+		s.fault("busy glitch")
+		return false
+	}
 	return r.really()
 }
 

@@ -429,6 +429,9 @@ func (s *Server) generateSetJIT(c *serviceCall) (any, error) {
 	if err := c.decode(&in); err != nil {
 		return nil, err
 	}
+	if s.limited(c) {
+		return nil, s.tooMany()
+	}
 	if in.Name == "" || len(in.Name) > maxRunnerName {
 		return nil, exceptionf(http.StatusBadRequest, agentErrors+"InvalidTaskAgentException", "The name %q is not valid.", in.Name)
 	}
@@ -447,10 +450,33 @@ func (s *Server) generateSetJIT(c *serviceCall) (any, error) {
 	return object{"runner": s.agentView(r), "encodedJITConfig": s.jitConfig(r)}, nil
 }
 
+// limited charges a registration to whoever asked for the token behind it: the
+// secondary limits know no difference between REST and the actions service.
+func (s *Server) limited(c *serviceCall) bool {
+	if set := s.faults.now(); set.SecondaryLimit > 0 && s.faults.bursting() && s.chance.hit("secondary", set.SecondaryLimit) {
+		s.fault("secondary limit")
+		return true
+	}
+	most := s.cfg.PointsPerMinute
+	if s.cfg.NoRateLimits || most <= 0 {
+		return false
+	}
+	points := s.limiter(c.token.who).points
+	const route = "generatejitconfig"
+	if points[route] == nil {
+		points[route] = &window{}
+	}
+	return points[route].add(s.now(), time.Minute, 5) > most
+}
+
 // tooMany is what a refused request for a runner of a scale set gets.
 func (s *Server) tooMany() error {
 	s.books.Limited.Secondary++
-	return &exception{status: http.StatusTooManyRequests, retryAfter: s.faults.retryAfter()}
+	e := &exception{status: http.StatusTooManyRequests, retryAfter: s.faults.retryAfter()}
+	if s.chance.hit("no retry after", s.faults.now().NoRetryAfter) {
+		e.retryAfter = 0
+	}
+	return e
 }
 
 func (s *Server) listAgents(c *serviceCall) (any, error) {
