@@ -18,6 +18,9 @@ import (
 // fleetsKey is the top key of the fleets file (S1-85).
 const fleetsKey = "github_runner_fleets"
 
+// KeepRunners is the key of a fleet that was disabled without ending its runners.
+const KeepRunners = "keep_runners"
+
 // Fleet is one entry of the fleets file (S1-86). Nil fields are absent (C31).
 type Fleet struct {
 	RepoOwner          string   `json:"repo_owner"`
@@ -32,6 +35,9 @@ type Fleet struct {
 	CooldownSeconds    *int     `json:"cooldown_seconds"`
 	MaxJobCount        *int     `json:"max_job_count"`
 	RotationHours      *int     `json:"rotation_interval_hours"`
+	// KeepRunners says of a fleet that is not enabled that its runners stay: none is
+	// made and none is ended before its time.
+	KeepRunners bool `json:"keep_runners"`
 }
 
 // Fleets is the fleets file: pools by name, in the file's order. It keeps every
@@ -40,6 +46,8 @@ type Fleet struct {
 type Fleets struct {
 	top    object
 	fleets object
+	// text is the file as it was read, until something is set.
+	text []byte
 }
 
 // ReadFleets reads a fleets file. A file that does not exist is an empty one.
@@ -60,6 +68,7 @@ func ReadFleets(path string) (*Fleets, error) {
 			return nil, fmt.Errorf("%s: %s: %w", path, fleetsKey, err)
 		}
 	}
+	f.text = data
 	return f, nil
 }
 
@@ -94,20 +103,50 @@ func (f *Fleets) Set(name, key string, value any) error {
 		raw = bytes.ReplaceAll(raw, []byte(`","`), []byte(`", "`))
 	}
 	entry.set(key, raw)
-	f.fleets.set(name, entry.text("    "))
-	f.top.set(fleetsKey, f.fleets.text("  "))
+	f.put(name, entry)
 	return nil
 }
 
+// Unset removes one key of one entry, if it is there.
+func (f *Fleets) Unset(name, key string) error {
+	var entry object
+	raw, ok := f.fleets.values[name]
+	if !ok {
+		return nil
+	}
+	if err := entry.UnmarshalJSON(raw); err != nil {
+		return fmt.Errorf("fleet %s: %w", name, err)
+	}
+	if _, ok := entry.values[key]; ok {
+		delete(entry.values, key)
+		entry.keys = slices.DeleteFunc(entry.keys, func(k string) bool { return k == key })
+		f.put(name, entry)
+	}
+	return nil
+}
+
+func (f *Fleets) put(name string, entry object) {
+	f.fleets.set(name, entry.text("    "))
+	f.top.set(fleetsKey, f.fleets.text("  "))
+	f.text = nil
+}
+
 // Write replaces the file at path in one step; a reader sees the old or the new
-// one, never a part.
+// one, never a part. The file keeps its mode, and a symbolic link stays one.
 func (f *Fleets) Write(path string) error {
+	mode := fs.FileMode(0o644)
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	if info, err := os.Stat(path); err == nil {
+		mode = info.Mode().Perm()
+	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".fleets-*")
 	if err != nil {
 		return fmt.Errorf("write %s: %s", path, reason(err))
 	}
 	_, err = tmp.Write(f.Bytes())
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
+	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
 	if err == nil {
 		err = os.Rename(tmp.Name(), path)
 	}
@@ -118,7 +157,12 @@ func (f *Fleets) Write(path string) error {
 }
 
 // Bytes is the file's text.
-func (f *Fleets) Bytes() []byte { return append(f.top.text(""), '\n') }
+func (f *Fleets) Bytes() []byte {
+	if f.text != nil {
+		return slices.Clone(f.text)
+	}
+	return append(f.top.text(""), '\n')
+}
 
 // object is a JSON object that remembers the order of its keys and the text of
 // its values.
@@ -251,7 +295,7 @@ func (f Fleet) Pool(name string) muster.Pool {
 	}
 	p := muster.Pool{
 		Name: name, Scope: muster.Scope{Kind: muster.ScopeRepository, Owner: f.RepoOwner, Repo: f.RepoName},
-		Labels: f.Labels, Scaling: s, Enabled: f.Enabled,
+		Labels: f.Labels, Scaling: s, Enabled: f.Enabled || f.KeepRunners, Suspended: !f.Enabled && f.KeepRunners,
 	}
 	number(f.MaxJobCount, &p.MaxJobCount)
 	if f.RotationHours != nil {

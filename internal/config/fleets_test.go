@@ -114,3 +114,99 @@ func TestFleetsBecomePools(t *testing.T) {
 		})
 	}
 }
+
+// S1-85: a file that is not changed is written as it was read, however it is laid out; its mode and a
+// symbolic link stay.
+func TestFleetsWriteChangesNothingElse(t *testing.T) {
+	dir := t.TempDir()
+	text := "{ \"github_runner_fleets\": {\n\t\"x\": {\"repo_owner\":\"o\",\"enabled\":true} } }"
+	real := write(t, dir, "real.json", text)
+	if err := os.Chmod(real, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "fleets.json")
+	if err := os.Symlink(real, link); err != nil {
+		t.Fatal(err)
+	}
+	f, err := config.ReadFleets(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Unset("x", "nothing"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Write(link); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(real); string(got) != text {
+		t.Errorf("written back:\n%s", got)
+	}
+	if err := f.Set("x", config.KeepRunners, true); err != nil {
+		t.Fatal(err)
+	}
+	if e, _, _ := f.Fleet("x"); !e.KeepRunners {
+		t.Error("not kept")
+	}
+	if err := f.Unset("x", config.KeepRunners); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Write(link); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Error("the link is gone", err)
+	}
+	if info, err := os.Stat(real); err != nil || info.Mode().Perm() != 0o640 {
+		t.Error(info.Mode(), err)
+	}
+	if got, _ := os.ReadFile(real); strings.Contains(string(got), "keep_runners") {
+		t.Errorf("%s", got)
+	}
+}
+
+// A fleet that is disabled and keeps its runners is a pool that makes none.
+func TestFleetKeepsRunners(t *testing.T) {
+	for _, tc := range []struct{ enabled, keep, wantEnabled, wantSuspended bool }{
+		{true, false, true, false}, {true, true, true, false}, {false, false, false, false}, {false, true, true, true},
+	} {
+		p := config.Fleet{RepoOwner: "o", RepoName: "r", Labels: []string{"x"}, MaxRunners: 1, Enabled: tc.enabled, KeepRunners: tc.keep}.Pool("p")
+		if p.Enabled != tc.wantEnabled || p.Suspended != tc.wantSuspended {
+			t.Errorf("%+v: enabled %t, suspended %t", tc, p.Enabled, p.Suspended)
+		}
+	}
+}
+
+// What a run without a control plane reads: every problem at once.
+func TestFleetPools(t *testing.T) {
+	dir := t.TempDir()
+	pools, err := config.FleetPools(write(t, dir, "fleets.json", g1), "process")
+	if err != nil || len(pools) != 1 || pools[0].Provider != "process" || pools[0].Scaling != muster.DefaultScaling() || pools[0].MaxJobCount != 1 {
+		t.Errorf("%+v %v", pools, err)
+	}
+	bad := strings.Replace(strings.Replace(g1, `"min_runners": 0`, `"min_runners": -1, "max_job_count": 3`, 1), "myrepo", "my repo", 1)
+	_, err = config.FleetPools(write(t, dir, "bad.json", bad), "process")
+	for _, want := range []string{"min_runners cannot be negative", "max_job_count is 3", "is not a repository", "bad.json"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nwant %q", err, want)
+		}
+	}
+	if _, err := config.FleetPools(write(t, dir, "worse.json", "{"), "process"); err == nil {
+		t.Error("half a file is read")
+	}
+	if pools, err := config.FleetPools(filepath.Join(dir, "none.json"), "process"); err != nil || len(pools) != 0 {
+		t.Error(pools, err)
+	}
+}
+
+// S1-18 S1-19 S1-97 S1-99: the token comes from GITHUB_TOKEN, and errors do not repeat it.
+func TestGitHubToken(t *testing.T) {
+	for value, want := range map[string]string{"": "GITHUB_TOKEN is not set", "planted token": "GITHUB_TOKEN does not hold a token", "planted\n": "does not hold a token"} {
+		_, err := config.GitHubToken(func(string) string { return value })
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "planted") {
+			t.Errorf("%q: %v", value, err)
+		}
+	}
+	if token, err := config.GitHubToken(func(string) string { return "ghp_0123456789abcdef" }); err != nil || token.Reveal() != "ghp_0123456789abcdef" {
+		t.Error(err)
+	}
+}
