@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -27,8 +26,9 @@ const defaultWorkspace = "default"
 // before it acts, and a repetition after a crash finds what the first try did.
 type Activities struct {
 	Deps
-	Log  *slog.Logger
-	wake waker
+	Log    *slog.Logger
+	wake   waker
+	ledger ledger
 }
 
 // waker reaches workflows from activities.
@@ -46,7 +46,7 @@ type waker interface {
 // a machine crosses the engine as seldom as can be.
 func (a *Activities) Decide(ctx context.Context, ref PoolRef) (Decided, error) {
 	now := a.Now()
-	snap, err := a.Store.PoolSnapshot(ctx, ref.Workspace, ref.Pool)
+	snap, err := a.snapshot(ctx, ref, now)
 	if muster.CodeOf(err) == muster.CodeNotFound {
 		return Decided{Gone: true}, nil
 	}
@@ -57,7 +57,7 @@ func (a *Activities) Decide(ctx context.Context, ref PoolRef) (Decided, error) {
 		return a.decideKept(ctx, snap.Pool)
 	}
 	refusal := a.refusal(ctx, ref)
-	d := holdOff(muster.Plan(snap, now), refusal, now)
+	d := overflowWhileRefused(holdOff(muster.Plan(snap, now), refusal, now), snap, now)
 	d = a.holdRotation(ctx, snap, d, now)
 	rows, err := a.newRunners(ctx, snap, d, now)
 	if err != nil {
@@ -77,6 +77,9 @@ func (a *Activities) Decide(ctx context.Context, ref PoolRef) (Decided, error) {
 		if err := a.askToDrain(ctx, ref.Workspace, id, d.Rule+": "+d.Reason); err != nil {
 			return Decided{}, err
 		}
+	}
+	if err := a.handOver(ctx, snap, d); err != nil {
+		return Decided{}, err
 	}
 	wait := a.Times.Poll
 	if !d.WakeAt.IsZero() {
@@ -115,9 +118,8 @@ func (a *Activities) startRunners(ctx context.Context, ref PoolRef, snap muster.
 }
 
 // newRunners makes the rows that a decision asks for. Each row for a queued job
-// carries the trace id of the job that it is made for, oldest uncovered first;
-// GitHub may give the runner to another job, and then the row takes over that
-// job's trace id.
+// carries the trace id of the job that it is made for; GitHub may give the runner
+// to another job, and then the row takes over that job's trace id.
 func (a *Activities) newRunners(ctx context.Context, snap muster.Snapshot, d muster.Decision, now time.Time) ([]muster.Runner, error) {
 	traces := a.traces(ctx, snap, d)
 	rows := make([]muster.Runner, 0, d.Create+d.Warm)
@@ -134,6 +136,9 @@ func (a *Activities) newRunners(ctx context.Context, snap muster.Snapshot, d mus
 			State: muster.RunnerProvisioning, Reason: d.Reason,
 			Warm: i >= d.Create, TraceID: newTraceID(), CreatedAt: now,
 		}
+		if i < d.Canary {
+			r.Offering = snap.Pool.Canary.Offering
+		}
 		if i < len(traces) {
 			r.TraceID = traces[i]
 		}
@@ -147,19 +152,13 @@ func (a *Activities) traces(ctx context.Context, snap muster.Snapshot, d muster.
 	if d.Create == 0 {
 		return nil
 	}
-	var queued []muster.PlanJob
+	attempts := map[int64]int{}
 	for _, j := range snap.Jobs {
-		if j.State == muster.JobQueued {
-			queued = append(queued, j)
-		}
+		attempts[j.ID] = max(1, j.Attempt, attempts[j.ID])
 	}
-	slices.SortFunc(queued, func(x, y muster.PlanJob) int {
-		return cmp.Or(x.QueuedAt.Compare(y.QueuedAt), cmp.Compare(x.ID, y.ID))
-	})
-	covered := max(0, len(queued)-d.Metrics.PendingJobs)
 	var out []string
-	for _, j := range queued[covered:min(len(queued), covered+d.Create)] {
-		job, err := a.Store.Job(ctx, snap.Pool.Workspace, muster.JobKey{ID: j.ID, Attempt: max(1, j.Attempt)})
+	for _, id := range d.For {
+		job, err := a.Store.Job(ctx, snap.Pool.Workspace, muster.JobKey{ID: id, Attempt: attempts[id]})
 		if err != nil {
 			break // a trace id is a convenience, never a reason to stop
 		}
@@ -260,14 +259,42 @@ func holdOff(d muster.Decision, r refusal, now time.Time) muster.Decision {
 		return d
 	}
 	d.Reason = fmt.Sprintf("%d wanted, but it failed %d times in a row, last: %s; tried again at %s", d.Create+d.Warm, r.Count, r.Text, until.UTC().Format(time.TimeOnly))
-	d.Action, d.Rule = muster.Maintain, "provider_refusing"
+	d.Action, d.Rule = muster.Maintain, ruleProviderRefusing
 	d.Target = d.Current
-	d.Create, d.Warm = 0, 0
+	d.Create, d.Warm, d.Canary, d.For = 0, 0, 0, nil
 	if d.WakeAt.IsZero() || until.Before(d.WakeAt) {
 		d.WakeAt = until
 	}
 	return d
 }
+
+// overflowWhileRefused hands jobs to the overflow pool that have waited long
+// enough for a provider that refuses: whatever the pool's limits say, it does not
+// serve them (4-52).
+func overflowWhileRefused(d muster.Decision, s muster.Snapshot, now time.Time) muster.Decision {
+	over := s.Pool.Overflow
+	if d.Rule != ruleProviderRefusing || over.Pool == "" {
+		return d
+	}
+	given := map[int64]bool{}
+	for _, id := range d.Overflow {
+		given[id] = true
+	}
+	for _, j := range s.Jobs {
+		if j.State != muster.JobQueued || !j.Overflows || given[j.ID] {
+			continue
+		}
+		if due := j.QueuedAt.Add(over.After); !now.Before(due) {
+			d.Overflow = append(d.Overflow, j.ID)
+		} else if d.WakeAt.IsZero() || due.Before(d.WakeAt) {
+			d.WakeAt = due
+		}
+	}
+	return d
+}
+
+// ruleProviderRefusing is the rule of a decision that waits for its provider.
+const ruleProviderRefusing = "provider_refusing"
 
 // Launch asks the provider for the runner's machine. Whatever goes wrong for good
 // is written to the row; only what may pass is returned as an error.

@@ -89,6 +89,15 @@ func (c *Client) connect(ctx context.Context, t muster.BootToken) (muster.Runner
 	})
 }
 
+// generate makes a registration in the way of the pool: by its labels, or by its
+// scale set, whose runners no other job can take.
+func generate(ctx context.Context, gh GitHub, p muster.Pool, name string) (muster.JIT, error) {
+	if p.ScaleSet != "" {
+		return gh.GenerateScaleSetJIT(ctx, p.Scope, p.ScaleSet, name)
+	}
+	return gh.GenerateJIT(ctx, p.Scope, name, p.RunnerGroup, p.RunnerLabels)
+}
+
 // maxNames is how many names are tried for one registration.
 const maxNames = 5
 
@@ -105,7 +114,7 @@ func (c *Client) register(ctx context.Context, gh GitHub, pool muster.Pool, r *m
 		if err := c.noteTry(ctx, r, name); err != nil {
 			return muster.JIT{}, err
 		}
-		jit, err := gh.GenerateJIT(ctx, pool.Scope, name, pool.RunnerGroup, pool.RunnerLabels)
+		jit, err := generate(ctx, gh, pool, name)
 		switch muster.CodeOf(err) {
 		case "":
 			return jit, c.noteRegistration(ctx, gh, pool, r, jit)

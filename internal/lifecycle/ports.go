@@ -16,6 +16,8 @@ type Store interface {
 
 	ApplyJobEvent(ctx context.Context, workspace string, e muster.JobEvent, route func(muster.Job) string) (muster.Applied, error)
 	Job(ctx context.Context, workspace string, key muster.JobKey) (muster.Job, error)
+	// MoveJobs hands those of the jobs that still wait in one pool to another.
+	MoveJobs(ctx context.Context, workspace, from, to string, ids []int64) (moved int, err error)
 
 	Pool(ctx context.Context, workspace, name string) (muster.Pool, error)
 	Pools(ctx context.Context, workspace string) ([]muster.Pool, error)
@@ -26,6 +28,8 @@ type Store interface {
 
 	Runner(ctx context.Context, workspace string, id muster.RunnerID) (muster.Runner, error)
 	RunnerByName(ctx context.Context, workspace, name string) (muster.Runner, error)
+	// NewestRunners returns a pool's newest runners, destroyed ones included.
+	NewestRunners(ctx context.Context, workspace, pool string, limit int) ([]muster.Runner, error)
 	LiveRunners(ctx context.Context) ([]muster.Runner, error)
 	UpdateRunner(ctx context.Context, workspace string, id muster.RunnerID, at time.Time, note string, change func(*muster.Runner) error) (muster.Runner, error)
 	AppendRunnerLog(ctx context.Context, workspace string, id muster.RunnerID, offset int64, data []byte) error
@@ -35,6 +39,8 @@ type Store interface {
 	PutSession(ctx context.Context, workspace string, id muster.RunnerID, tokenHash []byte) error
 	RunnerBySession(ctx context.Context, tokenHash []byte) (muster.Runner, error)
 
+	// SpentSince is what a project's jobs and wastes cost since a time.
+	SpentSince(ctx context.Context, workspace, project string, since time.Time) (microUSD int64, err error)
 	WriteReceipt(ctx context.Context, r muster.Receipt) (fresh bool, err error)
 	WriteWaste(ctx context.Context, w muster.Waste) (fresh bool, err error)
 	RecordFinding(ctx context.Context, f muster.Finding) error
@@ -49,6 +55,9 @@ type Store interface {
 // muster.Code: exists, busy, not_found, forbidden, unavailable with RetryAfter.
 type GitHub interface {
 	GenerateJIT(ctx context.Context, scope muster.Scope, name string, group int64, labels muster.Labels) (muster.JIT, error)
+	// GenerateScaleSetJIT registers a runner with a scale set, which has its labels
+	// and its group.
+	GenerateScaleSetJIT(ctx context.Context, scope muster.Scope, set, name string) (muster.JIT, error)
 	RemoveRunner(ctx context.Context, scope muster.Scope, id int64) error
 	Runner(ctx context.Context, scope muster.Scope, id int64) (muster.RemoteRunner, error)
 	RunnerByName(ctx context.Context, scope muster.Scope, name string) (muster.RemoteRunner, error)
@@ -149,7 +158,12 @@ type Deps struct {
 	// TrackUnmatched stores jobs that no pool wants (C25).
 	TrackUnmatched bool
 	// Alarms is told the deadlines of kept machines; nil for none.
-	Alarms   Alarms
-	Observer Observer
-	Now      func() time.Time
+	Alarms Alarms
+	// Budgets are the cost budgets of projects.
+	Budgets []muster.CostBudget
+	// DemandKnown says whether a pool's queue is known at a time; nil means always.
+	// A pool that only polling tells of has no data while polling fails (4-27).
+	DemandKnown func(p muster.Pool, now time.Time) bool
+	Observer    Observer
+	Now         func() time.Time
 }

@@ -92,9 +92,11 @@ func newWorld() (*world, func(), error) {
 		return nil, nil, err
 	}
 	w := &world{store: db, cloud: fake.NewCloud(), github: newGitHub(), seen: &observer{}, box: box, scripts: map[string]func(context.Context, *agent) string{}, jobs: 1000}
+	full := fake.NewCloud()
+	full.Fail(fake.Fault{Call: fake.Create, Err: provider.ErrCapacity})
 	deps := Deps{
 		Store: db, Tokens: testTokens{boot}, GitHub: map[string]GitHub{"app": w.github},
-		Backends: map[string]Backend{"fake": {Provider: w.cloud.Provider("test"), Name: "fake", ConnectTimeout: 3 * time.Second}},
+		Backends: map[string]Backend{"fake": {Provider: w.cloud.Provider("test"), Name: "fake", ConnectTimeout: 3 * time.Second}, "full": {Provider: full.Provider("test"), Name: "full"}},
 		Book:     usage.Book{}, Observer: w.seen, Now: time.Now, URL: "http://muster.test", Owner: "test",
 		Times: Times{Sweep: time.Hour, SweepGrace: time.Nanosecond, AgentLost: 2 * time.Second, Poll: 2 * time.Second, SealedAfter: 2 * time.Second}.WithDefaults(),
 	}
@@ -107,6 +109,7 @@ func newWorld() (*world, func(), error) {
 	return w, func() {
 		wk.Stop()
 		w.cloud.Close()
+		full.Close()
 		eng.Close()
 		_ = db.Close()
 		_ = os.RemoveAll(dir)
@@ -295,6 +298,7 @@ type gitHub struct {
 	fail    map[string][]error // by method, used up one by one
 	commit  map[string]bool    // a failing GenerateJIT registers all the same
 	removed []string
+	sets    []string                  // the scale sets of registrations
 	jobs    map[int64]muster.JobEvent // what GitHub knows of jobs
 }
 
@@ -330,6 +334,13 @@ func (g *gitHub) GenerateJIT(_ context.Context, _ muster.Scope, name string, _ i
 	g.nextID++
 	g.byName[name] = &muster.RemoteRunner{ID: g.nextID, Name: name, Labels: labels, Ephemeral: true}
 	return muster.JIT{RunnerID: g.nextID, Name: name, Config: "jit-" + muster.Secret(name)}, err
+}
+
+func (g *gitHub) GenerateScaleSetJIT(ctx context.Context, s muster.Scope, set, name string) (muster.JIT, error) {
+	g.mu.Lock()
+	g.sets = append(g.sets, set)
+	g.mu.Unlock()
+	return g.GenerateJIT(ctx, s, name, 0, nil)
 }
 
 func (g *gitHub) RemoveRunner(_ context.Context, _ muster.Scope, id int64) error {

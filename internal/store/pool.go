@@ -59,6 +59,9 @@ func (s *Store) SetPoolOverride(ctx context.Context, workspace, pool string, o m
 		if o.Enabled != nil {
 			over.Enabled = o.Enabled
 		}
+		if o.Suspended != nil {
+			over.Suspended = o.Suspended
+		}
 		if o.MinRunners != nil {
 			over.MinRunners = o.MinRunners
 		}

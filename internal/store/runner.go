@@ -62,6 +62,12 @@ func (s *Store) Runners(ctx context.Context, workspace string, f RunnerFilter) (
 	return s.runners(ctx, "SELECT doc FROM runners"+w.text.String(), w.args...)
 }
 
+// NewestRunners returns the newest runners of a pool, destroyed ones included,
+// newest first.
+func (s *Store) NewestRunners(ctx context.Context, workspace, pool string, limit int) ([]muster.Runner, error) {
+	return s.Runners(ctx, workspace, RunnerFilter{Pool: pool, Limit: limit})
+}
+
 // LiveRunners returns the runners of all workspaces that may still cost
 // something, oldest first. Only the sweep may look across workspaces.
 func (s *Store) LiveRunners(ctx context.Context) ([]muster.Runner, error) {

@@ -96,7 +96,11 @@ func poolOverride(t *testing.T, s *store.Store) {
 	check(false)
 	ok(t, s.SetPoolOverride(ctx, ws, "a", muster.PoolOverride{Enabled: new(true)}))
 	check(true)
-	want(t, "override", must(s.PoolOverride(ctx, ws, "a"))(t), muster.PoolOverride{Enabled: new(true), MinRunners: new(2), MaxRunners: new(4)})
+	ok(t, s.SetPoolOverride(ctx, ws, "a", muster.PoolOverride{Suspended: new(true)})) // S4-17
+	check(true)
+	want(t, "suspended", must(s.Pool(ctx, ws, "a"))(t).Suspended, true)
+	want(t, "override", must(s.PoolOverride(ctx, ws, "a"))(t), muster.PoolOverride{Enabled: new(true), Suspended: new(true), MinRunners: new(2), MaxRunners: new(4)})
+	ok(t, s.SetPoolOverride(ctx, ws, "a", muster.PoolOverride{Suspended: new(false)}))
 	want(t, "no override", must(s.PoolOverride(ctx, ws, "b"))(t), muster.PoolOverride{})
 
 	wantCode(t, s.SetPoolOverride(ctx, ws, "a", muster.PoolOverride{MinRunners: new(5)}), muster.CodeInvalid)
