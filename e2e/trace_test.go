@@ -19,7 +19,7 @@ func TestOneTraceFollowsAJob(t *testing.T) {
 	t.Parallel()
 	s := stand(t, Options{Sim: githubsim.Config{Seed: 32}, Settings: "log: {level: debug, format: json}\n" + quick})
 	s.Serve(t)
-	s.Inject(t, 4, 300*time.Millisecond)
+	s.Inject(t, 4, 2*time.Second) // long enough for in_progress not to be overtaken by completed
 	s.AwaitJobs(t, 4, time.Minute)
 	truth, receipts := s.calm(t, 30*time.Second)
 	once(t, truth, receipts, "success")
