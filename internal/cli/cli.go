@@ -44,11 +44,13 @@ func OSEnv(version string) Env {
 	return e
 }
 
-// Programs are the commands whose bodies live elsewhere. Both return when ctx
+// Programs are the commands whose bodies live elsewhere. They return when ctx
 // ends or when they cannot go on.
 type Programs struct {
 	// Serve runs the control plane.
 	Serve func(ctx context.Context, cfg config.Config) error
+	// Fleet drives a fleets file without a control plane.
+	Fleet func(ctx context.Context, run config.FleetRun) error
 	// Check reports what is wrong with a configuration beyond what config.Load
 	// sees. May be nil.
 	Check func(cfg config.Config) error
@@ -149,7 +151,7 @@ Commands talk to the control plane at --server (MUSTER_SERVER). Start one with
 		}
 	}
 	add("run", a.initCommand(), a.configCommand(), a.serveCommand(), a.demoCommand(), a.simCommand())
-	add("look", a.statusCommand(), a.poolCommand(), a.runnerCommand(), a.jobCommand(), a.deliveryCommand(), a.usageCommand(), a.installationCommand())
+	add("look", a.statusCommand(), a.poolCommand(), a.runnerCommand(), a.jobCommand(), a.runCommand(), a.deliveryCommand(), a.senseCommand(), a.usageCommand(), a.budgetCommand(), a.installationCommand())
 	root.AddCommand(a.fleetCommand(), a.versionCommand())
 	return root
 }

@@ -18,6 +18,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	v1 "github.com/muster-ci/muster/gen/muster/v1"
@@ -35,11 +36,11 @@ func TestMain(m *testing.M) {
 // What every command prints for people and for programs.
 func TestOutput(t *testing.T) {
 	for _, args := range []string{
-		"status", "pool list", "pool show linux", "pool decisions linux", "pool scale linux --min 1 --max 8", "pool disable linux", "pool enable linux",
+		"status", "pool list", "pool show linux", "pool decisions linux", "pool scale linux --min 1 --max 8", "pool disable linux", "pool enable linux", "pool suspend linux", "pool resume linux", "pool replay linux --at 11:58", "pool dry-run linux --set max_runners=20 --set job_wait=30s --last 24h",
 		"runner list", "runner show r-busy", "runner show r-busy --check", "runner show linux-late", "runner show linux-late --check", "runner log r-busy", "runner drain r-busy --reason maintenance", "runner drain r-late",
 		"job list", "job show 101/2", "job why 104", "job why 102", "job log 101",
 		"delivery list", "delivery show guid-1", "delivery show guid-1 --body", "delivery redispatch guid-1",
-		"usage summary", "usage receipts", "usage waste", "usage metrics", "installation list", "version",
+		"usage summary", "usage receipts", "usage waste", "usage metrics", "usage latency --by workflow", "usage budgets", "budget", "sense report --since 7d", "run show 7", "installation list", "version",
 	} {
 		t.Run(args, func(t *testing.T) {
 			name := strings.NewReplacer(" ", "_", "/", "", ":", "", "-", "", ".", "").Replace(args)
@@ -78,14 +79,51 @@ func TestJobByAddress(t *testing.T) {
 	}
 }
 
+// The address of a run asks about all of its jobs that wait.
+func TestWhyOfARun(t *testing.T) {
+	p := newPlane(t)
+	other := proto.CloneOf(p.jobs[0])
+	other.Id, other.Name, other.State = 103, "lint", "waiting"
+	p.jobs = append(p.jobs[:1:1], append([]*v1.Job{other}, p.jobs[1:]...)...)
+	other.RunId = 8
+	r := p.muster(t, "job", "why", "https://github.com/octo/app/actions/runs/8")
+	first, second := strings.Index(r.out, "job 103 (ci / lint of octo/app) is waiting"), strings.Index(r.out, "job 104 (ci / test of octo/app) is queued")
+	if r.code != 0 || first < 0 || second < first {
+		t.Errorf("%d %s%s", r.code, r.out, r.errOut)
+	}
+	if r := p.muster(t, "job", "why", "https://github.com/octo/app/actions/runs/7"); r.code != 0 || r.out != "none of the 2 jobs of run 7 waits; muster run show 7 shows them\n" {
+		t.Errorf("%d %s%s", r.code, r.out, r.errOut)
+	}
+	if r := p.muster(t, "job", "why", "https://github.com/octo/app/actions/runs/9"); r.code != 1 || !strings.Contains(r.errOut, "there is no job of run 9 here") {
+		t.Errorf("%d %s%s", r.code, r.out, r.errOut)
+	}
+}
+
+func TestInspectionMistakes(t *testing.T) {
+	p := newPlane(t)
+	for args, want := range map[string]string{
+		"pool dry-run linux":                         "nothing to try; give --set KEY=VALUE",
+		"pool dry-run linux --set max":               "max must be formatted as key=value",
+		"pool replay linux --at yesterday":           `--at "yesterday" is not a time`,
+		"sense report --grace 0s":                    "--grace must be positive",
+		"run show seven":                             `"seven" is not a run; give its id or the address`,
+		"run show https://github.com/octo":           "not a run",
+		"job why https://github.com/octo/app/pull/1": "is not the address of a job or of a workflow run",
+	} {
+		if r := p.muster(t, strings.Fields(args)...); r.code != 2 || !strings.Contains(r.errOut, want) {
+			t.Errorf("%s: status %d: %s%s", args, r.code, r.out, r.errOut)
+		}
+	}
+}
+
 func TestCommandsReachThePlane(t *testing.T) {
 	p := newPlane(t)
-	for _, args := range []string{"pool scale linux --max 8", "pool disable linux", "runner drain r-busy --reason x", "runner list --pool linux --state active,draining --all", "delivery redispatch guid-1", "usage summary --by day --since 7d", "job list --since 2026-11-19"} {
+	for _, args := range []string{"pool scale linux --max 8", "pool disable linux", "pool suspend linux", "pool replay linux --at 11:58", "pool replay linux --json", "pool dry-run linux --set max=20 --last 7d", "sense report --grace 2m", "runner drain r-busy --reason x", "runner list --pool linux --state active,draining --all", "delivery redispatch guid-1", "usage summary --by day --since 7d", "job list --since 2026-11-19"} {
 		if r := p.muster(t, strings.Fields(args)...); r.code != 0 {
 			t.Fatalf("%s: %s", args, r.errOut)
 		}
 	}
-	want := []string{"set linux max=8", "set linux enabled=false", `drain r-busy "x"`, "runners pool=linux states=[active draining] all=true", "redispatch guid-1", "summary by=day since=2026-11-13", "jobs since 2026-11-19T00:00:00Z"}
+	want := []string{"set linux max=8", "set linux enabled=false", "set linux suspended=true", "replay linux at=2026-11-20T11:58:00Z snapshot=false", "replay linux at=1970-01-01T00:00:00Z snapshot=true", "dry-run linux set=map[max:20] since=2026-11-13T12:00:00Z", "senses since=2026-11-13 grace=2m0s", `drain r-busy "x"`, "runners pool=linux states=[active draining] all=true", "redispatch guid-1", "summary by=day since=2026-11-13", "jobs since 2026-11-19T00:00:00Z"}
 	if d := cmp.Diff(want, p.asked); d != "" {
 		t.Error(d)
 	}
@@ -152,7 +190,7 @@ func TestErrors(t *testing.T) {
 		{"job why nope", 2, `"nope" is not a job; give its id or the address of its page on GitHub`},
 		{"job why 1/x", 2, "write ID/ATTEMPT"},
 		{"job why https://github.com/octo/app/pull/1", 2, "is not the address of a job or of a workflow run"},
-		{"job why https://github.com/octo/app/actions/runs/7", 2, "run 7 has several jobs; name one of 102 (build), 101 (build)"},
+		{"job show https://github.com/octo/app/actions/runs/7", 2, "run 7 has several jobs; name one of 102 (build), 101 (build)"},
 		{"job why https://github.com/octo/app/actions/runs/9", 1, "there is no job of run 9 here"},
 		{"job list --since yesterday", 2, "write 24h, 30d, 2006-01-02 or"},
 		{"pool list --server " + closed.URL, 1, "no control plane answers at " + closed.URL + ": start it with muster serve, or name another with --server"},

@@ -39,6 +39,8 @@ type client struct {
 	usage         musterv1connect.UsageServiceClient
 	installations musterv1connect.InstallationServiceClient
 	system        musterv1connect.SystemServiceClient
+	runs          musterv1connect.RunServiceClient
+	senses        musterv1connect.SenseServiceClient
 }
 
 // address is the control plane that is meant.
@@ -85,6 +87,8 @@ func (a *app) dial() (*client, error) {
 		usage:         musterv1connect.NewUsageServiceClient(hc, base, opt),
 		installations: musterv1connect.NewInstallationServiceClient(hc, base, opt),
 		system:        musterv1connect.NewSystemServiceClient(hc, base, opt),
+		runs:          musterv1connect.NewRunServiceClient(hc, base, opt),
+		senses:        musterv1connect.NewSenseServiceClient(hc, base, opt),
 	}, nil
 }
 

@@ -19,6 +19,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "github.com/muster-ci/muster/gen/muster/v1"
@@ -86,6 +87,8 @@ func newPlane(t *testing.T) *plane {
 	mux.Handle(musterv1connect.NewUsageServiceHandler(usageService{p: p}))
 	mux.Handle(musterv1connect.NewInstallationServiceHandler(installationService{p: p}))
 	mux.Handle(musterv1connect.NewSystemServiceHandler(systemService{p: p}))
+	mux.Handle(musterv1connect.NewRunServiceHandler(runService{p: p}))
+	mux.Handle(musterv1connect.NewSenseServiceHandler(senseService{p: p}))
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.mu.Lock()
 		p.tokens = append(p.tokens, r.Header.Get("Authorization"))
@@ -141,8 +144,68 @@ func (s poolService) SetPool(_ context.Context, req *v1.SetPoolRequest) (*v1.Set
 		s.p.pool.Scaling.MaxRunners = *req.MaxRunners
 		what = append(what, fmt.Sprint("max=", *req.MaxRunners))
 	}
+	if req.Suspended != nil {
+		s.p.pool.Suspended = *req.Suspended
+		what = append(what, fmt.Sprint("suspended=", *req.Suspended))
+	}
 	s.p.ask("set %s %s", req.Name, strings.Join(what, " "))
 	return &v1.SetPoolResponse{Pool: s.p.pool}, nil
+}
+
+func (s poolService) ReplayDecision(_ context.Context, req *v1.ReplayDecisionRequest) (*v1.ReplayDecisionResponse, error) {
+	if req.Pool != s.p.pool.Name {
+		return nil, notFound("pool", req.Pool)
+	}
+	s.p.ask("replay %s at=%s snapshot=%v", req.Pool, req.At.AsTime().Format(time.RFC3339), req.Snapshot)
+	again := &v1.Decision{Pool: "linux", At: s.p.pool.Status.LastDecision.At, Action: "scale_up", CurrentRunnerCount: 2, TargetRunnerCount: 3, Create: 1, Rule: "formula", Reason: "2 pending jobs at 1 per runner"}
+	resp := &v1.ReplayDecisionResponse{Recorded: s.p.pool.Status.LastDecision, Recomputed: again, Differences: []string{`action was "maintain" and is "scale_up" now`, "create was 0 and is 1 now"}, Pool: s.p.pool, LastScaling: ago(time.Hour), DemandUnknown: true}
+	if req.Snapshot {
+		resp.Snapshot, _ = structpb.NewStruct(map[string]any{"jobs": []any{map[string]any{"id": 51204880123, "state": "queued"}}})
+	}
+	return resp, nil
+}
+func (s poolService) DryRun(_ context.Context, req *v1.DryRunRequest) (*v1.DryRunResponse, error) {
+	if req.Pool != s.p.pool.Name {
+		return nil, notFound("pool", req.Pool)
+	}
+	s.p.ask("dry-run %s set=%v since=%s", req.Pool, req.Set, req.Since.AsTime().Format(time.RFC3339))
+	result := func(jobs, runners int32, p50, p95 time.Duration, hours float64, cost int64) *v1.DryRunResult {
+		return &v1.DryRunResult{Jobs: jobs, Unserved: 240 - jobs, Runners: runners, Peak: runners / 20, Wasted: 3, WaitP50: durationpb.New(p50), WaitP95: durationpb.New(p95), WaitMax: durationpb.New(2 * p95), RunnerTime: durationpb.New(time.Duration(hours * float64(time.Hour))), CostMicroUsd: cost}
+	}
+	return &v1.DryRunResponse{
+		Measured: result(238, 251, 41*time.Second, 19*time.Minute, 31.2, 14_976_000), Before: result(240, 240, 38*time.Second, 18*time.Minute+30*time.Second, 30.4, 14_592_000), After: result(240, 240, 31*time.Second, 52*time.Second, 30.4, 14_592_000),
+		Assumptions: []string{"240 jobs as queued from 2026-11-19 12:00Z to 2026-11-20 12:00Z, each running as long as it did", "the pool starts empty"}, Since: req.Since, Until: req.Until,
+	}, nil
+}
+
+type runService struct {
+	musterv1connect.UnimplementedRunServiceHandler
+	p *plane
+}
+
+func (s runService) GetRun(_ context.Context, req *v1.GetRunRequest) (*v1.GetRunResponse, error) {
+	if req.Id != 7 {
+		return nil, notFound("run", req.Id)
+	}
+	return &v1.GetRunResponse{
+		Run:  &v1.Run{Id: 7, Repository: "octo/app", Workflow: "ci", HeadBranch: "main", HeadSha: "abc", Trigger: "push", Attempts: 2, State: "completed", Conclusion: "failure", CreatedAt: ago(time.Hour), StartedAt: ago(59 * time.Minute), CompletedAt: ago(50 * time.Minute), CostMicroUsd: 8000},
+		Jobs: []*v1.RunJob{{Job: s.p.jobs[1], Runner: s.p.runners[0]}, {Job: s.p.jobs[2], Receipt: &v1.Receipt{JobId: 101, Attempt: 2, Billed: durationpb.New(time.Minute), CostMicroUsd: 8000}}},
+	}, nil
+}
+
+type senseService struct {
+	musterv1connect.UnimplementedSenseServiceHandler
+	p *plane
+}
+
+func (s senseService) GetSenseReport(_ context.Context, req *v1.GetSenseReportRequest) (*v1.GetSenseReportResponse, error) {
+	s.p.ask("senses since=%s grace=%s", req.Since.AsTime().Format(time.DateOnly), req.Grace.AsDuration())
+	monday := timestamppb.New(time.Date(2026, 11, 16, 0, 0, 0, 0, time.UTC))
+	return &v1.GetSenseReportResponse{Grace: req.Grace, Weeks: []*v1.SenseWeek{
+		{Week: monday, Sense: "webhook", Jobs: 1000, First: 940, Missed: 61, Events: 3000, Lost: 66, LossRate: .022, Repaired: 64, RepairP50: durationpb.New(131 * time.Second), RepairP95: durationpb.New(290 * time.Second)},
+		{Week: monday, Sense: "redelivery", Jobs: 61, First: 60, Missed: 2, Events: 66, Lost: 2, LossRate: 2. / 66},
+		{Week: monday, Sense: "poll"},
+	}}, nil
 }
 
 type runnerService struct {
@@ -297,6 +360,24 @@ func (s usageService) GetRunnerMetrics(context.Context, *v1.GetRunnerMetricsRequ
 	return &v1.GetRunnerMetricsResponse{Pools: []*v1.RunnerMetrics{m}, Total: m}, nil
 }
 
+func (s usageService) GetLatency(_ context.Context, req *v1.GetLatencyRequest) (*v1.GetLatencyResponse, error) {
+	s.p.ask("latency by=%s", req.By)
+	spread := func(n int32, p50, p90, most time.Duration) *v1.Spread {
+		return &v1.Spread{Count: n, P50: durationpb.New(p50), P90: durationpb.New(p90), Max: durationpb.New(most)}
+	}
+	row := func(key string) *v1.LatencyRow {
+		return &v1.LatencyRow{Key: key, Jobs: 40, Succeeded: 30, Failed: 6, Cancelled: 4, NeverRan: 2, FailureRate: 1. / 6, Queue: spread(40, 9*time.Second, time.Minute, 20*time.Minute), Boot: spread(0, 0, 0, 0), Run: spread(40, 4*time.Minute, 9*time.Minute, time.Hour)}
+	}
+	return &v1.GetLatencyResponse{By: req.By, Rows: []*v1.LatencyRow{row("octo/app / ci"), row("octo/ml / train")}, Total: row(""),
+		Failures: []*v1.FailureRow{{Repository: "octo/app", Workflow: "ci", Job: "test", Runs: 20, Failed: 5, Retried: 2, Conclusions: map[string]int32{"failure": 4, "timed_out": 1}, Lost: durationpb.New(31 * time.Minute), CostMicroUsd: 248000, LastJobId: 101, LastAttempt: 2, LastAt: ago(time.Hour)}},
+		Waste:    []*v1.WasteReason{{Reason: "no job within 2m0s", Runners: 7, CostMicroUsd: 112000}}}, nil
+}
+func (s usageService) ListCostBudgets(context.Context, *v1.ListCostBudgetsRequest) (*v1.ListCostBudgetsResponse, error) {
+	return &v1.ListCostBudgetsResponse{Month: timestamppb.New(time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)), Budgets: []*v1.CostBudget{
+		{Project: "web", MonthMicroUsd: 500_000_000, SpentMicroUsd: 431_220_000, State: "warned", WarnPercent: 80, LowerPercent: 95, StopPercent: 110, Pools: []string{"linux", "gpu"}},
+		{Project: "ml", MonthMicroUsd: 90_000_000, State: "fine", StopPercent: 100}}}, nil
+}
+
 type installationService struct {
 	musterv1connect.UnimplementedInstallationServiceHandler
 	p *plane
@@ -313,7 +394,11 @@ type systemService struct {
 
 func (s systemService) GetOverview(context.Context, *v1.GetOverviewRequest) (*v1.GetOverviewResponse, error) {
 	return &v1.GetOverviewResponse{Problems: []string{"App main: permission checks: write is needed for [checks], and nothing is granted; grant it"}, Version: "v1.2.3", Workspace: "default", StartedAt: ago(50 * time.Hour), Now: timestamppb.New(now), Jobs: map[string]int32{"queued": 2, "completed": 40, "in_progress": 1}, Runners: map[string]int32{"active": 1},
-		Promises: &v1.Promises{BusyKilled: 1, Since: ago(30 * 24 * time.Hour)}, Budgets: []*v1.Budget{{App: "main", Account: "octo", Limit: 5000, Remaining: 4321, ResetAt: timestamppb.New(now.Add(10 * time.Minute))}}}, nil
+		Promises: &v1.Promises{BusyKilled: 1, Since: ago(30 * 24 * time.Hour)}, Budgets: []*v1.Budget{
+			{App: "main", Account: "octo", Limit: 5000, Remaining: 4321, ResetAt: timestamppb.New(now.Add(10 * time.Minute)), PerMinute: 12.34, PollStretch: 1, PointsThisMinute: 31, Registrations: 40, RegistrationLimit: 1500,
+				Lanes: []*v1.BudgetLane{{Lane: "critical", Calls: 410}, {Lane: "normal", Calls: 200, Unchanged: 80}, {Lane: "background", Calls: 900, Unchanged: 700, Parked: 12, Waiting: 2}}},
+			{App: "main", Account: "octo-labs", Limit: 5000, Remaining: 400, ResetAt: timestamppb.New(now.Add(40 * time.Minute)), PerMinute: 33, Forecast: timestamppb.New(now.Add(12 * time.Minute))},
+			{App: "ghe", Account: "token", PollStretch: 5, PausedUntil: timestamppb.New(now.Add(time.Minute))}}}, nil
 }
 func (s systemService) Watch(ctx context.Context, _ *v1.WatchRequest, stream *connect.ServerStream[v1.WatchResponse]) error {
 	for i, c := range append([]*v1.WatchResponse{{}}, s.p.changes...) {

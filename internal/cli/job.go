@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -101,12 +102,41 @@ func (a *app) job(ctx context.Context, api *client, arg string) (*v1.JobRef, err
 		}
 		return ref, nil
 	}
+	run, job, err := addressed(arg)
+	switch {
+	case err != nil:
+		return nil, err
+	case job != 0:
+		return &v1.JobRef{Id: job}, nil
+	}
+	resp, err := api.jobs.ListJobs(ctx, &v1.ListJobsRequest{RunId: run})
+	switch {
+	case err != nil:
+		return nil, err
+	case len(resp.Jobs) == 0:
+		return nil, unknownRun(run)
+	case len(resp.Jobs) > 1:
+		var ids []string
+		for _, j := range resp.Jobs {
+			ids = append(ids, fmt.Sprintf("%d (%s)", j.Id, j.Name))
+		}
+		return nil, usagef("run %d has several jobs; name one of %s", run, strings.Join(ids, ", "))
+	}
+	return &v1.JobRef{Id: resp.Jobs[0].Id, Attempt: resp.Jobs[0].Attempt}, nil
+}
+
+func unknownRun(run int64) error {
+	return fmt.Errorf("there is no job of run %d here: its labels match no pool, or GitHub has not told of it", run)
+}
+
+// addressed reads the run and the job, 0 if none is named, out of the address of
+// a page on GitHub.
+func addressed(arg string) (run, job int64, err error) {
 	u, err := url.Parse(arg)
 	if err != nil {
-		return nil, usagef("%q is not an address", arg)
+		return 0, 0, usagef("%q is not an address", arg)
 	}
 	// /OWNER/NAME/actions/runs/RUN[/attempts/N][/job/JOB], and GitHub's API: /repos/OWNER/NAME/actions/jobs/JOB
-	var run, job int64
 	parts := strings.Split(strings.Trim(u.Path, "/"), "/")
 	for i := 0; i+1 < len(parts); i++ {
 		n, err := strconv.ParseInt(parts[i+1], 10, 64)
@@ -120,26 +150,10 @@ func (a *app) job(ctx context.Context, api *client, arg string) (*v1.JobRef, err
 			job = n
 		}
 	}
-	switch {
-	case job != 0:
-		return &v1.JobRef{Id: job}, nil
-	case run == 0:
-		return nil, usagef("%s is not the address of a job or of a workflow run", arg)
+	if run == 0 && job == 0 {
+		return 0, 0, usagef("%s is not the address of a job or of a workflow run", arg)
 	}
-	resp, err := api.jobs.ListJobs(ctx, &v1.ListJobsRequest{RunId: run})
-	switch {
-	case err != nil:
-		return nil, err
-	case len(resp.Jobs) == 0:
-		return nil, fmt.Errorf("there is no job of run %d here: its labels match no pool, or GitHub has not told of it", run)
-	case len(resp.Jobs) > 1:
-		var ids []string
-		for _, j := range resp.Jobs {
-			ids = append(ids, fmt.Sprintf("%d (%s)", j.Id, j.Name))
-		}
-		return nil, usagef("run %d has several jobs; name one of %s", run, strings.Join(ids, ", "))
-	}
-	return &v1.JobRef{Id: resp.Jobs[0].Id, Attempt: resp.Jobs[0].Attempt}, nil
+	return run, job, nil
 }
 
 const jobArg = "The job is named by its id, by ID/ATTEMPT, or by the address of its page on GitHub."
@@ -198,9 +212,18 @@ func (a *app) printJob(w io.Writer, resp *v1.GetJobResponse) error {
 }
 
 func (a *app) jobWhy() *cobra.Command {
-	c := &cobra.Command{Use: "why JOB", Short: "Say why a job is still waiting", Long: "Say why a job is still waiting: causes, the most likely first, and what they are based on.\n\n" + jobArg,
-		Example: "  muster job why 48211905223\n  muster job why https://github.com/octo/app/actions/runs/17/job/48211905223", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeJobs}
+	c := &cobra.Command{Use: "why JOB", Short: "Say why a job is still waiting", Long: "Say why a job is still waiting: causes, the most likely first, and what they are based on.\n\n" + jobArg + "\nThe address of a run asks about all of its jobs that wait.",
+		Example: "  muster job why 48211905223\n  muster job why https://github.com/octo/app/actions/runs/17/job/48211905223\n  muster job why https://github.com/octo/app/actions/runs/17", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeJobs}
 	return a.remote(c, func(cmd *cobra.Command, args []string, api *client) error {
+		if strings.Contains(args[0], "://") {
+			run, job, err := addressed(args[0])
+			if err != nil {
+				return err
+			}
+			if job == 0 {
+				return a.runWhy(cmd.Context(), api, run)
+			}
+		}
 		ref, err := a.job(cmd.Context(), api, args[0])
 		if err != nil {
 			return err
@@ -211,6 +234,42 @@ func (a *app) jobWhy() *cobra.Command {
 		}
 		return a.show(resp, func(w io.Writer) error { return a.printWhy(w, resp) })
 	})
+}
+
+// runWhy explains every job of a run that waits; of a run whose only job does not
+// wait, it says so. With --json, one object per job.
+func (a *app) runWhy(ctx context.Context, api *client, run int64) error {
+	resp, err := api.jobs.ListJobs(ctx, &v1.ListJobsRequest{RunId: run, PageSize: 500})
+	if err != nil {
+		return err
+	}
+	if len(resp.Jobs) == 0 {
+		return unknownRun(run)
+	}
+	var waiting []*v1.Job
+	for _, j := range resp.Jobs {
+		if j.State == "queued" || j.State == "waiting" || len(resp.Jobs) == 1 {
+			waiting = append(waiting, j)
+		}
+	}
+	slices.Reverse(waiting) // the first queued first
+	if len(waiting) == 0 && !a.json {
+		_, err := fmt.Fprintf(a.Stdout, "none of the %s of run %d waits; muster run show %d shows them\n", plural(len(resp.Jobs), "job"), run, run)
+		return err
+	}
+	for i, j := range waiting {
+		why, err := api.jobs.ExplainJob(ctx, &v1.ExplainJobRequest{Job: &v1.JobRef{Id: j.Id, Attempt: j.Attempt}})
+		if err != nil {
+			return err
+		}
+		if i > 0 && !a.json {
+			fmt.Fprintln(a.Stdout)
+		}
+		if err := a.show(why, func(w io.Writer) error { return a.printWhy(w, why) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *app) printWhy(w io.Writer, resp *v1.ExplainJobResponse) error {

@@ -12,7 +12,7 @@ import (
 
 func (a *app) poolCommand() *cobra.Command {
 	return group("pool", "Pools: which jobs are served, on what, within which limits",
-		a.poolList(), a.poolShow(), a.poolDecisions(), a.poolScale(), a.poolEnable(true), a.poolEnable(false))
+		a.poolList(), a.poolShow(), a.poolDecisions(), a.poolReplay(), a.poolDryRun(), a.poolScale(), a.poolEnable(true), a.poolEnable(false), a.poolSuspend(true), a.poolSuspend(false))
 }
 
 func (a *app) poolList() *cobra.Command {
@@ -39,10 +39,13 @@ func (a *app) poolList() *cobra.Command {
 }
 
 func enabled(p *v1.Pool) cell {
-	if p.Enabled {
-		return state("enabled")
+	switch {
+	case !p.Enabled:
+		return state("disabled")
+	case p.Suspended:
+		return state("suspended")
 	}
-	return state("disabled")
+	return state("enabled")
 }
 
 // decisionLine is a decision in a few words.
@@ -74,7 +77,7 @@ func (a *app) printPool(w io.Writer, p *v1.Pool, o *v1.RunnerOffering) error {
 	if o != nil {
 		size = fmt.Sprintf("%s (%s)", o.Name, offering(o))
 	}
-	return a.facts(w,
+	err := a.facts(w,
 		"name", cell{p.Name, bold},
 		"state", enabled(p),
 		"scope", p.Scope,
@@ -93,6 +96,23 @@ func (a *app) printPool(w io.Writer, p *v1.Pool, o *v1.RunnerOffering) error {
 		"runners now", fmt.Sprintf("%d starting, %d idle, %d busy, %d draining", s.GetRunnersStarting(), s.GetRunnersIdle(), s.GetRunnersBusy(), s.GetRunnersDraining()),
 		"last decision", a.decisionLine(s.GetLastDecision()),
 	)
+	if err != nil {
+		return err
+	}
+	return a.notes(w, s.GetNotes())
+}
+
+// notes prints a pool's rules beyond its limits.
+func (a *app) notes(w io.Writer, notes []*v1.Note) error {
+	if len(notes) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w)
+	t := a.table()
+	for _, n := range notes {
+		t.row(cell{strings.ReplaceAll(n.Topic, "_", " "), dim}, n.Text)
+	}
+	return t.print(w, "")
 }
 
 func offering(o *v1.RunnerOffering) string {
@@ -164,6 +184,17 @@ func (a *app) poolEnable(on bool) *cobra.Command {
 	}
 	return a.remote(c, func(cmd *cobra.Command, args []string, api *client) error {
 		return a.setPool(cmd, api, &v1.SetPoolRequest{Name: args[0], Enabled: &on})
+	})
+}
+
+func (a *app) poolSuspend(on bool) *cobra.Command {
+	c := &cobra.Command{Use: "suspend POOL", Short: "Make no new runners; queued jobs wait, running jobs finish, idle runners stay", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools,
+		Long: "Make no new runners until the pool is resumed. Queued jobs wait and are shown as waiting for it, running jobs finish, and idle runners stay\nand may take jobs; \"muster pool disable\" sends those home too."}
+	if !on {
+		c.Use, c.Short, c.Long = "resume POOL", "Let a suspended pool make runners again", ""
+	}
+	return a.remote(c, func(cmd *cobra.Command, args []string, api *client) error {
+		return a.setPool(cmd, api, &v1.SetPoolRequest{Name: args[0], Suspended: &on})
 	})
 }
 

@@ -41,11 +41,86 @@ func (a *app) statusCommand() *cobra.Command {
 				return nil
 			}
 			fmt.Fprintln(w)
-			t := a.table("APP", "ACCOUNT", "GITHUB CALLS LEFT", "OF", "RENEWED")
-			for _, b := range resp.Budgets {
-				t.row(b.App, b.Account, b.Remaining, b.Limit, a.when(b.ResetAt))
+			return a.printBudgets(w, resp.Budgets)
+		})
+	})
+}
+
+// printBudgets is a line per App's account: what is left of GitHub's limit, and
+// whether it lasts.
+func (a *app) printBudgets(w io.Writer, budgets []*v1.Budget) error {
+	t := a.table("APP", "ACCOUNT", "GITHUB CALLS LEFT", "OF", "RENEWED", "A MINUTE", "LASTS", "POLLS")
+	for _, b := range budgets {
+		if b.Limit == 0 {
+			t.row(b.App, b.Account, "no limit named", "", "", fmt.Sprintf("%.1f", b.PerMinute), a.lasts(b), stretch(b))
+			continue
+		}
+		t.row(b.App, b.Account, b.Remaining, b.Limit, a.when(b.ResetAt), fmt.Sprintf("%.1f", b.PerMinute), a.lasts(b), stretch(b))
+	}
+	return t.print(w, "GitHub has not been asked anything yet.")
+}
+
+// lasts says whether what is left of a budget lasts.
+func (a *app) lasts(b *v1.Budget) cell {
+	switch {
+	case b.PausedUntil != nil:
+		return cell{"GitHub wants no calls until " + a.clock(b.PausedUntil), red}
+	case b.Limit > 0 && b.Remaining == 0:
+		return cell{"used up", red}
+	case b.Forecast != nil:
+		return cell{"until " + a.clock(b.Forecast), yellow}
+	}
+	return cell{"yes", green}
+}
+
+// stretch says how polls are spaced out.
+func stretch(b *v1.Budget) cell {
+	switch b.PollStretch {
+	case 0:
+		return cell{"off", yellow}
+	case 1:
+		return cell{"as usual", plain}
+	}
+	return cell{fmt.Sprintf("%d times rarer", b.PollStretch), yellow}
+}
+
+func (a *app) budgetCommand() *cobra.Command {
+	c := &cobra.Command{Use: "budget", Short: "Show what may still be asked of GitHub, and who asks",
+		Long: `Show what may still be asked of GitHub, per App and account: what is left of the hourly limit, the pace of the last ten minutes,
+whether the rest lasts at it until the limit is renewed, and how polls are spaced out for its sake (5 times rarer under 50 %,
+off under 10 %).
+
+Calls stand in three lanes. Critical ones, for which a job or a machine waits, are always made; normal ones (sweeps, operators)
+are parked under 2 % of the limit, background ones (polls, redelivery, reports) under 10 %. What is parked is done later.`}
+	return a.remote(c, func(cmd *cobra.Command, _ []string, api *client) error {
+		resp, err := api.system.GetOverview(cmd.Context(), &v1.GetOverviewRequest{})
+		if err != nil {
+			return err
+		}
+		return a.show(resp, func(w io.Writer) error {
+			if err := a.printBudgets(w, resp.Budgets); err != nil || len(resp.Budgets) == 0 {
+				return err
 			}
-			return t.print(w, "")
+			fmt.Fprintln(w)
+			t := a.table("APP", "ACCOUNT", "LANE", "CALLS", "UNCHANGED", "PARKED", "WAITING")
+			for _, b := range resp.Budgets {
+				for _, l := range b.Lanes {
+					t.row(b.App, b.Account, l.Lane, l.Calls, l.Unchanged, l.Parked, l.Waiting)
+				}
+			}
+			if err := t.print(w, "No calls were made."); err != nil {
+				return err
+			}
+			for _, b := range resp.Budgets {
+				if b.PointsThisMinute > 0 || b.Registrations > 0 {
+					fmt.Fprintf(w, "\n%s %s: %d points in the last minute", b.App, b.Account, b.PointsThisMinute)
+					if b.RegistrationLimit > 0 {
+						fmt.Fprintf(w, ", %d of %d registrations in the last 5 minutes", b.Registrations, b.RegistrationLimit)
+					}
+					fmt.Fprintln(w)
+				}
+			}
+			return nil
 		})
 	})
 }

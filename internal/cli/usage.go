@@ -13,7 +13,7 @@ import (
 )
 
 func (a *app) usageCommand() *cobra.Command {
-	return group("usage", "Usage: what jobs cost, where their time went, what was wasted", a.usageSummary(), a.usageReceipts(), a.usageWaste(), a.usageMetrics())
+	return group("usage", "Usage: what jobs cost, where their time went, what was wasted", a.usageSummary(), a.usageReceipts(), a.usageWaste(), a.usageMetrics(), a.usageLatency(), a.usageBudgets())
 }
 
 // usageFlags adds the filter's flags; the returned function reads them.
@@ -142,6 +142,107 @@ func (a *app) usageMetrics() *cobra.Command {
 				line("all", resp.Total)
 			}
 			return t.print(w, "No job has completed in that time.")
+		})
+	})
+}
+
+func (a *app) usageLatency() *cobra.Command {
+	c := &cobra.Command{Use: "latency", Short: "Show how long jobs wait and run, which jobs fail, and why runners were wasted",
+		Long: `Show how long jobs wait and run, which jobs fail, and why runners were wasted.
+
+Populations are kept apart: jobs that completed without ever running have no waiting and no running time and are counted
+as NEVER RAN only; cancelled jobs ran, and count for neither success nor failure; how runners boot is known of Muster's own
+only. The wait for an approval or for a concurrency limit on GitHub is in no waiting time. Percentiles are by nearest rank:
+each is a time that occurred. RETRIED are failures that a later attempt of the same run turned into a success.`,
+		Example: "  muster usage latency --by workflow --since 30d\n  muster usage latency --by job --repo octo/app"}
+	by := c.Flags().String("by", "workflow", "repository, workflow, job or pool")
+	filter := a.usageFlags(c, "7d", false)
+	return a.remote(c, func(cmd *cobra.Command, _ []string, api *client) error {
+		f, err := filter()
+		if err != nil {
+			return err
+		}
+		resp, err := api.usage.GetLatency(cmd.Context(), &v1.GetLatencyRequest{Filter: f, By: *by})
+		if err != nil {
+			return err
+		}
+		return a.show(resp, func(w io.Writer) error { return a.printLatency(w, resp) })
+	})
+}
+
+func (a *app) printLatency(w io.Writer, resp *v1.GetLatencyResponse) error {
+	t := a.table(strings.ToUpper(resp.By), "JOBS", "OK", "FAILED", "RATE", "CANCELLED", "NEVER RAN", "QUEUE P50", "P90", "MAX", "BOOT P50", "P90", "RUN P50", "P90", "MAX")
+	line := func(name cell, r *v1.LatencyRow) {
+		spread := func(s *v1.Spread, d *durationpb.Duration) string {
+			if s.GetCount() == 0 {
+				return ""
+			}
+			return span(d)
+		}
+		t.row(name, r.Jobs, r.Succeeded, r.Failed, rate(r.FailureRate), r.Cancelled, r.NeverRan, spread(r.Queue, r.Queue.GetP50()), spread(r.Queue, r.Queue.GetP90()), spread(r.Queue, r.Queue.GetMax()),
+			spread(r.Boot, r.Boot.GetP50()), spread(r.Boot, r.Boot.GetP90()), spread(r.Run, r.Run.GetP50()), spread(r.Run, r.Run.GetP90()), spread(r.Run, r.Run.GetMax()))
+	}
+	for _, r := range resp.Rows {
+		line(cell{text: r.Key}, r)
+	}
+	if len(resp.Rows) > 1 {
+		line(cell{"all", bold}, resp.Total)
+	}
+	if err := t.print(w, "No job has completed in that time."); err != nil {
+		return err
+	}
+	if len(resp.Failures) > 0 {
+		fmt.Fprintln(w)
+		t := a.table("FAILED JOB", "FAILED", "OF", "RATE", "RETRIED", "AS", "RUN TIME LOST", "COST", "LAST", "JOB")
+		for _, f := range resp.Failures {
+			t.row(f.Repository+" / "+f.Workflow+" / "+f.Job, f.Failed, f.Runs, rate(float64(f.Failed)/float64(max(1, f.Runs))), f.Retried, counts(f.Conclusions, "failure", "timed_out"),
+				span(f.Lost), money(f.CostMicroUsd), a.when(f.LastAt), jobRef(&v1.JobRef{Id: f.LastJobId, Attempt: f.LastAttempt}))
+		}
+		if err := t.print(w, ""); err != nil {
+			return err
+		}
+	}
+	if len(resp.Waste) > 0 {
+		fmt.Fprintln(w)
+		t := a.table("RUNNERS WITHOUT A JOB", "RUNNERS", "COST")
+		for _, r := range resp.Waste {
+			t.row(r.Reason, r.Runners, money(r.CostMicroUsd))
+		}
+		return t.print(w, "")
+	}
+	return nil
+}
+
+// rate is a share as a percentage.
+func rate(r float64) string { return fmt.Sprintf("%.1f %%", 100*r) }
+
+func (a *app) usageBudgets() *cobra.Command {
+	c := &cobra.Command{Use: "budgets", Short: "Show what projects have spent of what they may this month",
+		Long: `Show what projects have spent of what they may in the present month (UTC): receipts of jobs and the cost of runners that
+never ran one. A project is warned, then lowered (no floor is kept and its jobs let others go first), then stopped (nothing
+new is made), at the shares of the budget that the configuration names under budgets:.`}
+	return a.remote(c, func(cmd *cobra.Command, _ []string, api *client) error {
+		resp, err := api.usage.ListCostBudgets(cmd.Context(), &v1.ListCostBudgetsRequest{})
+		if err != nil {
+			return err
+		}
+		return a.show(resp, func(w io.Writer) error {
+			t := a.table("PROJECT", "STATE", "SPENT", "OF", "USED", "WARNED AT", "LOWERED AT", "STOPPED AT", "POOLS")
+			percent := func(n int32) string {
+				if n == 0 {
+					return ""
+				}
+				return fmt.Sprintf("%d %%", n)
+			}
+			for _, b := range resp.Budgets {
+				used := ""
+				if b.MonthMicroUsd > 0 {
+					used = rate(float64(b.SpentMicroUsd) / float64(b.MonthMicroUsd))
+				}
+				t.row(b.Project, cell{b.State, map[string]style{"fine": green, "warned": yellow, "lowered": yellow, "stopped": red}[b.State]}, money(b.SpentMicroUsd), money(b.MonthMicroUsd), used,
+					percent(b.WarnPercent), percent(b.LowerPercent), percent(b.StopPercent), strings.Join(b.Pools, ", "))
+			}
+			return t.print(w, "No budgets. They are configured under budgets: in muster.yaml.")
 		})
 	})
 }
