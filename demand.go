@@ -3,6 +3,8 @@ package muster
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -38,20 +40,56 @@ type demand struct {
 	ripe        time.Time
 	// impatient is when the order of line changes by time alone; zero for never.
 	impatient time.Time
+	buf       []waiting // of line and held
 	repos     []repoDemand
 	index     map[string]int32 // of repos, by name as written and in lower case
-	rooms     []room
+	quotas    []room
 }
 
-// waiting is one queued job.
+// waiting is one queued job. It is small and without pointers, since there may be
+// very many.
 type waiting struct {
-	at        time.Time
-	id        int64 // 0 for one that is known only by number
-	attempt   int
-	priority  int
+	at        instant // queued at
+	id        int64   // 0 for one that is known only by number
+	priority  int32
+	attempt   int32
 	repo      int32
-	state     JobState
+	state     uint8 // its rank
 	overflows bool
+}
+
+// instant is a time in nanoseconds since 1970, and ever one that is not known.
+type instant int64
+
+const ever instant = math.MinInt64
+
+func instantOf(t time.Time) instant {
+	switch s := t.Unix(); {
+	case t.IsZero() || s <= math.MinInt64/int64(time.Second): // an int64 of nanoseconds ends in 1677 …
+		return ever
+	case s >= math.MaxInt64/int64(time.Second): // … and in 2262
+		return math.MaxInt64
+	}
+	return instant(t.UnixNano())
+}
+
+// add is d later; ever stays ever.
+func (i instant) add(d time.Duration) instant {
+	if i == ever || d <= 0 {
+		return i
+	}
+	if i > math.MaxInt64-instant(d) {
+		return math.MaxInt64
+	}
+	return i + instant(d)
+}
+
+// time is the zero time for ever.
+func (i instant) time() time.Time {
+	if i == ever {
+		return time.Time{}
+	}
+	return time.Unix(0, int64(i)).UTC()
 }
 
 // repoDemand is what a repository has and wants.
@@ -98,61 +136,73 @@ func (s Snapshot) wait(p Pool) (d time.Duration, budget bool) {
 // all others of its repository. A job listed twice counts once, by its latest
 // attempt in its highest state (4-3).
 func (s Snapshot) demand(p Pool, now time.Time) (q demand) {
-	jobs := q.collect(s.Jobs)
+	unnamed := min(max(0, s.Unnamed), mostUnnamed)
+	jobs := q.collect(s.Jobs, unnamed)
 	for i := range q.repos {
 		q.repos[i].load = q.repos[i].running
 	}
-	if n := min(max(0, s.Unnamed), mostUnnamed); n > 0 {
-		repo := q.repo("")
-		jobs = slices.Grow(jobs, n)
-		for range n {
-			jobs = append(jobs, waiting{at: s.UnnamedSince, repo: repo})
+	if unnamed > 0 {
+		nameless := waiting{at: instantOf(s.UnnamedSince), repo: q.repo("")}
+		for range unnamed {
+			jobs = append(jobs, nameless)
 		}
 	}
 	q.queued = len(jobs)
 	q.admit(p.Quotas)
 
+	// Every job ends in line, which grows from the front, or held, from the back.
+	q.buf = make([]waiting, len(jobs))
+	q.line, q.held = q.buf[:0], q.buf[len(jobs):]
 	wait, _ := s.wait(p)
-	ripe := jobs[:0]
+	at := instantOf(now)
+	ripe, first := jobs[:0], instant(math.MaxInt64)
 	for _, j := range jobs {
-		if from := j.at.Add(wait); wait > 0 && !j.at.IsZero() && now.Before(from) {
-			q.held = append(q.held, j)
-			q.ripe = earlier(q.ripe, from)
+		if from := j.at.add(wait); wait > 0 && from > at {
+			q.hold(j)
+			q.ripe = earlier(q.ripe, from.time())
 			continue
 		}
-		if len(ripe) == 0 || j.at.Before(q.oldest) {
-			q.oldest = j.at
-		}
+		first = min(first, j.at)
 		ripe = append(ripe, j)
 	}
+	q.oldest = first.time()
 	q.young = len(q.held)
-	q.lineUp(ripe, now)
+	q.lineUp(ripe, at)
 	q.over = len(q.held) - q.young
 	return q
 }
 
-// collect returns the queued jobs, each once, and counts the running ones.
-func (q *demand) collect(jobs []PlanJob) []waiting {
+// hold puts a job among those that are held.
+func (q *demand) hold(j waiting) {
+	i := len(q.buf) - len(q.held) - 1
+	q.buf[i] = j
+	q.held = q.buf[i:]
+}
+
+// collect returns the queued jobs, each once and with room for some more, and
+// counts the running ones.
+func (q *demand) collect(jobs []PlanJob, more int) []waiting {
 	known := make(map[int64]int32, len(jobs))
-	all := make([]waiting, 0, len(jobs))
+	all := make([]waiting, 0, len(jobs)+more)
 	for _, j := range jobs {
-		if j.State.Rank() == 0 {
+		if j.State.Rank() == 0 { // unknown
 			continue
 		}
-		w := waiting{at: j.QueuedAt, id: j.ID, attempt: max(1, j.Attempt), priority: j.Priority, repo: q.repo(j.Repository), state: j.State, overflows: j.Overflows}
+		w := waiting{
+			at: instantOf(j.QueuedAt), id: j.ID, attempt: int32(max(1, j.Attempt)), repo: q.repo(j.Repository), state: uint8(j.State.Rank()),
+			priority: int32(min(max(j.Priority, math.MinInt32), math.MaxInt32)), overflows: j.Overflows,
+		}
 		i, twice := known[j.ID]
 		if !twice {
 			known[j.ID] = int32(len(all))
 			all = append(all, w)
 			continue
 		}
-		switch c := cmp.Or(cmp.Compare(w.attempt, all[i].attempt), cmp.Compare(w.state.Rank(), all[i].state.Rank())); {
+		switch c := cmp.Or(cmp.Compare(w.attempt, all[i].attempt), cmp.Compare(w.state, all[i].state)); {
 		case c > 0:
 			all[i] = w
 		case c == 0: // the same again: whatever the order in which they are listed
-			if w.at.Before(all[i].at) {
-				all[i].at = w.at
-			}
+			all[i].at = min(w.at, all[i].at)
 			if q.repos[w.repo].name < q.repos[all[i].repo].name {
 				all[i].repo = w.repo
 			}
@@ -162,10 +212,10 @@ func (q *demand) collect(jobs []PlanJob) []waiting {
 	}
 	queued := all[:0]
 	for _, w := range all {
-		switch w.state {
-		case JobQueued:
+		switch int(w.state) {
+		case JobQueued.Rank():
 			queued = append(queued, w)
-		case JobInProgress:
+		case JobInProgress.Rank():
 			q.running++
 			q.repos[w.repo].running++
 		}
@@ -203,13 +253,13 @@ func (q *demand) admit(quotas []Quota) {
 				continue
 			}
 			if shared < 0 || quota.Each {
-				shared = int32(len(q.rooms))
-				q.rooms = append(q.rooms, room{quota: quota, left: quota.MaxRunners})
+				shared = int32(len(q.quotas))
+				q.quotas = append(q.quotas, room{quota: quota, left: quota.MaxRunners})
 				if quota.Each {
-					q.rooms[shared].repo = r.name
+					q.quotas[shared].repo = r.name
 				}
 			}
-			q.rooms[shared].left -= r.running
+			q.quotas[shared].left -= r.running
 			r.rooms = append(r.rooms, shared)
 		}
 	}
@@ -218,8 +268,8 @@ func (q *demand) admit(quotas []Quota) {
 // full is the first quota that has no room for a job of the repository, nil if all have.
 func (q *demand) full(r *repoDemand) *room {
 	for _, i := range r.rooms {
-		if q.rooms[i].left <= 0 {
-			return &q.rooms[i]
+		if q.quotas[i].left <= 0 {
+			return &q.quotas[i]
 		}
 	}
 	return nil
@@ -227,37 +277,14 @@ func (q *demand) full(r *repoDemand) *room {
 
 // lineUp fills line from the jobs whose time has come, and held with those that a
 // quota has no room for.
-func (q *demand) lineUp(jobs []waiting, now time.Time) {
-	top, alike := 0, true
-	for i, j := range jobs {
-		if i > 0 && j.priority != top {
-			alike = false
-		}
-		if i == 0 || j.priority > top {
-			top = j.priority
-		}
-	}
-	if !alike {
-		for i := range jobs {
-			switch until := jobs[i].at.Add(patience); {
-			case jobs[i].priority == top:
-			case jobs[i].at.IsZero() || !now.Before(until):
-				jobs[i].priority = top
-			default:
-				q.impatient = earlier(q.impatient, until)
-			}
-		}
-	}
+func (q *demand) lineUp(jobs []waiting, now instant) {
 	slices.SortFunc(jobs, func(a, b waiting) int {
-		if a.priority != b.priority {
-			return cmp.Compare(b.priority, a.priority)
-		}
-		if c := a.at.Compare(b.at); c != 0 {
-			return c
+		if a.at != b.at {
+			return cmp.Compare(a.at, b.at)
 		}
 		return cmp.Compare(a.id, b.id)
 	})
-	q.line = make([]waiting, 0, len(jobs))
+	jobs = q.byPriority(jobs, now)
 	next := make([]int32, len(jobs)) // of the same repository and priority; -1 for none
 	h := repoHeap{q: q, jobs: jobs, repos: make([]int32, 0, len(q.repos))}
 	for from := 0; from < len(jobs); {
@@ -281,14 +308,14 @@ func (q *demand) lineUp(jobs []waiting, now time.Time) {
 			i := r.first - 1
 			if full := q.full(r); full != nil {
 				for ; i >= 0; i = next[i] {
-					q.held = append(q.held, jobs[i])
+					q.hold(jobs[i])
 					full.held++
 				}
 			} else {
 				q.line = append(q.line, jobs[i])
 				r.load++
 				for _, k := range r.rooms {
-					q.rooms[k].left--
+					q.quotas[k].left--
 				}
 				i = next[i]
 			}
@@ -304,6 +331,48 @@ func (q *demand) lineUp(jobs []waiting, now time.Time) {
 		}
 		from = to
 	}
+}
+
+// byPriority puts jobs that lie by age into the order of their priorities and,
+// within one, leaves them by age.
+func (q *demand) byPriority(jobs []waiting, now instant) []waiting {
+	sizes := map[int32]int{}
+	for _, j := range jobs {
+		sizes[j.priority]++
+	}
+	if len(sizes) < 2 {
+		return jobs
+	}
+	top := int32(math.MinInt32)
+	for priority := range sizes {
+		top = max(top, priority)
+	}
+	for i := range jobs { // the oldest come first
+		until := jobs[i].at.add(patience)
+		if until > now {
+			// For the others the order changes when the first of them loses its patience.
+			for _, j := range jobs[i:] {
+				if j.priority != top {
+					q.impatient = j.at.add(patience).time()
+					break
+				}
+			}
+			break
+		}
+		sizes[jobs[i].priority]--
+		sizes[top]++
+		jobs[i].priority = top
+	}
+	from := 0 // sizes become the places of the next of each priority
+	for _, priority := range slices.SortedFunc(maps.Keys(sizes), func(a, b int32) int { return cmp.Compare(b, a) }) {
+		from, sizes[priority] = from+sizes[priority], from
+	}
+	sorted := make([]waiting, len(jobs))
+	for _, j := range jobs {
+		sorted[sizes[j.priority]] = j
+		sizes[j.priority]++
+	}
+	return sorted
 }
 
 // repoHeap has the repository that is to be served next on top.
@@ -341,7 +410,7 @@ func (h *repoHeap) down(i int) {
 // place finds a job: in is 0 or more for its place in line, and -1 for one that is
 // held; ok is false for one that does not wait here.
 func (q *demand) place(k JobKey) (w waiting, in int, ok bool) {
-	is := func(w waiting) bool { return w.id == k.ID && w.attempt == max(1, k.Attempt) }
+	is := func(w waiting) bool { return w.id == k.ID && int(w.attempt) == max(1, k.Attempt) }
 	if i := slices.IndexFunc(q.line, is); i >= 0 {
 		return q.line[i], i, true
 	}

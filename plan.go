@@ -3,6 +3,7 @@ package muster
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -553,7 +554,7 @@ func (d *Decision) held(s Snapshot, p Pool, q demand) {
 	switch wait, budget := s.wait(p); {
 	case q.over > 0:
 		var full []string
-		for _, r := range q.rooms {
+		for _, r := range q.quotas {
 			if r.held > 0 {
 				full = append(full, r.String())
 			}
@@ -582,23 +583,27 @@ func (d *Decision) overflow(p Pool, q demand, runners int, now time.Time) {
 	d.wake(q.ripe, now) // the runners there are may serve others then
 	d.wake(q.impatient, now)
 	var due []waiting
+	later := instant(math.MaxInt64)
 	for _, jobs := range [][]waiting{q.line[p.Scaling.served(runners, len(q.line)):], q.held} {
 		for _, j := range jobs {
 			if !j.overflows {
 				continue
 			}
-			if at := j.at.Add(p.Overflow.After); j.at.IsZero() || !now.Before(at) {
+			if at := j.at.add(p.Overflow.After); at <= instantOf(now) {
 				due = append(due, j)
 			} else {
-				d.wake(at, now)
+				later = min(later, at)
 			}
 		}
+	}
+	if later < math.MaxInt64 {
+		d.wake(later.time(), now)
 	}
 	if len(due) == 0 {
 		return
 	}
 	slices.SortFunc(due, func(a, b waiting) int {
-		return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.id, b.id))
+		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.id, b.id))
 	})
 	d.Overflow = make([]int64, len(due))
 	for i, j := range due {
