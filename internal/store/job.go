@@ -173,6 +173,29 @@ func mentions(j muster.Job, text string) bool {
 	return strings.Contains(strings.ToLower(strings.Join(fields, "\n")), text)
 }
 
+// StaleJobs returns jobs of an App that are believed to be queued since before a
+// time, those heard of first first (4-8).
+func (s *Store) StaleJobs(ctx context.Context, workspace, app string, before time.Time, limit int) ([]muster.Job, error) {
+	var out []muster.Job
+	err := s.read(ctx, func(t *tx) error {
+		return t.rows("SELECT doc FROM jobs WHERE workspace = ? AND state = ? AND queued_at < ? ORDER BY queued_at, id", []any{workspace, muster.JobQueued, before}, func(scan scanner) error {
+			var doc string
+			if err := scan(&doc); err != nil {
+				return err
+			}
+			j, err := decode[muster.Job](doc)
+			if err != nil || j.App != app {
+				return err
+			}
+			if out = append(out, j); len(out) == limit {
+				return errEnough
+			}
+			return nil
+		})
+	})
+	return out, err
+}
+
 // Sightings returns when each sense first reported each state of a job, earliest first.
 func (s *Store) Sightings(ctx context.Context, workspace string, k muster.JobKey) ([]muster.Sighting, error) {
 	var out []muster.Sighting

@@ -210,6 +210,30 @@ func jobsOverflow(t *testing.T, s *store.Store) {
 	want(t, "jobs of b", len(must(s.PoolSnapshot(ctx, ws, "b"))(t).Jobs), 1)
 }
 
+// 4-8: the longest waiting jobs of an App, a few at a time.
+func staleJobs(t *testing.T, s *store.Store) {
+	ctx := t.Context()
+	withPools(t, s)
+	for id := int64(1); id <= 5; id++ {
+		e := event(id, "queued", "")
+		e.CreatedAt = at(-time.Duration(id) * time.Hour) // later ids are older
+		if id == 4 {
+			e.App = "other"
+		}
+		apply(t, s, e)
+	}
+	apply(t, s, event(5, "in_progress", "foreign"))
+	stale := func(before time.Time, limit int) (ids []int64) {
+		for _, j := range must(s.StaleJobs(ctx, ws, "app", before, limit))(t) {
+			ids = append(ids, j.Key.ID)
+		}
+		return ids
+	}
+	want(t, "all", stale(at(0), 9), []int64{3, 2, 1})
+	want(t, "two", stale(at(0), 2), []int64{3, 2})
+	want(t, "older than two hours", stale(at(-2*time.Hour), 9), []int64{3})
+}
+
 // A pool is suspended while every installation of its App at its owner is. C34
 func snapshotSuspended(t *testing.T, s *store.Store) {
 	ctx := t.Context()

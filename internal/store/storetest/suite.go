@@ -54,7 +54,7 @@ func Run(t *testing.T, url func(testing.TB) string) {
 		{"JobTakesRunner", jobTakesRunner}, {"JobTakesRunnerOfOtherPool", jobTakesRunnerOfOtherPool},
 		{"JobBeforeRunnerName", jobBeforeRunnerName}, {"JobOnFormerName", jobOnFormerName},
 		{"JobOnForeignRunner", jobOnForeignRunner}, {"KeptRunnerManyJobs", keptRunnerManyJobs},
-		{"Pools", pools}, {"PoolOverride", poolOverride}, {"PoolSnapshot", poolSnapshot}, {"SnapshotSuspended", snapshotSuspended}, {"JobsOverflow", jobsOverflow},
+		{"Pools", pools}, {"PoolOverride", poolOverride}, {"PoolSnapshot", poolSnapshot}, {"SnapshotSuspended", snapshotSuspended}, {"JobsOverflow", jobsOverflow}, {"StaleJobs", staleJobs},
 		{"Decisions", decisions}, {"DecisionIsAtomic", decisionIsAtomic}, {"DecisionAt", decisionAt},
 		{"Sensed", sensed}, {"SpentSince", spentSince}, {"DemandAndSupply", demandAndSupply},
 		{"Runners", runners}, {"UpdateRunner", updateRunner}, {"RunnerLog", runnerLog},
