@@ -308,6 +308,7 @@ func (s *Server) tellTwice(set *scaleSet, m []byte) {
 func (s *Server) tellSet(set *scaleSet, m []byte) {
 	set.pending = append(set.pending, m)
 	set.notify()
+	s.changed()
 }
 
 // setJobMessage is one message about a job, without the number that REST and

@@ -287,12 +287,14 @@ func (s *Server) packMessage(set *scaleSet) *setMessage {
 	m := &setMessage{id: s.id(&s.ids.setMessage)}
 	m.text = object{"messageId": m.id, "messageType": "RunnerScaleSetJobMessages", "body": body, "statistics": statistics}
 	set.queue = append(set.queue, m)
+	s.changed()
 	return m
 }
 
 func (s *Server) acknowledge(c *serviceCall) (any, error) {
 	id, _ := strconv.ParseInt(c.r.PathValue("message"), 10, 64)
 	c.set.queue = slices.DeleteFunc(c.set.queue, func(m *setMessage) bool { return m.id == id })
+	s.changed()
 	return nil, nil
 }
 
