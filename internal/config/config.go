@@ -57,6 +57,9 @@ type Config struct {
 	Times          Times
 	// FleetsFile is the JSON file of `muster github-runner` (S1-85), "" if none.
 	FleetsFile string
+	// RunnerManager is set when the whole Config comes from the environment of the
+	// runner manager (LoadRunnerConfig).
+	RunnerManager *RunnerManager
 }
 
 // TLS names a certificate and its key. Both empty: no TLS.
@@ -131,6 +134,10 @@ type App struct {
 	WebhookSecretPrevious muster.Secret
 	// Token is a personal or fine-grained access token from the environment.
 	Token muster.Secret
+	// InstallationID, and by owner in lower case Installations, are used where GitHub
+	// finds no installation of the App (C5); the file has neither.
+	InstallationID int64
+	Installations  map[string]int64
 	// APIURL is the base of GitHub's REST API, without a slash at the end.
 	// Default https://api.github.com.
 	APIURL string

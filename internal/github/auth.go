@@ -1,6 +1,7 @@
 package github
 
 import (
+	"cmp"
 	"context"
 	"crypto/rsa"
 	"fmt"
@@ -229,8 +230,8 @@ func (c *Client) as(ctx context.Context, s muster.Scope) (*identity, error) {
 		return who, err
 	}
 	id, err := c.find(ctx, s)
-	if muster.CodeOf(err) == muster.CodeNotFound && c.cfg.InstallationID != 0 {
-		id, err = c.cfg.InstallationID, nil
+	if fallback := cmp.Or(c.cfg.Installations[key], c.cfg.InstallationID); muster.CodeOf(err) == muster.CodeNotFound && fallback != 0 {
+		id, err = fallback, nil
 	}
 	if muster.CodeOf(err) == muster.CodeNotFound {
 		c.mu.Lock()

@@ -43,6 +43,8 @@ type Config struct {
 	// InstallationID is used for owners for which GitHub finds no installation; 0
 	// for none (C5).
 	InstallationID int64
+	// Installations are the same for single owners, in lower case, before InstallationID.
+	Installations map[string]int64
 	// URL is GitHub as people open it or its API: "https://github.com" (also the
 	// zero value), "https://HOST" of an Enterprise Server, "https://SUB.ghe.com", or
 	// an address that ends in /api/v3. Plain http is accepted for loopback only.

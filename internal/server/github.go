@@ -16,7 +16,7 @@ func gitHubs(cfg config.Config, o github.Observer, logger *slog.Logger, mutation
 	out := map[string]*github.Client{}
 	for _, a := range cfg.Apps {
 		c, err := github.New(github.Config{
-			Name: a.Name, ClientID: a.ClientID, AppID: a.ID, PrivateKey: a.PrivateKey, Token: a.Token,
+			Name: a.Name, ClientID: a.ClientID, AppID: a.ID, PrivateKey: a.PrivateKey, Token: a.Token, InstallationID: a.InstallationID, Installations: a.Installations,
 			URL: a.APIURL, Timeout: cfg.Times.APITimeout, MutationsPerMinute: cmp.Or(mutationsPerMinute, a.MutationsPerMinute), Observer: o, Logger: logger.With("app", a.Name),
 		})
 		if err != nil {
