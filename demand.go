@@ -23,6 +23,25 @@ const budgetWait = 5 * time.Minute
 // mostUnnamed bounds Snapshot.Unnamed: what is above is no number of jobs.
 const mostUnnamed = 100_000
 
+// freeTries is how many runners are made for a job one after the other when each
+// of them listens and none gets it; stolen ones are replaced so often (4-2).
+// After that GitHub evidently does not give the job to such runners, or always
+// gives them another, and one is made every tryWait, then twice as long each time
+// up to tryMost.
+const (
+	freeTries = 3
+	tryWait   = 10 * time.Minute
+	tryMost   = time.Hour
+)
+
+// nextTry is when a runner may be made for the job again, zero for at once.
+func (j PlanJob) nextTry() time.Time {
+	if j.Tries < freeTries {
+		return time.Time{}
+	}
+	return j.TriedAt.Add(min(tryMost, tryWait<<min(j.Tries-freeTries, 8)))
+}
+
 // demand is a pool's queue as one decision sees it. Each queued job is in line or
 // held.
 type demand struct {
@@ -34,10 +53,14 @@ type demand struct {
 	// which is to say waiting since ever.
 	oldest time.Time
 	// held are the jobs that runners may not be made for: young is how many of them
-	// wait for their time, the first until ripe, and over how many for a quota.
-	held        []waiting
-	young, over int
-	ripe        time.Time
+	// wait for their time, tried for their next try, the first of either until ripe,
+	// and over how many for a quota.
+	held               []waiting
+	young, tried, over int
+	ripe               time.Time
+	// next is when a runner may be made again for a job that none got; it has the
+	// few jobs of which that is so.
+	next map[int64]instant
 	// impatient is when the order of line changes by time alone; zero for never.
 	impatient time.Time
 	buf       []waiting // of line and held
@@ -157,18 +180,29 @@ func (s Snapshot) demand(p Pool, now time.Time) (q demand) {
 	at := instantOf(now)
 	ripe, first := jobs[:0], instant(math.MaxInt64)
 	for _, j := range jobs {
-		if from := j.at.add(wait); wait > 0 && from > at {
+		from, tried := j.at.add(wait), false
+		if wait <= 0 {
+			from = ever
+		}
+		if next, ok := q.next[j.id]; ok && next > from {
+			from, tried = next, true
+		}
+		if from > at {
 			q.hold(j)
 			q.ripe = earlier(q.ripe, from.time())
+			if tried {
+				q.tried++
+			} else {
+				q.young++
+			}
 			continue
 		}
 		first = min(first, j.at)
 		ripe = append(ripe, j)
 	}
 	q.oldest = first.time()
-	q.young = len(q.held)
 	q.lineUp(ripe, at)
-	q.over = len(q.held) - q.young
+	q.over = len(q.held) - q.young - q.tried
 	return q
 }
 
@@ -191,6 +225,12 @@ func (q *demand) collect(jobs []PlanJob, more int) []waiting {
 		w := waiting{
 			at: instantOf(j.QueuedAt), id: j.ID, attempt: int32(max(1, j.Attempt)), repo: q.repo(j.Repository), state: uint8(j.State.Rank()),
 			priority: int32(min(max(j.Priority, math.MinInt32), math.MaxInt32)), overflows: j.Overflows,
+		}
+		if next := j.nextTry(); !next.IsZero() {
+			if q.next == nil {
+				q.next = map[int64]instant{}
+			}
+			q.next[j.ID] = max(q.next[j.ID], instantOf(next))
 		}
 		i, twice := known[j.ID]
 		if !twice {

@@ -112,6 +112,10 @@ type PlanJob struct {
 	Priority int `json:"priority,omitempty"`
 	// Overflows is set when the pool's overflow pool could serve the job too.
 	Overflows bool `json:"overflows,omitempty"`
+	// Tries is how many runners that were made for the job have listened, TriedAt
+	// when the last of them began to.
+	Tries   int       `json:"tries,omitempty"`
+	TriedAt time.Time `json:"tried_at,omitzero"`
 }
 
 // PlanRunner is what a decision needs to know of a runner.
@@ -141,6 +145,7 @@ const (
 	RuleMaxAge            = "max_age"
 	RuleQuota             = "quota"
 	RuleJobWait           = "job_wait"
+	RuleNoTaker           = "no_taker"       // 4-2: runners were made for a job, and none got it
 	RulePoolSuspended     = "pool_suspended" // S4-17
 	RuleBudget            = "budget"
 	RuleSchedule          = "schedule"
@@ -564,6 +569,9 @@ func (d *Decision) held(s Snapshot, p Pool, q demand) {
 		}
 		d.Rule = RuleQuota
 		d.Reason = fmt.Sprintf("%s over a quota: %s", count(q.over, "waiting job"), strings.Join(full, ", "))
+	case q.tried > 0:
+		d.Rule = RuleNoTaker
+		d.Reason = fmt.Sprintf("%s that GitHub gave to none of at least %d runners made for it; the next is made at %s", count(q.tried, "waiting job"), freeTries, clock(q.ripe))
 	case q.young > 0:
 		d.Rule = RuleJobWait
 		d.Reason = fmt.Sprintf("%s younger than %s, the first until %s", count(q.young, "waiting job"), wait, clock(q.ripe))

@@ -83,6 +83,9 @@ type Runner struct {
 	Failed bool
 	// Warm marks a runner made for the pool's floor rather than for a queued job.
 	Warm bool
+	// For is the job that the runner was made for, 0 for the floor's or when that
+	// was known only by number. GitHub may give it another.
+	For int64 `json:",omitempty"`
 	// Job is the job that the runner took, zero until in_progress named it.
 	Job JobKey
 	// Busy is true from the moment at which the agent or GitHub said that a job

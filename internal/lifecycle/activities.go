@@ -56,9 +56,7 @@ func (a *Activities) Decide(ctx context.Context, ref PoolRef) (Decided, error) {
 	if snap.Pool.Keeps() {
 		return a.decideKept(ctx, snap.Pool)
 	}
-	refusal := a.refusal(ctx, ref)
-	d := overflowWhileRefused(holdOff(muster.Plan(snap, now), refusal, now), snap, now)
-	d = a.holdRotation(ctx, snap, d, now)
+	d := a.holdRotation(ctx, snap, muster.Plan(snap, now), now)
 	rows, err := a.newRunners(ctx, snap, d, now)
 	if err != nil {
 		return Decided{}, err
@@ -138,6 +136,9 @@ func (a *Activities) newRunners(ctx context.Context, snap muster.Snapshot, d mus
 		}
 		if i < d.Canary {
 			r.Offering = snap.Pool.Canary.Offering
+		}
+		if i < d.Create && i < len(d.For) {
+			r.For = d.For[i]
 		}
 		if i < len(traces) {
 			r.TraceID = traces[i]
@@ -250,51 +251,6 @@ func (a *Activities) roomMade(ctx context.Context, r muster.Runner) error {
 	}
 	return nil
 }
-
-// holdOff turns a wish for new machines into a wait while the provider refuses
-// them, so that a full or broken platform is not asked in a hot loop (4-52).
-func holdOff(d muster.Decision, r refusal, now time.Time) muster.Decision {
-	until := r.until()
-	if d.Create+d.Warm == 0 || !now.Before(until) {
-		return d
-	}
-	d.Reason = fmt.Sprintf("%d wanted, but it failed %d times in a row, last: %s; tried again at %s", d.Create+d.Warm, r.Count, r.Text, until.UTC().Format(time.TimeOnly))
-	d.Action, d.Rule = muster.Maintain, ruleProviderRefusing
-	d.Target = d.Current
-	d.Create, d.Warm, d.Canary, d.For = 0, 0, 0, nil
-	if d.WakeAt.IsZero() || until.Before(d.WakeAt) {
-		d.WakeAt = until
-	}
-	return d
-}
-
-// overflowWhileRefused hands jobs to the overflow pool that have waited long
-// enough for a provider that refuses: whatever the pool's limits say, it does not
-// serve them (4-52).
-func overflowWhileRefused(d muster.Decision, s muster.Snapshot, now time.Time) muster.Decision {
-	over := s.Pool.Overflow
-	if d.Rule != ruleProviderRefusing || over.Pool == "" {
-		return d
-	}
-	given := map[int64]bool{}
-	for _, id := range d.Overflow {
-		given[id] = true
-	}
-	for _, j := range s.Jobs {
-		if j.State != muster.JobQueued || !j.Overflows || given[j.ID] {
-			continue
-		}
-		if due := j.QueuedAt.Add(over.After); !now.Before(due) {
-			d.Overflow = append(d.Overflow, j.ID)
-		} else if d.WakeAt.IsZero() || due.Before(d.WakeAt) {
-			d.WakeAt = due
-		}
-	}
-	return d
-}
-
-// ruleProviderRefusing is the rule of a decision that waits for its provider.
-const ruleProviderRefusing = "provider_refusing"
 
 // Launch asks the provider for the runner's machine. Whatever goes wrong for good
 // is written to the row; only what may pass is returned as an error.

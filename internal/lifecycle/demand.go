@@ -23,6 +23,11 @@ func (a *Activities) snapshot(ctx context.Context, ref PoolRef, now time.Time) (
 	if snap.Windows, err = schedule.Windows(snap.Pool.Schedules, now); err != nil {
 		return snap, fmt.Errorf("schedules of pool %s: %w", ref.Pool, err)
 	}
+	// A platform that is full or broken is not asked in a hot loop (4-52).
+	if r := a.refusal(ctx, ref); now.Before(r.until()) {
+		snap.ProviderHeld = r.until()
+		snap.ProviderError = fmt.Sprintf("it failed %d times in a row, last: %s", r.Count, r.Text)
+	}
 	if a.DemandKnown != nil && !a.DemandKnown(snap.Pool, now) {
 		snap.DemandUnknown = true
 	}

@@ -182,17 +182,13 @@ func TestTrailing(t *testing.T) {
 	})
 }
 
-func TestHoldOff(t *testing.T) { // 4-52
-	d := muster.Decision{ScalingDecision: muster.ScalingDecision{Action: muster.ScaleUp, Target: 3, Current: 0, Reason: "3 jobs"}, Create: 3}
-	r := refusal{Count: 3, At: t0, Text: "quota exceeded"}
-	held := holdOff(d, r, at(time.Second))
-	if held.Create != 0 || held.Action != muster.Maintain || held.Rule != "provider_refusing" || !held.WakeAt.Equal(at(8*time.Second)) {
-		t.Errorf("held: %+v", held)
+func TestRefusalUntil(t *testing.T) { // 4-52
+	for count, want := range map[int]time.Duration{1: 2 * time.Second, 3: 8 * time.Second, 40: 5 * time.Minute} {
+		if until := (refusal{Count: count, At: t0}).until(); until.Sub(t0) != want {
+			t.Errorf("%d refusals hold for %s, want %s", count, until.Sub(t0), want)
+		}
 	}
-	if again := holdOff(d, r, at(8*time.Second)); again.Create != 3 {
-		t.Errorf("after the hold: %+v", again)
-	}
-	if long := (refusal{Count: 40, At: t0}).until(); !long.Equal(at(5 * time.Minute)) {
-		t.Errorf("40 refusals hold until %s, want five minutes", long.Sub(t0))
+	if until := (refusal{}).until(); !until.IsZero() {
+		t.Errorf("no refusal holds until %s", until)
 	}
 }

@@ -254,11 +254,24 @@ func (s *Store) MoveJobs(ctx context.Context, workspace, from, to string, ids []
 			if err := t.putJob(j, true); err != nil {
 				return err
 			}
+			// Another pool, another try.
+			if _, err := t.exec("UPDATE jobs SET tries = 0, tried_at = 0 WHERE workspace = ? AND id = ? AND attempt = ?", workspace, id, attempt); err != nil {
+				return err
+			}
 			moved++
 		}
 		return nil
 	})
 	return moved, err
+}
+
+// TriedJob counts a runner that was made for a queued job and now listens. It
+// counts for the latest attempt, and is no error for a job that does not wait.
+func (s *Store) TriedJob(ctx context.Context, workspace string, id int64, at time.Time) error {
+	return s.write(ctx, func(t *tx) error {
+		_, err := t.exec("UPDATE jobs SET tries = tries + 1, tried_at = ? WHERE workspace = ? AND id = ? AND state = ?", at, workspace, id, muster.JobQueued)
+		return err
+	})
 }
 
 // Ahead returns how many queued jobs of a pool were queued before a time.

@@ -194,15 +194,15 @@ func (t *tx) planJobs(p muster.Pool) (jobs []muster.PlanJob, err error) {
 		column = "doc"
 	}
 	for _, state := range []muster.JobState{muster.JobInProgress, muster.JobQueued} {
-		err := t.rows("SELECT id, attempt, queued_at, repository, "+column+" FROM jobs WHERE workspace = ? AND pool = ? AND state = ? ORDER BY queued_at, id, attempt",
+		err := t.rows("SELECT id, attempt, queued_at, repository, tries, tried_at, "+column+" FROM jobs WHERE workspace = ? AND pool = ? AND state = ? ORDER BY queued_at, id, attempt",
 			[]any{p.Workspace, p.Name, state}, func(scan scanner) error {
-				var at int64
+				var at, tried int64
 				var doc string
 				j := muster.PlanJob{State: state}
-				if err := scan(&j.ID, &j.Attempt, &at, &j.Repository, &doc); err != nil {
+				if err := scan(&j.ID, &j.Attempt, &at, &j.Repository, &j.Tries, &tried, &doc); err != nil {
 					return err
 				}
-				j.QueuedAt = instant(at)
+				j.QueuedAt, j.TriedAt = instant(at), instant(tried)
 				if doc != "" && state == muster.JobQueued {
 					whole, err := decode[muster.Job](doc)
 					if err != nil {

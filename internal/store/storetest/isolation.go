@@ -51,6 +51,7 @@ func isolation(t *testing.T, s *store.Store) {
 		"Ahead":         func() (any, error) { return s.Ahead(ctx, other, "a", at(time.Hour)) },
 		"NewestRunners": func() (any, error) { return s.NewestRunners(ctx, other, "a", 9) },
 		"StaleJobs":     func() (any, error) { return s.StaleJobs(ctx, other, "app", at(time.Hour), 9) },
+		"TriedJob":      func() (any, error) { return nil, s.TriedJob(ctx, other, one.ID, at(time.Hour)) },
 		"MoveJobs":      func() (any, error) { return s.MoveJobs(ctx, other, "a", "b", []int64{one.ID}) },
 		"Pool":          func() (any, error) { return s.Pool(ctx, other, "a") },
 		"Pools":         func() (any, error) { return s.Pools(ctx, other) },

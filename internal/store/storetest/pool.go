@@ -198,7 +198,21 @@ func jobsOverflow(t *testing.T, s *store.Store) {
 	}
 	want(t, "jobs of the snapshot", got, map[int64]seen{1: {7, true}, 2: {0, false}, 3: {7, true}})
 
+	tried := func(pool string) []int {
+		var n []int
+		for _, j := range must(s.PoolSnapshot(ctx, ws, pool))(t).Jobs {
+			n = append(n, j.Tries)
+		}
+		return n
+	}
+	for range 2 {
+		ok(t, s.TriedJob(ctx, ws, 1, at(time.Hour)))
+	}
+	ok(t, s.TriedJob(ctx, ws, 99, at(time.Hour)))
+	want(t, "tries", tried("a"), []int{2, 0, 0})
+
 	apply(t, s, event(3, "in_progress", "foreign"))
+	ok(t, s.TriedJob(ctx, ws, 3, at(time.Hour)))
 	want(t, "moved", must(s.MoveJobs(ctx, ws, "a", "b", []int64{1, 3, 99}))(t), 1)
 	want(t, "moved again", must(s.MoveJobs(ctx, ws, "a", "b", []int64{1}))(t), 0)
 	want(t, "pool of the moved job", must(s.JobByID(ctx, ws, 1))(t).Pool, "b")
@@ -207,7 +221,8 @@ func jobsOverflow(t *testing.T, s *store.Store) {
 	late.Labels = a.Labels
 	must(s.ApplyJobEvent(ctx, ws, late, func(muster.Job) string { return "a" }))(t)
 	want(t, "pool after late news", must(s.JobByID(ctx, ws, 1))(t).Pool, "b")
-	want(t, "jobs of b", len(must(s.PoolSnapshot(ctx, ws, "b"))(t).Jobs), 1)
+	want(t, "tries in another pool", tried("b"), []int{0})
+	want(t, "tries of a started job", tried("a"), []int{0, 0})
 }
 
 // 4-8: the longest waiting jobs of an App, a few at a time.
