@@ -371,6 +371,8 @@ type scaleSetCall struct {
 	what  string
 	class error
 	lane  Lane
+	// registers is set for a call that makes a runner.
+	registers bool
 	// again is set when it may be made twice.
 	again bool
 	// alone is set when GitHub's client is to be called by nobody else meanwhile.
@@ -407,6 +409,11 @@ func (k *scaleSetClient) call(ctx context.Context, r scaleSetCall) error {
 			defer func() { <-k.turn }()
 		case <-ctx.Done():
 			return k.client.broken(caller, request{what: r.what, class: r.class}, ctx.Err())
+		}
+	}
+	if r.registers {
+		if refused := who.register(k.scope, time.Now()); refused != nil {
+			return k.client.refuse(request{what: r.what, class: r.class}, refused)
 		}
 	}
 	for try := 0; ; try++ {
@@ -636,7 +643,7 @@ func (c *Client) GenerateScaleSetJIT(ctx context.Context, s muster.Scope, set, r
 	}
 	var out *scaleset.RunnerScaleSetJitRunnerConfig
 	err = k.call(ctx, scaleSetCall{
-		what: what, class: ErrRegistration, lane: Critical, alone: true,
+		what: what, class: ErrRegistration, lane: Critical, alone: true, registers: true,
 		do: func(ctx context.Context) (err error) {
 			out, err = k.set.GenerateJitRunnerConfig(ctx, &scaleset.RunnerScaleSetJitRunnerSetting{Name: runner, WorkFolder: "_work"}, int(id))
 			return err

@@ -80,6 +80,9 @@ func (c *Client) Job(ctx context.Context, e muster.JobEvent) (outcome string, er
 		return "", err
 	}
 	route := func(j muster.Job) string {
+		if p, ok := poolNamed(pools, e.Pool); ok && !p.Removed {
+			return p.Name // GitHub gave it to the pool's scale set, and to nobody else
+		}
 		p, ok := muster.Route(keeping(j), j)
 		if !ok {
 			return ""
