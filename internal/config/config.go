@@ -51,6 +51,9 @@ type Config struct {
 	// Pools are in the order of the file, which is the order of routing; those of
 	// the fleets file follow. Defaults are filled in (Pool.WithDefaults).
 	Pools []muster.Pool
+	// Budgets are what projects may spend in a month, in the order of the file, one
+	// per project.
+	Budgets []muster.CostBudget
 	// TrackUnmatched keeps jobs that no pool wants, so that they can be explained;
 	// otherwise they are counted only (C25).
 	TrackUnmatched bool

@@ -178,15 +178,21 @@ func (d *decoder) value(n ast.Node, v reflect.Value, path string) {
 		d.object(n, v, path)
 	case reflect.Map:
 		values, ok := entries(n)
-		if !ok || v.Type().Elem().Kind() != reflect.String {
-			wrong("names with text values, one per line")
+		if elem := v.Type().Elem(); !ok || elem.Kind() != reflect.String && elem != listType {
+			wrong("names with values, one per line")
 			return
 		}
 		v.Set(reflect.MakeMap(v.Type()))
 		for _, e := range values {
+			key, at := reflect.ValueOf(keyOf(e)).Convert(v.Type().Key()), join(path, keyOf(e))
+			if v.MapIndex(key).IsValid() {
+				d.add(e.Key.GetToken().Position.Line, "remove one of them", "%s is set twice, first on line %d", at, d.lines[at])
+				continue
+			}
 			item := reflect.New(v.Type().Elem()).Elem()
-			d.value(e.Value, item, join(path, keyOf(e)))
-			v.SetMapIndex(reflect.ValueOf(keyOf(e)).Convert(v.Type().Key()), item)
+			d.value(e.Value, item, at)
+			d.lines[at] = e.Key.GetToken().Position.Line
+			v.SetMapIndex(key, item)
 		}
 	case reflect.Slice:
 		seq, ok := n.(*ast.SequenceNode)

@@ -24,9 +24,12 @@ type file struct {
 	Offerings         []fileSize    `yaml:"offerings"`
 	PriceBook         filePrices    `yaml:"price_book"`
 	Pools             []filePool    `yaml:"pools"`
-	TrackUnmatched    bool          `yaml:"track_unmatched"`
-	Fleets            fileFleets    `yaml:"fleets"`
-	Times             Times         `yaml:"times"`
+	// Teams are sets of repositories, owner/name with *, that quotas refer to.
+	Teams          map[string]list `yaml:"teams"`
+	Budgets        []fileBudget    `yaml:"budgets"`
+	TrackUnmatched bool            `yaml:"track_unmatched"`
+	Fleets         fileFleets      `yaml:"fleets"`
+	Times          Times           `yaml:"times"`
 }
 
 type fileTLS struct {
@@ -118,6 +121,58 @@ type filePool struct {
 	ConnectTimeout   *time.Duration `yaml:"connect_timeout"`
 	Provisioning     *int           `yaml:"provisioning"`
 	Enabled          *bool          `yaml:"enabled"`
+	Suspended        bool           `yaml:"suspended"`
+	ScaleSet         string         `yaml:"scale_set"`
+	JobWait          time.Duration  `yaml:"job_wait"`
+	Schedules        []fileSchedule `yaml:"schedules"`
+	Overflow         fileOverflow   `yaml:"overflow"`
+	Quotas           []fileQuota    `yaml:"quotas"`
+	Priorities       []filePriority `yaml:"priorities"`
+	Canary           fileCanary     `yaml:"canary"`
+	InactiveMinutes  int            `yaml:"inactive_minutes"`
+}
+
+type fileSchedule struct {
+	Cron       string        `yaml:"cron"`
+	TimeZone   string        `yaml:"time_zone"`
+	For        time.Duration `yaml:"for"`
+	MinRunners *int          `yaml:"min_runners"`
+	MaxRunners *int          `yaml:"max_runners"`
+}
+
+type fileOverflow struct {
+	Pool  string         `yaml:"pool"`
+	After *time.Duration `yaml:"after"`
+}
+
+type fileQuota struct {
+	Name         string `yaml:"name"`
+	Team         string `yaml:"team"`
+	Repositories list   `yaml:"repositories"`
+	Each         bool   `yaml:"each"`
+	MaxRunners   *int   `yaml:"max_runners"`
+}
+
+type filePriority struct {
+	Label      string `yaml:"label"`
+	Branch     string `yaml:"branch"`
+	Repository string `yaml:"repository"`
+	Event      string `yaml:"event"`
+	Weight     int    `yaml:"weight"`
+}
+
+type fileCanary struct {
+	Offering    string `yaml:"offering"`
+	Percent     int    `yaml:"percent"`
+	MaxFailures int    `yaml:"max_failures"`
+}
+
+type fileBudget struct {
+	Project      string  `yaml:"project"`
+	MonthUSD     decimal `yaml:"month_usd"`
+	WarnPercent  *int    `yaml:"warn_percent"`
+	LowerPercent int     `yaml:"lower_percent"`
+	StopPercent  int     `yaml:"stop_percent"`
 }
 
 type fileScaling struct {
@@ -130,6 +185,8 @@ type fileScaling struct {
 	ScaleUpThreshold   *int           `yaml:"scale_up_threshold"`
 	ScaleDownThreshold *int           `yaml:"scale_down_threshold"`
 	Cooldown           *time.Duration `yaml:"cooldown"`
+	ScaleDownCooldown  time.Duration  `yaml:"scale_down_cooldown"`
+	MinRunTime         time.Duration  `yaml:"min_run_time"`
 }
 
 type fileFleets struct {

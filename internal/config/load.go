@@ -84,8 +84,11 @@ func (l *loader) resolve(f file) Config {
 	c.Providers = l.providers(f.Providers)
 	c.Offerings = l.offerings(f.Offerings)
 	c.PriceBook = l.prices(f.PriceBook)
-	c.Pools = l.pools(f.Pools, c)
+	l.teams(f.Teams)
+	c.Pools = l.pools(f, c)
 	c.FleetsFile, c.Pools = l.fleets(f.Fleets, c)
+	l.overflows(f.Pools, c.Pools)
+	c.Budgets = l.budgets(f.Budgets, c.Pools)
 	l.times(f.Times)
 	return c
 }

@@ -13,7 +13,8 @@ import (
 // repository is owner/name as S1-101 has it.
 var repository = regexp.MustCompile(`\A[a-zA-Z0-9_-]+/[a-zA-Z0-9._-]+\z`)
 
-func (l *loader) pools(fs []filePool, c Config) []muster.Pool {
+func (l *loader) pools(file file, c Config) []muster.Pool {
+	fs := file.Pools
 	if len(fs) == 0 && !l.written("pools") && !l.written("fleets") {
 		l.at("pools", "add one under pools: with its scope, labels and provider", "no pool is configured, so that no job would be served")
 	}
@@ -22,19 +23,19 @@ func (l *loader) pools(fs []filePool, c Config) []muster.Pool {
 	for i, f := range fs {
 		at := fmt.Sprintf("pools[%d]", i)
 		l.name(at, "pool", f.Name, names)
-		ps = append(ps, l.pool(at, f, c))
+		ps = append(ps, l.pool(at, f, file.Teams, c))
 	}
 	return ps
 }
 
-func (l *loader) pool(at string, f filePool, c Config) muster.Pool {
+func (l *loader) pool(at string, f filePool, teams map[string]list, c Config) muster.Pool {
 	before := len(l.problems)
 	p := muster.Pool{
 		Name: f.Name, Project: f.Project, App: f.App, Provider: f.Provider, Offering: f.Offering,
 		Labels: muster.Labels(f.Labels), RunnerLabels: muster.Labels(f.RunnerLabels),
 		Lifecycle: muster.Lifecycle(or(f.Lifecycle, string(muster.LifecycleEphemeral))), Registration: muster.Registration(or(f.Registration, string(muster.RegistrationJIT))),
 		Repositories: f.Repositories, AllowPublic: f.AllowPublic, ReportChecks: f.ReportChecks,
-		Enabled: f.Enabled == nil || *f.Enabled,
+		Enabled: f.Enabled == nil || *f.Enabled, Suspended: f.Suspended,
 	}
 	if f.Scope == "" {
 		if l.sound(at + ".scope") {
@@ -45,7 +46,7 @@ func (l *loader) pool(at string, f filePool, c Config) muster.Pool {
 	} else {
 		p.Scope = sc
 	}
-	if len(f.Labels) == 0 && l.sound(at+".labels") {
+	if len(f.Labels) == 0 && f.ScaleSet == "" && l.sound(at+".labels") {
 		l.at(at+".labels", "give it at least one that workflows name in runs-on", "pool %q has no labels and would want every job", f.Name)
 	}
 	l.labels(at+".labels", p.Labels)
@@ -94,6 +95,7 @@ func (l *loader) pool(at string, f filePool, c Config) muster.Pool {
 	p.RotationInterval = positive("rotation_interval", f.RotationInterval)
 	p.MaxAge = positive("max_age", f.MaxAge)
 	p.ConnectTimeout = positive("connect_timeout", f.ConnectTimeout)
+	l.rules(at, f, teams, c, &p)
 	p = p.WithDefaults()
 	// The rules above give each problem its own line; the domain has the last word.
 	if len(l.problems) == before && !l.anyBad(at) {
@@ -133,6 +135,16 @@ func (l *loader) scaling(at string, f fileScaling) muster.Scaling {
 			l.at(at+".cooldown", "write 0s for none", "cooldown must not be negative")
 		}
 		s.Cooldown = *f.Cooldown
+	}
+	for _, t := range []struct {
+		key  string
+		d    time.Duration
+		into *time.Duration
+	}{{"scale_down_cooldown", f.ScaleDownCooldown, &s.ScaleDownCooldown}, {"min_run_time", f.MinRunTime, &s.MinRunTime}} {
+		if t.d < 0 {
+			l.at(at+"."+t.key, "remove it to get the default", "%s must not be negative", t.key)
+		}
+		*t.into = t.d
 	}
 	if s.MaxRunners >= 0 && s.MinRunners > s.MaxRunners {
 		key := at + ".max_runners"
