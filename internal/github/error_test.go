@@ -427,10 +427,42 @@ func TestETags(t *testing.T) { // 4-28
 	}
 }
 
+// An answer that came without its content must not come back with every "not
+// modified" from then on.
+func TestBrokenAnswersAreNotKept(t *testing.T) { // 4-27 4-28
+	for name, body := range map[string]string{"Empty": "", "Space": " \n", "Object": "{}", "Null": "null", "Cut": `{"id":5,"na`, "Page": "<html>"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStub(t)
+				broken := true
+				s.on["GET /orgs/Octo-Org/actions/runners/5"] = func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("ETag", `"x"`)
+					switch {
+					case r.Header.Get("If-None-Match") != "":
+						w.WriteHeader(304)
+					case broken:
+						answer(w, 200, body)
+					default:
+						answer(w, 200, `{"id":5}`)
+					}
+				}
+				c := newClient(t, s)
+				if _, err := c.Runner(t.Context(), org, 5); err == nil {
+					t.Error("no error")
+				}
+				broken = false
+				if got, err := c.Runner(t.Context(), org, 5); err != nil || got.ID != 5 {
+					t.Errorf("%+v, %v", got, err)
+				}
+			})
+		})
+	}
+}
+
 func TestLargeAnswersAreNotKept(t *testing.T) {
 	s := newStub(t)
 	asked := 0
-	pad := strings.Repeat("x", 1<<20)
+	pad := strings.Repeat("x", 4<<20)
 	s.on["GET /orgs/Octo-Org/actions/runners/5"] = func(w http.ResponseWriter, r *http.Request) {
 		if asked++; r.Header.Get("If-None-Match") != "" {
 			t.Error("a large answer was kept")

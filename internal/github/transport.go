@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"container/list"
 	"context"
+	"encoding/json"
 	"io"
 	"net/http"
 	"sync"
@@ -73,7 +74,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 const (
-	maxPage  = 1 << 20  // the largest answer that is kept, in bytes
+	maxPage  = 4 << 20  // the largest answer that is kept, in bytes; a page of 100 runs has more than 1 MiB
 	maxPages = 32 << 20 // all that are kept together
 )
 
@@ -121,8 +122,20 @@ func (e *etags) keep(key string, resp *http.Response) (*http.Response, error) {
 	}
 	resp.Body.Close()
 	resp.Body = io.NopCloser(bytes.NewReader(body))
-	e.put(&page{key: key, header: resp.Header.Clone(), body: body})
+	if usable(body) {
+		e.put(&page{key: key, header: resp.Header.Clone(), body: body})
+	}
 	return resp, nil
+}
+
+// usable reports whether an answer may be remembered: one that came without its
+// content would come back with every "not modified", for good.
+func usable(body []byte) bool {
+	switch text := bytes.TrimSpace(body); string(text[:min(len(text), 5)]) {
+	case "", "{}", "null":
+		return false
+	}
+	return json.Valid(body)
 }
 
 func (e *etags) put(p *page) {

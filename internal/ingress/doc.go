@@ -1,13 +1,15 @@
-// Package ingress is how GitHub tells Muster what happens: webhooks, and the
-// repair of webhooks that were lost.
+// Package ingress is how GitHub tells Muster what happens: webhooks, the repair of
+// webhooks that were lost, and polling.
 //
 // It owns the road of a delivery. Webhook verifies it by the secret of the App
 // that its URL names, saves it durably and answers; Dispatcher reads what was
 // saved, turns it into the domain's events (Parse) and hands them to the Sink;
 // Redeliverer asks GitHub again for what never arrived. A crash between any two
 // of those steps loses nothing: the inbox remembers, and the Sink is idempotent.
+// Poller asks for runs and their jobs, for pools without a webhook and for what
+// no webhook told, and hands the same events to the same Sink.
 //
 // It never decides about pools or runners, never calls GitHub except through the
-// Hooks port, and never trusts a payload for the workspace that it belongs to.
+// ports Hooks and PollSource, and never trusts a payload for the workspace that it belongs to.
 // internal/server builds its parts and runs them.
 package ingress

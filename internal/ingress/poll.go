@@ -70,7 +70,8 @@ type PollerConfig struct {
 	// for. Zero, for an App without a webhook, is not to wait for any.
 	Grace time.Duration
 	// Again is how long a run in progress is taken to be as it was while GitHub gives
-	// it the same time of change; 2 Every by default, 10 min with a Grace.
+	// it the same time of change; 2 Every by default, 10 min with a Grace. For a
+	// queued run it is 10 min at least.
 	Again time.Duration
 	// Relist is how long a list of repositories is used; 5 min by default.
 	Relist time.Duration
@@ -580,8 +581,8 @@ func (v *look) jobs(ctx context.Context, repos []*repo) error {
 				}
 			}
 		}
-		slices.SortFunc(queue, func(a, b *run) int { // who waits for longest, then the oldest
-			return cmp.Or(a.waits.Compare(b.waits), a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+		slices.SortFunc(queue, func(a, b *run) int { // what is new, then who waits for longest, then the oldest
+			return cmp.Or(cmp.Compare(a.rank(), b.rank()), a.waits.Compare(b.waits), a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
 		})
 		queues = append(queues, queue)
 	}
@@ -619,6 +620,8 @@ const (
 	settle = 10 * time.Second
 	// youth is how long a run without jobs may still be getting some.
 	youth = 10 * time.Minute
+	// patience is how long a queued run with jobs is taken to be as it was.
+	patience = 10 * time.Minute
 )
 
 // due says whether a run's jobs are to be asked for.
@@ -631,10 +634,28 @@ func (v *look) due(ctx context.Context, one *run) (bool, error) {
 		return true, nil
 	case one.empty && v.begun.Sub(one.CreatedAt) < youth:
 		return true, nil
-	case one.Status != string(muster.JobQueued) && v.begun.Sub(one.looked) >= v.cfg.Again:
+	case one.empty:
+		return false, nil // nothing became of it
+	case v.begun.Sub(one.looked) >= v.again(one):
 		return true, nil // later jobs of a run are queued while its own time may stand still
 	}
 	return false, nil
+}
+
+// rank orders runs that have news before those that are looked at to make sure.
+func (r *run) rank() int {
+	if r.looked.IsZero() || r.gone || changed(r) {
+		return 0
+	}
+	return 1
+}
+
+// again is how long a run is taken to be as it was while GitHub shows no change.
+func (v *look) again(one *run) time.Duration {
+	if one.Status == string(muster.JobQueued) {
+		return max(v.cfg.Again, patience)
+	}
+	return v.cfg.Again
 }
 
 func changed(one *run) bool {

@@ -574,6 +574,7 @@ func TestPollIsStretchedByTheBudget(t *testing.T) { // 4-7 S1-113
 		var all sync.WaitGroup
 		all.Go(func() { _ = p.Run(ctx) })
 		synctest.Wait()
+		time.Sleep(time.Second) // so that no look falls on the end of a span
 		during := func(stretch int, d time.Duration) int {
 			h.mu.Lock()
 			h.stretch, h.at = stretch, nil
