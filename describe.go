@@ -35,7 +35,7 @@ func Notes(s Snapshot, now time.Time) (out []Note) {
 	}
 	if len(s.Windows) == 0 {
 		for _, sc := range p.Schedules {
-			add("schedule", "at %s (%s), for %s: %s", sc.Cron, first(sc.TimeZone, "UTC"), sc.For, windowLimits(Window{MinRunners: sc.MinRunners, MaxRunners: sc.MaxRunners}))
+			add("schedule", "at %s (%s), for %s: %s", sc.Cron, first(sc.TimeZone, "UTC"), brief(sc.For), windowLimits(Window{MinRunners: sc.MinRunners, MaxRunners: sc.MaxRunners}))
 		}
 	}
 	for _, q := range p.Quotas {
@@ -64,7 +64,7 @@ func Notes(s Snapshot, now time.Time) (out []Note) {
 				over++
 			}
 		}
-		add("overflow", "jobs that waited %s and find no room go to pool %s; %s so long now", p.Overflow.After, p.Overflow.Pool, waits(over))
+		add("overflow", "jobs that waited %s and find no room go to pool %s; %s so long now", brief(p.Overflow.After), p.Overflow.Pool, waits(over))
 	}
 	if p.JobWait > 0 {
 		young := 0
@@ -73,7 +73,7 @@ func Notes(s Snapshot, now time.Time) (out []Note) {
 				young++
 			}
 		}
-		add("job_wait", "a job waits %s before a runner is made for it; %d wait for that now", p.JobWait, young)
+		add("job_wait", "a job waits %s before a runner is made for it; %s for that now", brief(p.JobWait), waits(young))
 	}
 	if c := p.Canary; c.Offering != "" {
 		k := s.Canary
@@ -95,6 +95,18 @@ func Notes(s Snapshot, now time.Time) (out []Note) {
 		add("unnamed", "%s known only by number", waits(s.Unnamed))
 	}
 	return out
+}
+
+// brief is a duration without the zeros at its end: "10h", "1m30s".
+func brief(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // waits is a number of jobs with its verb: "1 job waits", "2 jobs wait".

@@ -188,7 +188,7 @@ func (d *dashboard) Health(ctx context.Context) (web.Health, error) {
 	}
 	h.Problems = d.checks.Problems()
 	for _, b := range budgets(d.apps) {
-		h.Budgets = append(h.Budgets, web.Budget{App: b.App, Account: b.Account, Limit: b.Limit, Remaining: b.Remaining, ResetAt: b.ResetAt})
+		h.Budgets = append(h.Budgets, webBudget(b))
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -84,7 +84,7 @@ func (m monitor) Health(ctx context.Context, _ string) (h api.Health, err error)
 	h.Problems = m.checks.Problems()
 	h.JobsLost, h.MachinesLeaked, h.BusyKilled, err = promise(ctx, m.store, h.Since)
 	for _, b := range budgets(m.apps) {
-		h.Budgets = append(h.Budgets, api.Budget{App: b.App, Account: b.Account, Limit: b.Limit, Remaining: b.Remaining, ResetAt: b.ResetAt})
+		h.Budgets = append(h.Budgets, apiBudget(b))
 	}
 	return h, err
 }

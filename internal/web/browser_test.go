@@ -198,7 +198,7 @@ func (tb *tab) settled() {
 
 // paths are the pages of the fake organization that are worth a visit.
 func paths(f *fake) []string {
-	out := []string{"/", "/jobs", "/jobs?state=queued", "/runners", "/runners?state=destroyed", "/pools", "/deliveries", "/usage", "/usage?by=day&period=30d", "/findings", "/about", "/jobs?q=nothing-like-this", "/jobs/404404"}
+	out := []string{"/", "/jobs", "/jobs?state=queued", "/runners", "/runners?state=destroyed", "/pools", "/deliveries", "/usage", "/usage?by=day&period=30d", "/insights", "/insights?by=pool&period=30d", "/findings", "/about", "/jobs?q=nothing-like-this", "/jobs/404404"}
 	seen := map[muster.JobState]bool{}
 	for _, j := range f.jobs {
 		if !seen[j.State] {
@@ -216,6 +216,7 @@ func paths(f *fake) []string {
 	for _, p := range f.pools {
 		out = append(out, "/pools/"+p.Name)
 	}
+	out = append(out, fmt.Sprintf("/runs/%d", f.jobs[len(f.jobs)-1].RunID), fmt.Sprintf("/pools/%s/decisions/%d", f.decisions[0].Pool, f.decisions[0].ID))
 	return append(out, "/deliveries/"+f.deliveries[0].GUID, "/deliveries/"+f.deliveries[9].GUID)
 }
 
@@ -224,7 +225,7 @@ func TestBrowser(t *testing.T) {
 
 	t.Run("EveryPageIsReachedByLinks", func(t *testing.T) {
 		tb := openTab(t, browser, config(newFake()))
-		for _, start := range []string{"Overview", "Jobs", "Runners", "Pools", "Deliveries", "Usage", "Findings", "About"} {
+		for _, start := range []string{"Overview", "Jobs", "Runners", "Pools", "Deliveries", "Usage", "Insights", "Findings", "About"} {
 			tb.open("/")
 			tb.do(chromedp.Click(chromedp.Search(`//nav//a[span="` + start + `"]`)))
 			tb.until(`document.querySelector('h1')?.textContent === '` + start + `'`)
@@ -245,7 +246,7 @@ func TestBrowser(t *testing.T) {
 		tb := openTab(t, browser, config(newFake()))
 		tb.open("/")
 		tb.settled()
-		for key, path := range map[string]string{"j": "/jobs", "r": "/runners", "p": "/pools", "d": "/deliveries", "u": "/usage", "o": "/"} {
+		for key, path := range map[string]string{"j": "/jobs", "r": "/runners", "p": "/pools", "d": "/deliveries", "u": "/usage", "i": "/insights", "o": "/"} {
 			tb.press("g", key)
 			tb.until(`location.pathname === '` + path + `' && document.readyState === 'complete' && document.getElementById('live').dataset.state`)
 		}
@@ -410,7 +411,12 @@ func TestBrowser(t *testing.T) {
 		tb.open("/pools/linux-large")
 		tb.do(chromedp.SetValue(chromedp.CSS(`input[name=max]`), "9"), chromedp.Click(chromedp.CSS(`button[value=scale]`)))
 		tb.until(`location.search === '?done=scale' && document.querySelector('.notice')`)
-		tb.do(chromedp.Click(chromedp.CSS(`summary`)), chromedp.Click(chromedp.CSS(`button[value=disable]`)))
+		// S4-17: suspended and resumed by hand.
+		tb.do(chromedp.Click(chromedp.Search(`//summary[starts-with(., "Suspend")]`)), chromedp.Click(chromedp.CSS(`button[value=suspend]`)))
+		tb.until(`location.search === '?done=suspend' && document.querySelector('h1').textContent.includes('suspended')`)
+		tb.do(chromedp.Click(chromedp.CSS(`button[value=resume]`)))
+		tb.until(`location.search === '?done=resume' && document.querySelector('h1').textContent.includes('enabled')`)
+		tb.do(chromedp.Click(chromedp.Search(`//summary[starts-with(., "Disable")]`)), chromedp.Click(chromedp.CSS(`button[value=disable]`)))
 		tb.until(`location.search === '?done=disable' && document.querySelector('h1').textContent.includes('disabled')`)
 		var busy muster.RunnerID
 		for id, r := range f.runners {
@@ -421,7 +427,7 @@ func TestBrowser(t *testing.T) {
 		tb.open("/runners/" + string(busy))
 		tb.do(chromedp.Click(chromedp.CSS(`summary`)), chromedp.SendKeys(chromedp.CSS(`input[name=reason]`), "kernel update"), chromedp.Click(chromedp.CSS(`button.danger`)))
 		tb.until(`document.querySelector('h1').textContent.includes('draining')`)
-		want := []string{`set linux-large {"min_runners":0,"max_runners":9}`, `set linux-large {"enabled":false}`, "drain " + string(busy) + ": kernel update"}
+		want := []string{`set linux-large {"min_runners":0,"max_runners":9}`, `set linux-large {"suspended":true}`, `set linux-large {"suspended":false}`, `set linux-large {"enabled":false}`, "drain " + string(busy) + ": kernel update"}
 		if got := f.asked(); strings.Join(got, "|") != strings.Join(want, "|") {
 			t.Errorf("commands: %q, want %q", got, want)
 		}
@@ -499,7 +505,9 @@ func TestBrowser(t *testing.T) {
 		}{
 			{"overview-light", "/", "light", 1360, 0}, {"overview-dark", "/", "dark", 1360, 0}, {"overview-phone", "/", "light", 400, 850},
 			{"jobs", "/jobs", "light", 1360, 900}, {"job", "/jobs/" + done, "light", 1360, 0}, {"job-waiting", "/jobs/" + waits, "dark", 1360, 0},
-			{"pools", "/pools", "light", 1360, 560}, {"usage", "/usage?period=30d", "light", 1360, 0},
+			{"pools", "/pools", "light", 1360, 560}, {"usage", "/usage?period=30d", "light", 1360, 0}, {"insights", "/insights", "light", 1360, 0},
+			{"pool", "/pools/linux-large", "light", 1360, 0}, {"run", fmt.Sprintf("/runs/%d", f.jobs[40].RunID), "light", 1360, 0},
+			{"decision", fmt.Sprintf("/pools/%s/decisions/%d", f.decisions[0].Pool, f.decisions[0].ID), "dark", 1360, 0},
 		}
 		for _, s := range shots {
 			height := s.height

@@ -3,6 +3,7 @@ package web
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/muster-ci/muster"
@@ -20,9 +21,27 @@ type bar struct {
 type chart struct {
 	Height int
 	Bars   []bar
-	Top    string   // the value at the top edge
-	X      []string // labels along the bottom, evenly spread
-	Label  string   // the chart in one sentence
+	Top    string // the value at the top edge
+	X      []tickMark
+	Label  string // the chart in one sentence
+}
+
+// tickMark is a label along the bottom of a chart, at a percentage of its width.
+type tickMark struct {
+	Text   string
+	At     string // in percent
+	Anchor string // start, middle or end: labels at the edges stay inside
+}
+
+func markAt(text string, percent float64) tickMark {
+	m := tickMark{Text: text, At: strconv.FormatFloat(percent, 'f', 2, 64), Anchor: "middle"}
+	switch {
+	case percent < 4:
+		m.Anchor = "start"
+	case percent > 96:
+		m.Anchor = "end"
+	}
+	return m
 }
 
 // traffic is what the last hours were like.
@@ -136,10 +155,11 @@ func span(start time.Time, i int) string {
 	return from.Format("15:04") + "–" + from.Add(trafficStep).Format("15:04")
 }
 
-func hours(start time.Time) []string {
-	var out []string
+// hours are five times, each where its bar begins.
+func hours(start time.Time) []tickMark {
+	var out []tickMark
 	for i := range 5 {
-		out = append(out, start.UTC().Add(time.Duration(i)*trafficSpan/4).Format("15:04"))
+		out = append(out, markAt(start.UTC().Add(time.Duration(i)*trafficSpan/4).Format("15:04"), float64(25*i)))
 	}
 	return out
 }
@@ -181,16 +201,17 @@ func costChart(rows []UsageRow, since, until time.Time) chart {
 	return c
 }
 
-// dayLabels are at most five, evenly spread.
-func dayLabels(days []time.Time) []string {
-	n := min(5, len(days))
-	var out []string
+// dayLabels name at most seven days, each under the middle of its bar.
+func dayLabels(days []time.Time) []tickMark {
+	n := min(7, len(days))
+	var out []tickMark
 	for i := range n {
 		at := 0
 		if n > 1 {
 			at = i * (len(days) - 1) / (n - 1)
 		}
-		out = append(out, days[at].Format("2 Jan"))
+		x, w := slot(at, len(days))
+		out = append(out, markAt(days[at].Format("2 Jan"), float64(2*x+w)*50/barWidth))
 	}
 	return out
 }

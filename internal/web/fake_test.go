@@ -31,6 +31,7 @@ type fake struct {
 	deliveries []muster.Delivery
 	receipts   map[muster.JobKey]muster.Receipt
 	wastes     []muster.Waste
+	spendings  []web.ProjectSpending
 	findingsOf []web.Finding
 	health     web.Health
 	commands   []string
@@ -60,11 +61,19 @@ func newFake() *fake {
 			{Name: "slurm", Kind: "slurm", Detail: "partition gpu: 3 of 4 nodes are drained", Instances: 2, CheckedAt: fakeNow.Add(-65 * time.Second)},
 		},
 		Budgets: []web.Budget{
-			{App: "muster", Account: "acme", Limit: 12500, Remaining: 11218, ResetAt: fakeNow.Add(23 * time.Minute)},
-			{App: "muster", Account: "acme-labs", Limit: 5000, Remaining: 4391, ResetAt: fakeNow.Add(41 * time.Minute)},
+			{App: "muster", Account: "acme", Limit: 12500, Remaining: 11218, ResetAt: fakeNow.Add(23 * time.Minute), PerMinute: 34.6, PollStretch: 1, Lanes: []web.BudgetLane{{Lane: "critical", Calls: 812}, {Lane: "background", Calls: 4000}}},
+			{App: "muster", Account: "acme-labs", Limit: 5000, Remaining: 2391, ResetAt: fakeNow.Add(41 * time.Minute), PerMinute: 88.2, Forecast: fakeNow.Add(27 * time.Minute), PollStretch: 5, Lanes: []web.BudgetLane{{Lane: "critical", Calls: 90}, {Lane: "background", Calls: 2600, Parked: 41}}},
 		},
 	}
+	f.spendings = []web.ProjectSpending{
+		spending(muster.CostBudget{Project: "storefront", MonthMicroUSD: 900_000_000, WarnPercent: 80, LowerPercent: 95, StopPercent: 110}, 612_400_000),
+		spending(muster.CostBudget{Project: "vision", MonthMicroUSD: 400_000_000, WarnPercent: 80, StopPercent: 100}, 371_900_000),
+	}
 	return f
+}
+
+func spending(b muster.CostBudget, spent int64) web.ProjectSpending {
+	return web.ProjectSpending{CostBudget: b, Spending: b.Spend(spent)}
 }
 
 func emptyFake() *fake {
@@ -81,7 +90,9 @@ func (f *fake) addPools() {
 	}
 	add(muster.Pool{Name: "linux-small", Labels: muster.Labels{"linux-small"}, Provider: "process", Scaling: muster.Scaling{MinRunners: 2, MaxRunners: 12, JobsPerRunner: 1}},
 		muster.Offering{Name: "small", CPUs: 2, MemoryMiB: 8192, PriceMicroUSD: 6000}, false)
-	add(muster.Pool{Name: "linux-large", Labels: muster.Labels{"linux-large"}, Provider: "podman", Scaling: muster.Scaling{MaxRunners: 6, JobsPerRunner: 1}},
+	add(muster.Pool{Name: "linux-large", Labels: muster.Labels{"linux-large"}, Provider: "podman", Scaling: muster.Scaling{MaxRunners: 6, JobsPerRunner: 1},
+		JobWait: 20 * time.Second, Overflow: muster.Overflow{Pool: "gpu-a100", After: 10 * time.Minute}, Schedules: []muster.Schedule{{Cron: "0 8 * * 1-5", TimeZone: "Europe/Berlin", For: 10 * time.Hour, MinRunners: new(2)}},
+		Quotas: []muster.Quota{{Name: "mobile", Repositories: []string{"acme/mobile"}, MaxRunners: 2}}, Canary: muster.Canary{Offering: "large-next", Percent: 10, MaxFailures: 3}},
 		muster.Offering{Name: "large", CPUs: 16, MemoryMiB: 65536, PriceMicroUSD: 42000}, true)
 	add(muster.Pool{Name: "gpu-a100", Labels: muster.Labels{"gpu", "a100"}, Provider: "slurm", Scaling: muster.Scaling{MaxRunners: 4, JobsPerRunner: 1, Cooldown: 5 * time.Minute}},
 		muster.Offering{Name: "a100", CPUs: 12, MemoryMiB: 131072, GPUs: 1, PriceMicroUSD: 55000}, false)
@@ -683,6 +694,60 @@ func (f *fake) Usage(_ context.Context, q web.UsageQuery, by string) ([]web.Usag
 	var out []web.UsageRow
 	for _, u := range rows {
 		out = append(out, *u)
+	}
+	return out, err
+}
+
+func (f *fake) Decision(_ context.Context, id int64) (web.DecisionRecord, error) {
+	unlock, err := f.lock()
+	defer unlock()
+	if err != nil {
+		return web.DecisionRecord{}, err
+	}
+	for _, d := range f.decisions {
+		if d.ID == id {
+			return d, nil
+		}
+	}
+	return web.DecisionRecord{}, muster.Errorf(muster.CodeNotFound, "there is no decision %d", id)
+}
+
+func (f *fake) Wastes(_ context.Context, since, until time.Time, limit int) (out []muster.Waste, err error) {
+	unlock, err := f.lock()
+	defer unlock()
+	for _, w := range f.wastes {
+		if !w.At.Before(since) && w.At.Before(until) && len(out) < limit {
+			out = append(out, w)
+		}
+	}
+	return out, err
+}
+
+func (f *fake) Spendings(context.Context) ([]web.ProjectSpending, error) {
+	unlock, err := f.lock()
+	defer unlock()
+	return slices.Clone(f.spendings), err
+}
+
+// Sensed tells that the webhook told everything but what it lost, which a poll
+// or a redelivery brought.
+func (f *fake) Sensed(_ context.Context, since, until time.Time) (out []muster.SensedJob, err error) {
+	unlock, err := f.lock()
+	defer unlock()
+	for _, j := range f.jobs {
+		if j.SeenAt.Before(since) || !j.SeenAt.Before(until) {
+			continue
+		}
+		s := muster.SensedJob{Key: j.Key, App: j.App, Pool: j.Pool, SeenAt: j.SeenAt, QueuedAt: j.QueuedAt(), StartedAt: j.StartedAt, CompletedAt: j.CompletedAt}
+		told := muster.Sighting{Sense: muster.SenseWebhook, State: muster.JobQueued, At: j.SeenAt}
+		if j.Key.ID%23 == 0 {
+			told.Sense, told.At = muster.SenseRedelivery, j.CreatedAt.Add(time.Duration(90+j.Key.ID%100)*time.Second)
+		}
+		s.Sightings = append(s.Sightings, told)
+		if !j.CompletedAt.IsZero() {
+			s.Sightings = append(s.Sightings, muster.Sighting{Sense: muster.SenseWebhook, State: muster.JobCompleted, At: j.CompletedAt.Add(time.Second)})
+		}
+		out = append(out, s)
 	}
 	return out, err
 }

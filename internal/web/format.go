@@ -20,6 +20,7 @@ var funcs = template.FuncMap{
 	"duration": formatDuration,
 	"money":    formatMoney,
 	"num":      formatNumber[int],
+	"num64":    formatNumber[int64],
 	"clock":    func(t time.Time) string { return t.UTC().Format("15:04:05") },
 	"stamp":    formatStamp,
 	"iso":      func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
@@ -40,6 +41,11 @@ var funcs = template.FuncMap{
 	"safeLink": safeLink,
 	"join":     strings.Join,
 	"poolPath": func(name string) string { return "/pools/" + url.PathEscape(name) },
+	"flowPath": func(run int64) string { return fmt.Sprintf("/runs/%d", run) },
+	"decisionPath": func(d DecisionRecord) string {
+		return fmt.Sprintf("/pools/%s/decisions/%d", url.PathEscape(d.Pool), d.ID)
+	},
+	"ratio":    func(r float64) string { return strconv.FormatFloat(100*r, 'f', 1, 64) + " %" },
 	"runPath":  func(id muster.RunnerID) string { return "/runners/" + url.PathEscape(string(id)) },
 	"guidPath": func(guid string) string { return "/deliveries/" + url.PathEscape(guid) },
 	"static":   staticPath,
@@ -168,11 +174,11 @@ func short(s string) string {
 // always beside it.
 func tone(v any) string {
 	switch fmt.Sprint(v) {
-	case "success", "registered", "ok":
+	case "success", "registered", "ok", "fine":
 		return "ok"
-	case "failure", "timed_out", "startup_failure", "lost_runner", "leaked_instance":
+	case "failure", "timed_out", "startup_failure", "lost_runner", "leaked_instance", "stopped":
 		return "bad"
-	case "queued", "waiting", "action_required", "provisioning", "draining", "ghost_registration":
+	case "queued", "waiting", "warned", "lowered", "suspended", "action_required", "provisioning", "draining", "ghost_registration":
 		return "wait"
 	case "in_progress", "active", "scale_up":
 		return "info"

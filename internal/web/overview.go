@@ -132,3 +132,11 @@ func (s *site) oldestWaiting(ctx context.Context, pools []poolRow) (*waitingJob,
 	}
 	return w, nil
 }
+
+// Parked is how many calls of any lane were not made, so that others could be.
+func (b Budget) Parked() (n int64) {
+	for _, l := range b.Lanes {
+		n += l.Parked
+	}
+	return n
+}

@@ -66,6 +66,7 @@ func (s *site) pools(w http.ResponseWriter, r *http.Request) error {
 type poolPage struct {
 	poolRow
 	Snapshot  muster.Snapshot
+	Notes     []muster.Note
 	Queue     []jobRow
 	QueueMore int
 	Decisions []DecisionRecord
@@ -95,6 +96,7 @@ func (s *site) pool(w http.ResponseWriter, r *http.Request) error {
 	if v.Snapshot, err = s.Reads.PoolSnapshot(ctx, v.Name); err != nil {
 		return err
 	}
+	v.Notes = muster.Notes(v.Snapshot, s.Now())
 	v.Capacity = capacityOf(v.Snapshot)
 	v.queue = queueOf(v.Snapshot)
 	const shown = 12
@@ -118,7 +120,8 @@ func (s *site) pool(w http.ResponseWriter, r *http.Request) error {
 	return s.show(w, r, "pool", page{Title: v.Name, Section: "pools", Body: v})
 }
 
-// setPool enables, disables or scales a pool, as the form's "do" says.
+// setPool enables, disables, suspends, resumes or scales a pool, as the form's
+// "do" says.
 func (s *site) setPool(w http.ResponseWriter, r *http.Request) error {
 	do, err := formText(w, r, "do")
 	if err != nil {
@@ -133,6 +136,9 @@ func (s *site) setPool(w http.ResponseWriter, r *http.Request) error {
 	case "enable", "disable":
 		enabled := do == "enable"
 		o.Enabled = &enabled
+	case "suspend", "resume":
+		suspended := do == "suspend"
+		o.Suspended = &suspended
 	case "scale":
 		if o.MinRunners, err = formCount(r, "min"); err != nil {
 			return err
@@ -141,7 +147,7 @@ func (s *site) setPool(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	default:
-		return muster.Errorf(muster.CodeInvalid, "a pool can be enabled, disabled or scaled, not %q", do)
+		return muster.Errorf(muster.CodeInvalid, "a pool can be enabled, disabled, suspended, resumed or scaled, not %q", do)
 	}
 	if err := p.Override(o).Scaling.Validate(); err != nil {
 		return err
@@ -170,4 +176,38 @@ func (s *site) nudgePool(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return done(w, r, "/pools/"+url.PathEscape(p.Name), "nudge")
+}
+
+type decisionView struct {
+	DecisionRecord
+	Again    muster.Decision
+	Same     bool
+	Capacity capacity
+	Notes    []muster.Note
+	Oldest   []muster.PlanJob // the first of the queue
+	More     int
+}
+
+// decision shows what the planner saw and decides again from it.
+func (s *site) decision(w http.ResponseWriter, r *http.Request) error {
+	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if err != nil {
+		return muster.Errorf(muster.CodeNotFound, "there is no decision %q: a decision's id is a number", r.PathValue("id"))
+	}
+	d, err := s.Reads.Decision(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	if d.Pool != r.PathValue("name") {
+		return muster.Errorf(muster.CodeNotFound, "decision %d is of another pool", id)
+	}
+	v := decisionView{DecisionRecord: d, Again: muster.Plan(d.Snapshot, d.At), Capacity: capacityOf(d.Snapshot), Notes: muster.Notes(d.Snapshot, d.At)}
+	a, b := d.Decision, v.Again
+	v.Same = a.Action == b.Action && a.Target == b.Target && a.Rule == b.Rule && a.Create == b.Create && a.Warm == b.Warm && slices.Equal(a.Drain, b.Drain)
+	v.Oldest = queueOf(d.Snapshot)
+	const shown = 10
+	if n := len(v.Oldest); n > shown {
+		v.Oldest, v.More = v.Oldest[:shown], n-shown
+	}
+	return s.show(w, r, "decision", page{Title: "Decision of " + d.Pool, Section: "pools", Body: v})
 }

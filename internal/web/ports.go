@@ -56,7 +56,10 @@ type PoolReads interface {
 	// PoolSnapshot is what the next decision about the pool would be taken from.
 	PoolSnapshot(ctx context.Context, pool string) (muster.Snapshot, error)
 	// Decisions are the pool's decisions, newest first; pool "" means all pools.
+	// They may be without their snapshots.
 	Decisions(ctx context.Context, pool string, limit int) ([]DecisionRecord, error)
+	// Decision is one decision with its snapshot.
+	Decision(ctx context.Context, id int64) (DecisionRecord, error)
 }
 
 // DeliveryReads are the questions about webhooks.
@@ -77,6 +80,13 @@ type BookReads interface {
 	// Usage sums the receipts and wastes of q by "workflow", "repository", "pool"
 	// or "day" (Key is then YYYY-MM-DD in UTC), in any order.
 	Usage(ctx context.Context, q UsageQuery, by string) ([]UsageRow, error)
+	// Wastes are those of runners that ended in [since, until), in any order, at
+	// most limit.
+	Wastes(ctx context.Context, since, until time.Time, limit int) ([]muster.Waste, error)
+	// Spendings are the projects that have a budget and how they stand this month.
+	Spendings(ctx context.Context) ([]ProjectSpending, error)
+	// Sensed are the jobs first heard of in [since, until) with all sightings.
+	Sensed(ctx context.Context, since, until time.Time) ([]muster.SensedJob, error)
 	// Findings are what the sweep found, newest first.
 	Findings(ctx context.Context, limit int) ([]Finding, error)
 }
@@ -197,9 +207,34 @@ type ProviderHealth struct {
 	CheckedAt      time.Time
 }
 
-// Budget is what an installation may still ask of GitHub.
+// Budget is what an installation may still ask of GitHub. A Limit of 0 means that
+// GitHub has named none.
 type Budget struct {
 	App, Account     string
 	Limit, Remaining int
 	ResetAt          time.Time
+	// PerMinute is the pace of the last minutes, Forecast when the rest is used up
+	// at it; zero when it lasts until ResetAt.
+	PerMinute float64
+	Forecast  time.Time
+	// PausedUntil is set while GitHub wants no calls.
+	PausedUntil time.Time
+	// PollStretch is the factor by which polls are spaced out, 0 for no polls.
+	PollStretch int
+	// Lanes are the most urgent first.
+	Lanes []BudgetLane
+}
+
+// BudgetLane is what became of the calls of one urgency: made, and not made so
+// that others could be.
+type BudgetLane struct {
+	Lane          string
+	Calls, Parked int64
+	Waiting       int
+}
+
+// ProjectSpending is a project's budget and how it stands.
+type ProjectSpending struct {
+	muster.CostBudget
+	Spending muster.Spending
 }

@@ -2,6 +2,7 @@ package web
 
 import (
 	"cmp"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -30,6 +31,50 @@ type usageView struct {
 	Rows         []usageRow
 	Total        UsageRow
 	Chart        chart
+	Budgets      []budgetRow
+}
+
+// budgetRow is a project's budget as a bar.
+type budgetRow struct {
+	ProjectSpending
+	// Percent is the share that is spent; Max the end of the bar, in percent.
+	Percent, Max int
+	Marks        []bar
+	Fill         bar
+}
+
+// Word is how the project stands.
+func (b budgetRow) Word() string { return cmp.Or(string(b.Spending.State), "fine") }
+
+// Title says the bar in words.
+func (b budgetRow) Title() string {
+	return fmt.Sprintf("%s of %s spent, %d %%", formatMoney(b.Spending.SpentMicroUSD), formatMoney(b.MonthMicroUSD), b.Percent)
+}
+
+func budgetRows(all []ProjectSpending) []budgetRow {
+	var out []budgetRow
+	for _, p := range all {
+		r := budgetRow{ProjectSpending: p, Max: max(100, p.WarnPercent, p.LowerPercent, p.StopPercent)}
+		if p.MonthMicroUSD > 0 {
+			r.Percent = int(float64(p.Spending.SpentMicroUSD) / float64(p.MonthMicroUSD) * 100)
+		}
+		r.Max = max(r.Max, min(r.Percent, 200))
+		class := "c-done"
+		switch p.Spending.State {
+		case muster.SpendingWarned, muster.SpendingLowered:
+			class = "c-waste"
+		case muster.SpendingStopped:
+			class = "c-failed"
+		}
+		r.Fill = bar{Class: class, W: barWidth * min(r.Percent, r.Max) / r.Max}
+		for _, percent := range []int{p.WarnPercent, p.LowerPercent, p.StopPercent} {
+			if percent > 0 && percent <= r.Max {
+				r.Marks = append(r.Marks, bar{X: min(barWidth*percent/r.Max, barWidth-3)})
+			}
+		}
+		out = append(out, r)
+	}
+	return out
 }
 
 // usageRow is a row with a bar of its outcomes and its part in the whole cost.
@@ -90,6 +135,11 @@ func (s *site) usage(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
+	spendings, err := s.Reads.Spendings(ctx)
+	if err != nil {
+		return err
+	}
+	v.Budgets = budgetRows(spendings)
 	v.Total = totalOf(rows)
 	v.Rows = usageRows(rows, v.By, v.Total)
 	return s.show(w, r, "usage", page{Title: "Usage", Section: "usage", Body: v})

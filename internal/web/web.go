@@ -73,6 +73,7 @@ type site struct {
 	tmpl    *templates
 	login   *login // nil without a token
 	traffic cached[traffic]
+	insight map[string]*cached[insights] // by period
 	streams chan struct{}
 }
 
@@ -89,6 +90,10 @@ func New(cfg Config) http.Handler {
 		cfg.MaxStreams = 256
 	}
 	s := &site{Config: cfg, tmpl: mustParse(), streams: make(chan struct{}, cfg.MaxStreams)}
+	s.insight = map[string]*cached[insights]{}
+	for period := range periodDays {
+		s.insight[period] = &cached[insights]{}
+	}
 	pages := s.pages()
 	if cfg.Guard != nil {
 		pages = cfg.Guard(pages)
@@ -128,6 +133,9 @@ func (s *site) pages() http.Handler {
 	get("/pools/{name}", s.pool)
 	post("/pools/{name}", s.setPool)
 	post("/pools/{name}/nudge", s.nudgePool)
+	get("/pools/{name}/decisions/{id}", s.decision)
+	get("/runs/{id}", s.run)
+	get("/insights", s.insights)
 	get("/deliveries", s.deliveries)
 	get("/deliveries/{guid}", s.delivery)
 	get("/deliveries/{guid}/body", s.deliveryBody)
@@ -268,12 +276,13 @@ var navigation = []navItem{
 	{"/pools", "Pools", "g p", "pools"},
 	{"/deliveries", "Deliveries", "g d", "deliveries"},
 	{"/usage", "Usage", "g u", "usage"},
+	{"/insights", "Insights", "g i", "insights"},
 	{"/findings", "Findings", "g f", "findings"},
 	{"/about", "About", "g a", "about"},
 }
 
 var navTitles = map[string]string{
-	"jobs": "Jobs", "runners": "Runners", "pools": "Pools", "deliveries": "Deliveries", "usage": "Usage", "findings": "Findings",
+	"jobs": "Jobs", "runners": "Runners", "pools": "Pools", "deliveries": "Deliveries", "usage": "Usage", "insights": "Insights", "findings": "Findings",
 }
 
 // show writes a page with status 200.
@@ -313,6 +322,8 @@ var notices = map[string]string{
 	"drain":      "The runner is going home. If it is busy, it finishes its job first.",
 	"enable":     "The pool is enabled and is being decided anew.",
 	"disable":    "The pool is disabled. Running jobs finish; no runner will be added.",
+	"suspend":    "The pool is suspended. Running jobs finish, queued ones wait, no runner will be made.",
+	"resume":     "The pool makes runners again and is being decided anew.",
 	"scale":      "The limits are changed and the pool is being decided anew.",
 	"nudge":      "The pool is being decided anew.",
 	"redispatch": "The delivery is being dispatched again.",

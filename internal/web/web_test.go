@@ -143,7 +143,7 @@ func TestPagesSayWhatIsKnown(t *testing.T) {
 		{"Runner", "/runners/" + string(busy.ID), []string{busy.Name, busy.Instance, "took a job", "agent traded its boot token", "Listening for Jobs", "Drain this runner", "It runs a job and leaves after it"}},
 		{"DestroyedRunner", "/runners/" + string(gone.ID), []string{"Lived", "proven gone"}},
 		{"Pools", "/pools", []string{"linux-small", "8 of 2–12", "changed", "disabled", "1 queued job is not covered"}},
-		{"Pool", "/pools/linux-small", []string{"8 of 2–12", "scale up", "7 → 8", "formula", "31 times", "1 queued, 1 of them not covered, 4 in progress · 1 to make", "linux-small self-hosted Linux X64", "2 vCPU, 8192 MiB, $0.0060 a minute", "Set limits", "Disable", "test (node 22)"}},
+		{"Pool", "/pools/linux-small", []string{"at least 2, at most 12", "scale up", "7 → 8", "formula", "31 times", "1 queued, 1 of them not covered, 4 in progress · 1 to make", "linux-small self-hosted Linux X64", "2 vCPU, 8192 MiB, $0.0060 a minute", "Set limits", "Disable", "test (node 22)"}},
 		{"Deliveries", "/deliveries", []string{"workflow_job · queued", "job queued in linux-small", "ignored: no pool wants [ubuntu-latest]", "redelivery", "failing signal pool linux-small: the engine did not answer within 10s"}},
 		{"Delivery", "/deliveries/" + delivery.GUID, []string{"job completed", "When each sense saw the job", "completed webhook this delivery 610ms", "X-Github-Hook-Installation-Target-Type", `"run_attempt": 1`, "Dispatch again", "as it came"}},
 		{"PendingDelivery", "/deliveries/" + pending.GUID, []string{"failing", "not acted on yet", "Failed tries 2", "the engine did not answer"}},
@@ -349,7 +349,7 @@ func TestForms(t *testing.T) {
 	post("/deliveries/"+guid+"/redispatch", url.Values{}, 303, "?done=redispatch")
 	post("/pools/linux-small", url.Values{"do": {"scale"}, "min": {"9"}, "max": {"4"}}, 400, "max_runners must be >= min_runners")
 	post("/pools/linux-small", url.Values{"do": {"scale"}, "min": {"many"}, "max": {"4"}}, 400, "is not a number")
-	post("/pools/linux-small", url.Values{"do": {"explode"}}, 400, "a pool can be enabled, disabled or scaled")
+	post("/pools/linux-small", url.Values{"do": {"explode"}}, 400, "a pool can be enabled, disabled, suspended, resumed or scaled")
 	post("/pools/none", url.Values{"do": {"enable"}}, 404, "there is no pool")
 	post("/deliveries/none/redispatch", url.Values{}, 404, "there is no delivery")
 	want := []string{
