@@ -4,7 +4,7 @@ import "sync"
 
 // labelSet is the values that each label has taken. The zero value is ready to use.
 type labelSet struct {
-	app, pool, provider, event, outcome, route, state, phase, conclusion, rule, kind, procedure, code label
+	app, pool, provider, event, outcome, route, state, phase, conclusion, rule, kind, procedure, code, account, lane label
 }
 
 const (

@@ -34,6 +34,10 @@ type Registry struct {
 	oldestDelivery prometheus.Gauge
 	asked          *prometheus.CounterVec
 	repaired       *prometheus.HistogramVec
+	polls          *prometheus.CounterVec
+	pollCalls      *prometheus.CounterVec
+	pollTime       *prometheus.HistogramVec
+	pollFound      *prometheus.HistogramVec
 
 	transitions *prometheus.CounterVec
 	ignored     *prometheus.CounterVec
@@ -90,6 +94,10 @@ func New(version string) *Registry {
 	r.oldestDelivery = gauge("dispatch_lag_seconds", "Age of the oldest delivery that was found waiting in the inbox.").WithLabelValues()
 	r.asked = counter("redeliveries_total", "Lost deliveries that GitHub was asked to send again.", "app", "outcome")
 	r.repaired = histogram("lost_delivery_repair_seconds", "Time from GitHub's first attempt to the arrival of a delivery that had been lost.", slow, "app")
+	r.polls = counter("polls_total", "Looks at the repositories of one owner, by what came of them; parked for want of budget.", "app", "outcome")
+	r.pollCalls = counter("poll_calls_total", "Calls of GitHub that polling made; answers that did not change are among them.", "app")
+	r.pollTime = histogram("poll_seconds", "Duration of one look at the repositories of one owner.", slow, "app")
+	r.pollFound = histogram("poll_found_seconds", "Time from GitHub's own time of a job's state to polling finding it, for states that no other sense told.", slow, "app", "state")
 
 	r.transitions = counter("job_transitions_total", "Jobs that entered a state, by pool; pool is none for jobs that no pool wants.", "pool", "state")
 	r.ignored = counter("job_events_ignored_total", "Events of jobs that no pool wants.", "action")
@@ -201,6 +209,19 @@ func (r *Registry) Asked(app, outcome string) {
 // Repaired implements ingress.Observer.
 func (r *Registry) Repaired(app string, after time.Duration) {
 	r.repaired.WithLabelValues(r.set.app.of(app)).Observe(seconds(after))
+}
+
+// Polled implements ingress.PollObserver.
+func (r *Registry) Polled(app, outcome string, calls int, took time.Duration) {
+	app = r.set.app.of(app)
+	r.polls.WithLabelValues(app, r.set.outcome.of(outcome)).Inc()
+	r.pollCalls.WithLabelValues(app).Add(float64(max(0, calls)))
+	r.pollTime.WithLabelValues(app).Observe(seconds(took))
+}
+
+// Found implements ingress.PollObserver.
+func (r *Registry) Found(app, state string, after time.Duration) {
+	r.pollFound.WithLabelValues(r.set.app.of(app), r.set.state.of(state)).Observe(seconds(after))
 }
 
 // Called implements github.Observer.

@@ -26,8 +26,9 @@ import (
 
 // A Registry is the Observer of those who declare one.
 var (
-	_ ingress.Observer = (*metrics.Registry)(nil)
-	_ github.Observer  = (*metrics.Registry)(nil)
+	_ ingress.Observer     = (*metrics.Registry)(nil)
+	_ ingress.PollObserver = (*metrics.Registry)(nil)
+	_ github.Observer      = (*metrics.Registry)(nil)
 )
 
 func scrape(t *testing.T, r *metrics.Registry) map[string]*dto.MetricFamily {
@@ -92,6 +93,16 @@ func everything(r *metrics.Registry) {
 	r.Waiting(90 * time.Second)
 	r.Asked("main", "asked")
 	r.Repaired("main", 2*time.Minute)
+	r.Polled("main", "done", 12, 3*time.Second)
+	r.Found("main", "queued", 4*time.Minute)
+	r.CountBudgets(func() []metrics.Budget {
+		return []metrics.Budget{
+			{App: "main", Account: "octo-org", Limit: 5000, Remaining: 4321, PointsThisMinute: 77, Stretch: 1, Forecast: time.Now().Add(20 * time.Minute), Registrations: 30,
+				Lanes: []metrics.BudgetLane{{Lane: "critical", Calls: 40, Parked: 2, Waiting: 3}, {Lane: "background", Calls: 900, Unchanged: 850}}},
+			{App: "main", Account: "app", Stretch: 0, PausedUntil: time.Now().Add(time.Minute)},
+			{App: "main", Account: "octo-org", Limit: 1},
+		}
+	})
 	r.Called("main", "POST /orgs/{org}/actions/runners/generate-jitconfig", 201, 300*time.Millisecond)
 	r.Called("main", "POST /orgs/{org}/actions/runners/generate-jitconfig", 0, 30*time.Second)
 	r.Budget("main", 4321, 5000)
@@ -120,9 +131,12 @@ func TestMetricNames(t *testing.T) { // S4-68 S4-55
 	want := []string{
 		"muster_agent_reports_total", "muster_api_call_seconds", "muster_api_calls_total", "muster_build_info", "muster_cost_micro_usd_total", "muster_decisions_total",
 		"muster_deliveries_total", "muster_delivery_seconds", "muster_dispatch_delay_seconds", "muster_dispatch_lag_seconds", "muster_dispatches_total",
-		"muster_github_call_seconds", "muster_github_calls_total", "muster_github_rate_limit", "muster_github_rate_remaining",
+		"muster_github_budget_forecast_seconds", "muster_github_budget_limit", "muster_github_budget_paused_seconds", "muster_github_budget_points",
+		"muster_github_budget_remaining", "muster_github_budget_stretch", "muster_github_call_seconds", "muster_github_calls_total",
+		"muster_github_lane_calls_total", "muster_github_lane_parked_total", "muster_github_lane_unchanged_total", "muster_github_lane_waiting",
+		"muster_github_rate_limit", "muster_github_rate_remaining", "muster_github_registrations",
 		"muster_job_events_ignored_total", "muster_job_queue_seconds", "muster_job_run_seconds", "muster_job_transitions_total", "muster_jobs_completed_total",
-		"muster_lost_delivery_repair_seconds", "muster_provider_call_seconds", "muster_provider_calls_total", "muster_redeliveries_total",
+		"muster_lost_delivery_repair_seconds", "muster_poll_calls_total", "muster_poll_found_seconds", "muster_poll_seconds", "muster_polls_total", "muster_provider_call_seconds", "muster_provider_calls_total", "muster_redeliveries_total",
 		"muster_runner_boot_seconds", "muster_runner_boots_total", "muster_runner_changes_total", "muster_runner_launches_total", "muster_runners",
 		"muster_runners_stolen_total", "muster_sweep_findings_total", "muster_waste_micro_usd_total", "muster_wasted_runners_total",
 	}
@@ -164,6 +178,18 @@ func TestMetricValues(t *testing.T) { // S4-55 S4-68
 		{"muster_github_calls_total", []string{"main", "POST /orgs/{org}/actions/runners/generate-jitconfig", "201"}, 1},
 		{"muster_github_calls_total", []string{"main", "POST /orgs/{org}/actions/runners/generate-jitconfig", "none"}, 1},
 		{"muster_github_rate_remaining", []string{"main"}, 4321},
+		{"muster_github_budget_limit", []string{"octo-org", "main"}, 5000}, // the first of two with one name
+		{"muster_github_budget_remaining", []string{"octo-org", "main"}, 4321},
+		{"muster_github_budget_points", []string{"octo-org", "main"}, 77},
+		{"muster_github_budget_stretch", []string{"app", "main"}, 0},
+		{"muster_github_registrations", []string{"octo-org", "main"}, 30},
+		{"muster_github_lane_calls_total", []string{"octo-org", "main", "background"}, 900},
+		{"muster_github_lane_unchanged_total", []string{"octo-org", "main", "background"}, 850},
+		{"muster_github_lane_parked_total", []string{"octo-org", "main", "critical"}, 2},
+		{"muster_github_lane_waiting", []string{"octo-org", "main", "critical"}, 3},
+		{"muster_polls_total", []string{"main", "done"}, 1},
+		{"muster_poll_calls_total", []string{"main"}, 12},
+		{"muster_poll_found_seconds", []string{"main", "queued"}, 1},
 		{"muster_job_transitions_total", []string{"ci", "in_progress"}, 1},
 		{"muster_jobs_completed_total", []string{"success", "ci"}, 1},
 		{"muster_job_queue_seconds", []string{"ci"}, 1}, // once, though two events came after it was known
@@ -178,6 +204,12 @@ func TestMetricValues(t *testing.T) { // S4-55 S4-68
 	} {
 		if got := value(t, f, c.name, c.labels...); got != c.want {
 			t.Errorf("%s%v is %v, want %v", c.name, c.labels, got, c.want)
+		}
+	}
+	// What is not known has no value: an App without a limit, one that lasts.
+	for name, want := range map[string]int{"muster_github_budget_limit": 1, "muster_github_budget_forecast_seconds": 1, "muster_github_budget_paused_seconds": 2} {
+		if n := len(f[name].Metric); n != want {
+			t.Errorf("%s has %d values, want %d", name, n, want)
 		}
 	}
 	if sum := f["muster_job_queue_seconds"].Metric[0].Histogram.GetSampleSum(); sum != 20 {
