@@ -346,18 +346,18 @@ func Plan(s Snapshot, now time.Time) Decision {
 	switch {
 	case !p.Enabled:
 		d.Rule = RuleDisabled
-		d.Reason = fmt.Sprintf("the pool is disabled: %s wait, %s", count(q.queued, "job"), f)
+		d.Reason = fmt.Sprintf("the pool is disabled: %s, %s", waits(q.queued), f)
 		d.drain(f.ready)
 		d.overflow(p, q, 0, now)
 		return d
 	case s.Suspended:
 		d.Rule = RuleSuspended
-		d.Reason = fmt.Sprintf("the installation is suspended: %s wait and nothing is added, %s", count(q.queued, "job"), f)
+		d.Reason = fmt.Sprintf("the installation is suspended: %s and nothing is added, %s", waits(q.queued), f)
 		d.overflow(p, q, supply, now)
 		return d
 	case p.Suspended:
 		d.Rule = RulePoolSuspended
-		d.Reason = fmt.Sprintf("the pool is suspended: %s wait and nothing is added, %s", count(q.queued, "job"), f)
+		d.Reason = fmt.Sprintf("the pool is suspended: %s and nothing is added, %s", waits(q.queued), f)
 		d.overflow(p, q, supply, now)
 		return d
 	case s.DemandUnknown:
@@ -416,8 +416,8 @@ func Plan(s Snapshot, now time.Time) Decision {
 	case starved && !cooling && !now.Before(q.oldest.Add(sc.Cooldown)):
 		up = want
 		d.Rule = RuleStarvation
-		d.Reason = fmt.Sprintf("%s wait, the oldest for %s, and no runner is idle or starting: %s made although the threshold is %d",
-			count(len(q.line), "job"), age(q.oldest, now), count(want, "runner"), sc.ScaleUpThreshold)
+		d.Reason = fmt.Sprintf("%s, the oldest for %s, and no runner is idle or starting: %s made although the threshold is %d",
+			waits(len(q.line)), age(q.oldest, now), count(want, "runner"), sc.ScaleUpThreshold)
 	case starved:
 		d.wake(q.oldest.Add(sc.Cooldown), now)
 	}
@@ -441,7 +441,7 @@ func Plan(s Snapshot, now time.Time) Decision {
 		d.Reason = fmt.Sprintf("at the limit of %s%s with %s waiting: %s", count(sc.MaxRunners, "runner"), byWindow(window.maxUntil), count(q.queued, "job"), f)
 		if stopped {
 			d.Rule = RuleBudget
-			d.Reason = fmt.Sprintf("%s: %s wait, %s", s.Spending, count(q.queued, "job"), f)
+			d.Reason = fmt.Sprintf("%s: %s, %s", s.Spending, waits(q.queued), f)
 		}
 	}
 	if up > 0 {

@@ -578,7 +578,7 @@ func TestPlanWakesInTime(t *testing.T) {
 	})
 }
 
-// C15 4-52 4-53: a simulation in which runners boot, take the oldest job, end and
+// C15 S4-52 S4-53 S4-54: a simulation in which runners boot, take the oldest job, end and
 // are replaced. Whatever the scaling, every job runs, and no two scaling actions
 // are closer than the cooldown. S1-46
 func TestPlanStarvesNobodyAndDoesNotFlap(t *testing.T) {
