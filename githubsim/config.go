@@ -88,7 +88,8 @@ type Config struct {
 	SetSessionLinger time.Duration
 	// MessageBatch is how much one message of a scale set tells at most (50).
 	MessageBatch int
-	// OfflineAfter is how long a silent runner still counts as online (60 s).
+	// OfflineAfter is how long a silent runner still counts as online, and a scale
+	// set as listened to (60 s).
 	OfflineAfter time.Duration
 	// RecordLinger is how long a one-job runner stays registered and busy after its
 	// job ended (2 s).

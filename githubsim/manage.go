@@ -18,7 +18,8 @@ func encodeID(id int64) string { return strconv.FormatInt(id, 10) }
 //	GET  /truth                          Truth
 //	GET  /verdict                        Truth.Verdict, [] when all is well
 //	GET  /faults      PUT /faults        FaultSettings; PATCH changes only what it names
-//	POST /faults/hostile  /faults/off  /faults/expire-tokens  /faults/expire-scale-set-tokens
+//	POST /faults/hostile  /faults/off  /faults/expire-tokens
+//	POST /faults/expire-queue-tokens  /faults/expire-admin-tokens
 //	POST /apps                           AppOptions → App
 //	POST /organizations                  {"login"}
 //	POST /enterprises                    {"slug", "organizations"}
@@ -101,7 +102,8 @@ func (s *Server) manageFaults(handle handleFunc) {
 	handle("POST /faults/hostile", func(*http.Request) (any, error) { s.faults.Set(Hostile()); return show() })
 	handle("POST /faults/off", func(*http.Request) (any, error) { s.faults.Off(); return show() })
 	handle("POST /faults/expire-tokens", func(*http.Request) (any, error) { s.faults.ExpireTokens(); return show() })
-	handle("POST /faults/expire-scale-set-tokens", func(*http.Request) (any, error) { s.faults.ExpireScaleSetTokens(); return show() })
+	handle("POST /faults/expire-queue-tokens", func(*http.Request) (any, error) { s.faults.ExpireQueueTokens(); return show() })
+	handle("POST /faults/expire-admin-tokens", func(*http.Request) (any, error) { s.faults.ExpireAdminTokens(); return show() })
 	handle("POST /scale-sets/{id}/vanish", func(r *http.Request) (any, error) {
 		id, _ := strconv.ParseInt(r.PathValue("id"), 10, 64)
 		return object{}, s.VanishScaleSet(id)

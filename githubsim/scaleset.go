@@ -291,7 +291,7 @@ func (s *Server) createSet(c *serviceCall) (any, error) {
 		}{"System", in.Name})
 	}
 	set := &scaleSet{
-		scope: c.token.scope, createdOn: s.now(), runners: map[int64]*runner{}, jobs: map[*job]bool{}, offered: map[int64]*job{}, wake: make(chan struct{}),
+		capacity: -1, scope: c.token.scope, createdOn: s.now(), runners: map[int64]*runner{}, jobs: map[*job]bool{}, offered: map[int64]*job{}, wake: make(chan struct{}),
 	}
 	if err := s.editSet(set, in); err != nil {
 		return nil, err
@@ -409,7 +409,7 @@ func (s *Server) setView(set *scaleSet) object {
 		labels[i] = object{"id": l.id, "name": l.name, "type": set.types[i]}
 	}
 	status := "offline"
-	if set.session != nil && s.listening(set.session) {
+	if s.present(set) {
 		status = "online"
 	}
 	self := fmt.Sprintf("%s_apis/runtime/runnerscalesets/%d", s.pipelinesURL(set.scope), set.id)

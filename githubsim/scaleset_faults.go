@@ -33,15 +33,21 @@ func (f *Faults) AdminUnauthorized(rate float64) {
 	f.change(func(n *FaultSettings) { n.AdminUnauthorized = rate })
 }
 
-// ExpireScaleSetTokens makes all tokens of the queues and of the actions service
-// of this moment invalid.
-func (f *Faults) ExpireScaleSetTokens() {
+// ExpireQueueTokens makes all tokens of scale sets' queues of this moment invalid.
+func (f *Faults) ExpireQueueTokens() {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
 	now := f.s.now()
 	for _, t := range f.s.queueTokens {
 		t.expires = now
 	}
+}
+
+// ExpireAdminTokens makes all tokens of the actions service of this moment invalid.
+func (f *Faults) ExpireAdminTokens() {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	now := f.s.now()
 	for _, t := range f.s.registrations {
 		if t.purpose == "pipelines" {
 			t.expires = now

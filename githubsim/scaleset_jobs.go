@@ -3,7 +3,6 @@ package githubsim
 import (
 	"cmp"
 	"maps"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -58,7 +57,7 @@ func (set *scaleSet) byArrival() []*job {
 
 // free is how many more jobs the set may be given.
 func (s *Server) free(set *scaleSet) int {
-	if set.session == nil || !s.listening(set.session) {
+	if !s.present(set) {
 		return 0
 	}
 	return max(set.capacity-len(set.jobs), 0)
@@ -75,7 +74,7 @@ func (s *Server) place(j *job) {
 		if j.trapped[set.id] || !set.market.serves(j.demand) {
 			continue
 		}
-		if x := set.session; x != nil && s.listening(x) && set.capacity == 0 && s.chance.hit("zero capacity trap", s.faults.now().ZeroCapacityTrap) {
+		if s.present(set) && set.capacity == 0 && s.chance.hit("zero capacity trap", s.faults.now().ZeroCapacityTrap) {
 			s.fault("zero capacity trap")
 			if j.trapped == nil {
 				j.trapped = map[int64]bool{}
@@ -338,7 +337,8 @@ type ScaleSetTruth struct {
 	Labels []string `json:"labels"`
 	// Owner is whose session listens, empty if none does.
 	Owner string `json:"owner"`
-	// Capacity is what the listener announced last; -1 is no limit.
+	// Capacity is what the listener announced last: -1 is nothing yet, and the
+	// largest of 32 bits a client without the header.
 	Capacity int `json:"capacity"`
 	// Assigned are the jobs that were given to the set and are not completed.
 	Assigned []int64 `json:"assigned"`
@@ -355,9 +355,6 @@ func (s *Server) setTruth(set *scaleSet) ScaleSetTruth {
 	}
 	if set.session != nil {
 		t.Owner = set.session.owner
-	}
-	if t.Capacity == math.MaxInt {
-		t.Capacity = -1
 	}
 	return t
 }

@@ -43,6 +43,13 @@ func (s *Server) listening(x *setSession) bool {
 	return x.polling > 0 || s.now().Sub(x.seen) < linger
 }
 
+// present reports whether a set's listener was heard of lately, so that jobs may be
+// given to it.
+func (s *Server) present(set *scaleSet) bool {
+	x := set.session
+	return x != nil && (x.polling > 0 || s.cfg.OfflineAfter == 0 || s.now().Sub(x.seen) < s.cfg.OfflineAfter)
+}
+
 func (s *Server) createSetSession(c *serviceCall) (any, error) {
 	var in struct {
 		Owner string `json:"ownerName"`
@@ -60,7 +67,7 @@ func (s *Server) createSetSession(c *serviceCall) (any, error) {
 		s.endSetSession(set)
 	}
 	x := &setSession{id: s.chance.uuid("set session"), owner: in.Owner, set: set, seen: s.now()}
-	set.session, set.capacity = x, 0
+	set.session, set.capacity = x, -1
 	s.changed()
 	return s.setSessionView(x), nil
 }
@@ -99,7 +106,7 @@ func (s *Server) endSetSession(set *scaleSet) {
 	if x == nil {
 		return
 	}
-	set.session, set.capacity = nil, 0
+	set.session, set.capacity = nil, -1
 	for _, secret := range x.tokens {
 		delete(s.queueTokens, secret)
 	}
@@ -221,7 +228,7 @@ func (s *Server) enterSetPoll(c *serviceCall, rt *route, broken int) (x *setSess
 	x = c.set.session
 	x.polling++
 	// Clients that are older than the header hold what they like.
-	capacity := math.MaxInt
+	capacity := math.MaxInt32
 	if text := c.r.Header.Get("X-ScaleSetMaxCapacity"); text != "" {
 		if capacity, err = strconv.Atoi(text); err != nil || capacity < 0 {
 			x.polling--
