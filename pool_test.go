@@ -76,6 +76,75 @@ func TestPoolValidation(t *testing.T) {
 	}
 }
 
+// The rules of a pool: what makes no sense is named, with what to do. 4-25 4-26
+func TestPoolRulesValidation(t *testing.T) {
+	good := pool(func(p *muster.Pool) {
+		p.JobWait, p.InactiveMinutes, p.Overflow = time.Minute, 5, muster.Overflow{Pool: "big", After: time.Minute}
+		p.Schedules = []muster.Schedule{{Cron: "0 8 * * *", For: time.Hour, MinRunners: ptr(1), MaxRunners: ptr(1)}}
+		p.Quotas = []muster.Quota{{Name: "a", Repositories: []string{"acme/*", "*/b"}, MaxRunners: 0}, {Name: "b", Each: true, MaxRunners: 2}}
+		p.Priorities = []muster.Priority{{Branch: "main", Weight: 1}, {Event: "push", Repository: "acme/*", Weight: -1}}
+		p.Canary = muster.Canary{Offering: "next", Percent: 100}
+		p.ScaleSet = "set"
+	})
+	if err := good.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	one := func(change func(*muster.Pool)) muster.Pool {
+		p := pool(nil)
+		change(&p)
+		return p
+	}
+	schedules := func(s muster.Schedule) muster.Pool {
+		return one(func(p *muster.Pool) { p.Schedules = []muster.Schedule{s} })
+	}
+	quotas := func(q ...muster.Quota) muster.Pool { return one(func(p *muster.Pool) { p.Quotas = q }) }
+	priority := func(r muster.Priority) muster.Pool {
+		return one(func(p *muster.Pool) { p.Priorities = []muster.Priority{r} })
+	}
+	canary := func(c muster.Canary) muster.Pool {
+		return one(func(p *muster.Pool) { p.Offering, p.Canary = "small", c })
+	}
+	for _, c := range []struct {
+		want string
+		pool muster.Pool
+	}{
+		{"must not be negative", one(func(p *muster.Pool) { p.JobWait = -1 })},
+		{"must not be negative", one(func(p *muster.Pool) { p.InactiveMinutes = -1 })},
+		{"must not be negative", one(func(p *muster.Pool) { p.Overflow = muster.Overflow{Pool: "b", After: -1} })},
+		{"overflow names no pool", one(func(p *muster.Pool) { p.Overflow.After = 1 })},
+		{"overflows into itself", one(func(p *muster.Pool) { p.Overflow.Pool = p.Name })},
+		{"scale_down_cooldown cannot be negative", one(func(p *muster.Pool) { p.Scaling.ScaleDownCooldown = -1 })},
+		{"min_run_time cannot be negative", one(func(p *muster.Pool) { p.Scaling.MinRunTime = -1 })},
+		{"character that is not allowed", one(func(p *muster.Pool) { p.ScaleSet = "a b" })},
+		{"one job each", one(func(p *muster.Pool) { p.ScaleSet, p.Lifecycle = "a", muster.LifecycleKept })},
+		{"register by jit", one(func(p *muster.Pool) { p.ScaleSet, p.Registration = "a", muster.RegistrationToken })},
+		{"no cron", schedules(muster.Schedule{For: 1, MinRunners: ptr(1)})},
+		{"needs for", schedules(muster.Schedule{Cron: "* * * * *", MinRunners: ptr(1)})},
+		{"changes nothing", schedules(muster.Schedule{Cron: "* * * * *", For: 1})},
+		{"negative limit", schedules(muster.Schedule{Cron: "* * * * *", For: 1, MaxRunners: ptr(-1)})},
+		{"max_runners must be >= min_runners", schedules(muster.Schedule{Cron: "* * * * *", For: 1, MinRunners: ptr(2), MaxRunners: ptr(1)})},
+		{"quota 1 has no name", quotas(muster.Quota{MaxRunners: 1})},
+		{`two quotas are named "a"`, quotas(muster.Quota{Name: "a"}, muster.Quota{Name: "a"})},
+		{"max_runners cannot be negative", quotas(muster.Quota{Name: "a", MaxRunners: -1})},
+		{"is not owner/name with *", quotas(muster.Quota{Name: "a", Repositories: []string{"a b"}})},
+		{"no condition", priority(muster.Priority{Weight: 1})},
+		{"no weight", priority(muster.Priority{Branch: "main"})},
+		{"is not owner/name with *", priority(muster.Priority{Repository: "a b", Weight: 1})},
+		{"names no offering", canary(muster.Canary{Percent: 1})},
+		{"own offering", canary(muster.Canary{Offering: "small", Percent: 1})},
+		{"percent 0 is not a share", canary(muster.Canary{Offering: "next"})},
+		{"percent 101 is not a share", canary(muster.Canary{Offering: "next", Percent: 101})},
+		{"max_failures cannot be negative", canary(muster.Canary{Offering: "next", Percent: 1, MaxFailures: -1})},
+	} {
+		if err := c.pool.Validate(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("want %q, got %v", c.want, err)
+		}
+	}
+	if p := (muster.Pool{ScaleSet: "set"}).WithDefaults(); p.Labels.String() != "set" {
+		t.Errorf("a scale set's jobs ask for its name, not %s", p.Labels)
+	}
+}
+
 // Which jobs a pool takes: S3-13 first match wins, a pool may be limited to
 // repositories, 4-31 C2 kept machines and public repositories.
 func TestRoute(t *testing.T) {
