@@ -76,14 +76,14 @@ func (e *RunnerDeregistrationError) Unwrap() error { return &e.RunnerProvisionin
 // is no class.
 func classed(class error, status int, cause error) error {
 	base := RunnerProvisioningError{Status: status, class: class, cause: cause}
-	switch class {
-	case nil:
+	switch {
+	case class == nil:
 		return cause
-	case ErrRegistrationToken:
+	case errors.Is(class, ErrRegistrationToken):
 		return &RegistrationTokenError{base}
-	case ErrRegistration:
+	case errors.Is(class, ErrRegistration):
 		return &RunnerRegistrationError{base}
-	case ErrDeregistration:
+	case errors.Is(class, ErrDeregistration):
 		return &RunnerDeregistrationError{base}
 	}
 	return &base
