@@ -27,6 +27,8 @@ type Config struct {
 	OperatorToken muster.Secret
 	// Workspace is what operators see. Default "default".
 	Workspace string
+	// Access may be nil: then nothing is known of it.
+	Access Access
 	// CostBudgets are what projects may spend, in the order to show.
 	CostBudgets []muster.CostBudget
 	// Book prices machines in dry runs.

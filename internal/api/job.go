@@ -186,10 +186,13 @@ func (s jobs) ExplainJob(ctx context.Context, req *v1.ExplainJobRequest) (*v1.Ex
 // the job's pool (zero if there is none).
 func (a *API) Situation(ctx context.Context, j muster.Job) (sit muster.Situation, last muster.DecisionRecord, err error) {
 	sit.Job = j
-	if sit.Pools, err = a.Store.Pools(ctx, j.Workspace); err != nil || j.Pool == "" {
+	if sit.Pools, err = a.Store.Pools(ctx, j.Workspace); err != nil {
 		return sit, last, err
 	}
-	if sit.Snapshot, err = a.Store.PoolSnapshot(ctx, j.Workspace, j.Pool); err != nil {
+	if j.Pool == "" {
+		return sit, last, a.surroundings(ctx, &sit)
+	}
+	if sit.Snapshot, err = a.Snapshot(ctx, j.Workspace, j.Pool); err != nil {
 		return sit, last, err
 	}
 	if last, _, err = a.Store.LastDecision(ctx, j.Workspace, j.Pool); err != nil {
@@ -203,8 +206,10 @@ func (a *API) Situation(ctx context.Context, j muster.Job) (sit muster.Situation
 		return sit, last, err
 	}
 	sit.ProviderError, sit.ProviderErrorAt = a.Commands.ProviderRefusal(ctx, j.Workspace, j.Pool)
-	sit.StolenBy, err = a.stolenBy(ctx, j)
-	return sit, last, err
+	if sit.StolenBy, err = a.stolenBy(ctx, j); err != nil {
+		return sit, last, err
+	}
+	return sit, last, a.surroundings(ctx, &sit)
 }
 
 // stolenBy names the job that took a runner which was made after j was queued,

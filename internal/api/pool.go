@@ -47,7 +47,7 @@ func (s pools) GetPool(ctx context.Context, req *v1.GetPoolRequest) (*v1.GetPool
 
 // view is a pool with its status.
 func (s pools) view(ctx context.Context, p muster.Pool) (*v1.Pool, error) {
-	snap, err := s.Store.PoolSnapshot(ctx, p.Workspace, p.Name)
+	snap, err := s.Snapshot(ctx, p.Workspace, p.Name)
 	if err != nil {
 		return nil, err
 	}

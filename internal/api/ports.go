@@ -189,6 +189,17 @@ type BudgetLane struct {
 	Waiting                  int
 }
 
+// Access knows what stands on GitHub's side between a pool and a job. Both
+// methods answer "" when nothing speaks against it, and when they cannot know.
+type Access interface {
+	// AppProblem is what the App lacks to serve an owner, with the remedy. It calls
+	// neither GitHub nor a provider.
+	AppProblem(ctx context.Context, app, owner string) string
+	// GroupProblem is why the pool's runner group does not serve the job. It may
+	// ask GitHub, but not for long and not often.
+	GroupProblem(ctx context.Context, p muster.Pool, j muster.Job) string
+}
+
 // Observer counts calls. Called runs after every call, on its goroutine, and
 // must return at once: procedure is "/muster.v1.JobService/ListJobs" or a path of
 // the agent's protocol, code "ok" or one of Connect's codes, or the HTTP status.

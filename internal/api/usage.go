@@ -5,7 +5,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/muster-ci/muster"
 	v1 "github.com/muster-ci/muster/gen/muster/v1"
@@ -136,8 +135,7 @@ func (s books) GetLatency(ctx context.Context, req *v1.GetLatencyRequest) (*v1.G
 }
 
 func (s books) ListCostBudgets(ctx context.Context, _ *v1.ListCostBudgetsRequest) (*v1.ListCostBudgetsResponse, error) {
-	now := s.Now().UTC()
-	month := time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC)
+	month := monthOf(s.Now())
 	resp := &v1.ListCostBudgetsResponse{Month: stamp(month)}
 	pools, err := s.Store.Pools(ctx, workspaceOf(ctx))
 	if err != nil {

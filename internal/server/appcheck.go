@@ -134,6 +134,13 @@ func (c *appChecks) note(app string, problems []string) {
 	}
 }
 
+// of is what is wrong with one App.
+func (c *appChecks) of(app string) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.problems[app])
+}
+
 // Problems are what is wrong now, in the order of the configuration.
 func (c *appChecks) Problems() (out []string) {
 	c.mu.Lock()

@@ -59,6 +59,8 @@ type dashboard struct {
 	cfg      config.Config
 	// situation gathers what muster.Explain looks at; routes sets it.
 	situation func(context.Context, muster.Job) (muster.Situation, muster.DecisionRecord, error)
+	// snapshot is what the next decision of a pool would be taken from; routes sets it.
+	snapshot func(ctx context.Context, workspace, pool string) (muster.Snapshot, error)
 
 	mu        sync.Mutex
 	providers []web.ProviderHealth // as the last probe found them
@@ -145,7 +147,7 @@ func (d *dashboard) overridden(p muster.Pool) bool {
 }
 
 func (d *dashboard) PoolSnapshot(ctx context.Context, pool string) (muster.Snapshot, error) {
-	return d.store.PoolSnapshot(ctx, workspace, pool)
+	return d.snapshot(ctx, workspace, pool)
 }
 
 func (d *dashboard) Decisions(ctx context.Context, pool string, limit int) ([]muster.DecisionRecord, error) {

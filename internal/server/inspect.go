@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/muster-ci/muster"
@@ -67,4 +69,91 @@ func webBudget(b github.BudgetView) web.Budget {
 		out.Lanes = append(out.Lanes, web.BudgetLane{Lane: l.String(), Calls: v.Calls, Parked: v.Parked, Waiting: v.Waiting})
 	}
 	return out
+}
+
+// access tells the API what stands on GitHub's side between a pool and a job. It
+// is safe for concurrent use.
+type access struct {
+	store  *store.Store
+	apps   map[string]*github.Client
+	checks *appChecks
+
+	mu     sync.Mutex
+	groups map[groupQuestion]groupAnswer
+}
+
+type groupQuestion struct {
+	app        string
+	scope      muster.Scope
+	group      int64
+	repository string
+	public     bool
+}
+
+type groupAnswer struct {
+	problem string
+	until   time.Time
+}
+
+// An answer about a runner group is good for groupTTL, also that none came; GitHub
+// has groupTimeout to give it.
+const (
+	groupTTL     = 5 * time.Minute
+	groupTimeout = 3 * time.Second
+)
+
+// AppProblem is what the App's checks found, or that it is not installed any more.
+func (a *access) AppProblem(ctx context.Context, app, owner string) string {
+	if problems := a.checks.of(app); len(problems) > 0 {
+		return strings.Join(problems, "; ")
+	}
+	installed, err := a.store.Installations(ctx, workspace)
+	if err != nil {
+		return "" // not known
+	}
+	gone := false
+	for _, in := range installed {
+		if in.App != app || !strings.EqualFold(in.Account, owner) {
+			continue
+		}
+		if in.State != "deleted" {
+			return ""
+		}
+		gone = true
+	}
+	if gone {
+		return "App " + app + " is not installed at " + owner + " any more: install it there from its page on GitHub"
+	}
+	return ""
+}
+
+// GroupProblem asks GitHub about a runner group, at most once per groupTTL.
+func (a *access) GroupProblem(ctx context.Context, p muster.Pool, j muster.Job) string {
+	c, ok := a.apps[p.App]
+	if !ok {
+		return ""
+	}
+	q := groupQuestion{p.App, p.Scope, p.RunnerGroup, j.Repository, j.PublicRepo}
+	now := time.Now()
+	a.mu.Lock()
+	known, ok := a.groups[q]
+	a.mu.Unlock()
+	if ok && now.Before(known.until) {
+		return known.problem
+	}
+	ctx, cancel := context.WithTimeout(ctx, groupTimeout)
+	defer cancel()
+	problem, err := c.GroupProblem(ctx, p.Scope, p.RunnerGroup, j.Repository, j.PublicRepo)
+	if err != nil {
+		problem = "" // not known
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for old, answer := range a.groups {
+		if now.After(answer.until) {
+			delete(a.groups, old)
+		}
+	}
+	a.groups[q] = groupAnswer{problem, now.Add(groupTTL)}
+	return problem
 }
