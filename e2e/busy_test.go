@@ -23,7 +23,7 @@ func TestBusyFlagLies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := stand(t, Options{MaxRunners: 4, Sim: githubsim.Config{Seed: 17}, Settings: quick, Pool: "no_job_timeout: 5s, report_checks: false"})
+	s := stand(t, Options{MaxRunners: 4, Sim: githubsim.Config{Seed: 17, NoRateLimits: true}, Settings: quick, Pool: "no_job_timeout: 5s"})
 	p := s.Serve(t)
 	s.Sim.Faults().Set(githubsim.FaultSettings{LyingBusy: githubsim.Duration(lie + time.Minute)})
 	s.Inject(t, 4, lie)

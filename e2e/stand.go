@@ -47,6 +47,8 @@ type Options struct {
 	Pool string
 	// World fills the simulated GitHub, instead of one repository; its organization is acme.
 	World func(*githubsim.Server) error
+	// NoWebhook leaves the App without a webhook, on both sides.
+	NoWebhook bool
 	// App are the options of the GitHub App; the stand names it and its webhook.
 	App githubsim.AppOptions
 	// RunnerDir is the runner's directory, instead of the simulator's own.
@@ -136,6 +138,10 @@ func New(tb testing.TB, o Options) *Stand {
 	app := o.App
 	app.Name, app.Owner, app.WebhookURL = "muster", "acme", s.URL+"/github/webhook/main"
 	app.WebhookSecret = cmp.Or(app.WebhookSecret, "stand-webhook-secret-9c1f")
+	secret := "    webhook_secret_file: hook\n"
+	if o.NoWebhook {
+		app.WebhookURL, secret = "", "    poll_only: true\n"
+	}
 	s.App, err = s.Sim.CreateApp(app)
 	must(err)
 	s.Installation, err = s.Sim.Install(s.App.ID, "acme")
@@ -170,8 +176,7 @@ apps:
   - name: main
     id: %[2]d
     private_key_file: app.pem
-    webhook_secret_file: hook
-    api_url: %[3]s/api/v3
+%[13]s    api_url: %[3]s/api/v3
 %[12]sproviders:
   - name: local
     kind: process
@@ -194,7 +199,7 @@ pools:
     scaling: {mode: on_demand, max_runners: %[5]d}
 %[11]s
 %[8]s
-`, addr, s.App.ID, api, s.bin, o.MaxRunners, o.Database, o.RunnerDir, o.Settings, public, o.Machines, poolLines(o.Pool), poolLines(o.AppSettings)), 0o600))
+`, addr, s.App.ID, api, s.bin, o.MaxRunners, o.Database, o.RunnerDir, o.Settings, public, o.Machines, poolLines(o.Pool), poolLines(o.AppSettings), secret), 0o600))
 	return s
 }
 

@@ -25,6 +25,7 @@ func housekeeping(ctx context.Context, s *store.Store, deliveries time.Duration,
 		for what, prune := range map[string]func() (int, error){
 			"deliveries":  func() (int, error) { return s.PruneDeliveries(ctx, now.Add(-deliveries)) },
 			"runner logs": func() (int, error) { return s.PruneRunnerLogs(ctx, now.Add(-runnerLogRetention)) },
+			"scale sets":  func() (int, error) { return s.PruneScaleSetJobs(ctx, now.Add(-decisionRetention)) },
 			"decisions":   func() (int, error) { return s.PruneDecisions(ctx, now.Add(-decisionRetention)) },
 		} {
 			n, err := prune()

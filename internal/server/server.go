@@ -52,6 +52,8 @@ type Server struct {
 
 	dispatcher   *ingress.Dispatcher
 	redeliverers map[string]*ingress.Redeliverer
+	pollers      map[string]*ingress.Poller           // by App
+	listeners    map[string]*ingress.ScaleSetListener // by pool
 	dashboard    *dashboard
 	checks       *appChecks
 	listener     net.Listener
@@ -198,6 +200,7 @@ func (s *Server) deps(back map[string]lifecycle.Backend, t tokens) lifecycle.Dep
 		Book:  book(s.cfg.PriceBook),
 		Times: lifecycle.Times{Sweep: c.Sweep, SweepGrace: c.SweepGrace, Heartbeat: c.Heartbeat, AgentLost: c.AgentLost, Poll: c.Poll},
 		URL:   s.cfg.PublicURL, Owner: s.cfg.Name, TrackUnmatched: s.cfg.TrackUnmatched,
+		Budgets: s.cfg.Budgets, DemandKnown: s.demandKnown,
 		Observer: s.registry, Now: time.Now,
 	}
 }
@@ -213,9 +216,10 @@ func book(p config.PriceBook) usage.Book {
 
 func (s *Server) openIngress() error {
 	s.dispatcher = ingress.NewDispatcher(ingress.DispatcherConfig{Inbox: s.store, Sink: s.client, Observer: s.registry, Logger: s.logger})
+	s.openSenses()
 	s.redeliverers = map[string]*ingress.Redeliverer{}
 	for _, a := range s.cfg.Apps {
-		if a.WebhookSecret == "" || a.Token != "" {
+		if !hears(a) {
 			continue // no webhook, or not an App: nothing to redeliver
 		}
 		s.redeliverers[a.Name] = ingress.NewRedeliverer(ingress.RedelivererConfig{
@@ -287,6 +291,12 @@ func (s *Server) Run(ctx context.Context) error {
 	roles.Go(func() error { return housekeeping(ctx, s.store, s.cfg.Times.DeliveryRetention, s.logger) })
 	for _, r := range s.redeliverers {
 		roles.Go(func() error { return r.Run(ctx) })
+	}
+	for _, p := range s.pollers {
+		roles.Go(func() error { return p.Run(ctx) })
+	}
+	for _, l := range s.listeners {
+		roles.Go(func() error { return l.Run(ctx) })
 	}
 	s.ready.Do(func() { close(s.readyFlag) })
 	s.logger.Info("control plane is ready", "listen", s.Addr(), "public_url", s.cfg.PublicURL, "engine", s.engine.Address(), "embedded", s.engine.Embedded(), "pools", len(s.cfg.Pools))

@@ -1,0 +1,90 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/config"
+	"github.com/muster-ci/muster/internal/ingress"
+	"github.com/muster-ci/muster/internal/store"
+)
+
+// openSenses makes a poller for each App and a listener for each pool that has a
+// scale set.
+func (s *Server) openSenses() {
+	s.pollers, s.listeners = map[string]*ingress.Poller{}, map[string]*ingress.ScaleSetListener{}
+	for _, a := range s.cfg.Apps {
+		c := ingress.PollerConfig{
+			App: a.Name, GitHub: s.apps[a.Name], Pools: s.pools, Sink: s.client, Books: books{s.store, a.Name},
+			TrackUnmatched: s.cfg.TrackUnmatched, Every: s.cfg.Times.Poll, Logger: s.logger,
+		}
+		c.Observer, _ = any(s.registry).(ingress.PollObserver)
+		if hears(a) {
+			c.Grace = s.cfg.Times.Poll // webhooks tell within seconds; polling repairs what they lost
+		}
+		s.pollers[a.Name] = ingress.NewPoller(c)
+	}
+	for _, p := range s.cfg.Pools {
+		gh := s.apps[p.App]
+		if p.ScaleSet == "" || gh == nil {
+			continue
+		}
+		s.listeners[p.Name] = ingress.NewScaleSetListener(ingress.ScaleSetListenerConfig{
+			Workspace: workspace, Pool: p.Name, Owner: s.cfg.Name, GitHub: gh, Ledger: s.store, Sink: s.client, Wake: s.client.NudgePool, Logger: s.logger,
+			Settings: func(ctx context.Context) (muster.Pool, error) { return s.store.Pool(ctx, workspace, p.Name) },
+			Open: func(ctx context.Context, scope muster.Scope, set, owner string) (ingress.ScaleSetSession, error) {
+				session, err := gh.OpenScaleSetSession(ctx, scope, set, owner)
+				if err != nil {
+					return nil, err // not a session that is nil
+				}
+				return session, nil
+			},
+		})
+	}
+}
+
+func (s *Server) pools(ctx context.Context) ([]muster.Pool, error) {
+	return s.store.Pools(ctx, workspace)
+}
+
+// hears reports whether GitHub's webhooks reach us for an App: a token has none.
+func hears(a config.App) bool { return a.WebhookSecret != "" && a.Token == "" }
+
+// staleAfter is the age at which the last look at a queue says nothing any more.
+// It is longer than what the budget stretches polls to.
+const staleAfter = 10 * time.Minute
+
+// demandKnown says whether a pool's queue is known: by webhooks always, by
+// polling or a scale set alone only while they work (4-27, S1-113).
+func (s *Server) demandKnown(p muster.Pool, now time.Time) bool {
+	for _, a := range s.cfg.Apps {
+		if a.Name == p.App && hears(a) {
+			return true
+		}
+	}
+	if l := s.listeners[p.Name]; l != nil {
+		status := l.Status()
+		return status.State == muster.ScaleSetListening || now.Sub(status.StatisticsAt) < staleAfter
+	}
+	poller := s.pollers[p.App]
+	if poller == nil {
+		return true
+	}
+	at, _ := poller.Fresh(p.Scope) // what was wrong with the last look does not make the one before wrong
+	return now.Sub(at) < max(staleAfter, 6*s.cfg.Times.Poll)
+}
+
+// books is what the Poller of one App asks of the store.
+type books struct {
+	store *store.Store
+	app   string
+}
+
+func (b books) JobsOfRun(ctx context.Context, repository string, run int64) ([]muster.Job, error) {
+	return b.store.JobsOfRun(ctx, workspace, repository, run)
+}
+
+func (b books) StaleJobs(ctx context.Context, before time.Time, limit int) ([]muster.Job, error) {
+	return b.store.StaleJobs(ctx, workspace, b.app, before, limit)
+}
