@@ -3,7 +3,6 @@ package muster
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -318,13 +317,7 @@ func (q *demand) full(r *repoDemand) *room {
 // lineUp fills line from the jobs whose time has come, and held with those that a
 // quota has no room for.
 func (q *demand) lineUp(jobs []waiting, now instant) {
-	slices.SortFunc(jobs, func(a, b waiting) int {
-		if a.at != b.at {
-			return cmp.Compare(a.at, b.at)
-		}
-		return cmp.Compare(a.id, b.id)
-	})
-	jobs = q.byPriority(jobs, now)
+	jobs = q.sorted(jobs, now)
 	next := make([]int32, len(jobs)) // of the same repository and priority; -1 for none
 	h := repoHeap{q: q, jobs: jobs, repos: make([]int32, 0, len(q.repos))}
 	for from := 0; from < len(jobs); {
@@ -373,46 +366,58 @@ func (q *demand) lineUp(jobs []waiting, now instant) {
 	}
 }
 
-// byPriority puts jobs that lie by age into the order of their priorities and,
-// within one, leaves them by age.
-func (q *demand) byPriority(jobs []waiting, now instant) []waiting {
-	sizes := map[int32]int{}
-	for _, j := range jobs {
-		sizes[j.priority]++
+// sorted returns jobs by priority and, within one, by age. Those that lost their
+// patience get the highest priority that there is.
+func (q *demand) sorted(jobs []waiting, now instant) []waiting {
+	type key struct { // smaller than a job, and enough to sort by
+		at       instant
+		i, class int32
 	}
-	if len(sizes) < 2 {
-		return jobs
-	}
-	top := int32(math.MinInt32)
-	for priority := range sizes {
-		top = max(top, priority)
-	}
-	for i := range jobs { // the oldest come first
-		until := jobs[i].at.add(patience)
-		if until > now {
-			// For the others the order changes when the first of them loses its patience.
-			for _, j := range jobs[i:] {
-				if j.priority != top {
-					q.impatient = j.at.add(patience).time()
-					break
-				}
-			}
-			break
+	keys := make([]key, len(jobs))
+	var priorities []int32
+	classes := map[int32]int32{}
+	for i, j := range jobs {
+		class, ok := classes[j.priority]
+		if !ok {
+			class = int32(len(priorities))
+			classes[j.priority] = class
+			priorities = append(priorities, j.priority)
 		}
-		sizes[jobs[i].priority]--
-		sizes[top]++
-		jobs[i].priority = top
+		keys[i] = key{j.at, int32(i), class}
 	}
-	from := 0 // sizes become the places of the next of each priority
-	for _, priority := range slices.SortedFunc(maps.Keys(sizes), func(a, b int32) int { return cmp.Compare(b, a) }) {
-		from, sizes[priority] = from+sizes[priority], from
+	slices.SortFunc(keys, func(a, b key) int {
+		if a.at != b.at {
+			return cmp.Compare(a.at, b.at)
+		}
+		return cmp.Compare(jobs[a.i].id, jobs[b.i].id)
+	})
+	slices.SortFunc(priorities, func(a, b int32) int { return cmp.Compare(b, a) })
+	if len(priorities) > 1 {
+		top := priorities[0]
+		for i, k := range keys {
+			if until := k.at.add(patience); until <= now {
+				keys[i].class, jobs[k.i].priority = classes[top], top
+			} else if jobs[k.i].priority != top {
+				q.impatient = until.time() // the oldest come first
+				break
+			}
+		}
 	}
-	sorted := make([]waiting, len(jobs))
-	for _, j := range jobs {
-		sorted[sizes[j.priority]] = j
-		sizes[j.priority]++
+	places := make([]int, len(priorities)) // of the next of each class: first their numbers
+	for _, k := range keys {
+		places[k.class]++
 	}
-	return sorted
+	from := 0
+	for _, priority := range priorities {
+		class := classes[priority]
+		from, places[class] = from+places[class], from
+	}
+	out := make([]waiting, len(jobs))
+	for _, k := range keys {
+		out[places[k.class]] = jobs[k.i]
+		places[k.class]++
+	}
+	return out
 }
 
 // repoHeap has the repository that is to be served next on top.
