@@ -306,6 +306,9 @@ func (s *Server) CancelJob(jobID int64) error {
 	if j == nil {
 		return errors.New("cancel: the job does not exist")
 	}
+	if n := s.injected(jobID); n > 0 {
+		s.act(Act{CancelJob: n})
+	}
 	s.cancelJob(j)
 	s.changed()
 	return nil

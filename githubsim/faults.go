@@ -152,6 +152,9 @@ func (f *Faults) change(edit func(*FaultSettings)) {
 	edit(&next)
 	before := f.set.Swap(&next)
 	f.mu.Unlock()
+	f.s.mu.Lock()
+	f.s.act(Act{Faults: &next})
+	f.s.mu.Unlock()
 	if before.IdleReaper != next.IdleReaper {
 		f.s.watchAllIdle()
 	}
@@ -260,6 +263,11 @@ func (f *Faults) PrimaryRefusals(rate float64, reset time.Duration) {
 // NoRetryAfter leaves the Retry-After of secondary limits out.
 func (f *Faults) NoRetryAfter(rate float64) {
 	f.change(func(n *FaultSettings) { n.NoRetryAfter = rate })
+}
+
+// TooManyRequests makes limits answer 429 and not 403.
+func (f *Faults) TooManyRequests(rate float64) {
+	f.change(func(n *FaultSettings) { n.TooManyRequests = rate })
 }
 
 // Bursts lets server errors and both kinds of limits strike only in the first

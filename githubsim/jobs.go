@@ -97,7 +97,12 @@ func (s *Server) InjectJob(opts JobOptions) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("inject job: %w", err)
 	}
-	return s.injectJob(r, opts, true).id, nil
+	j := s.injectJob(r, opts, true)
+	kept := opts
+	kept.Labels, kept.Steps = slices.Clone(opts.Labels), slices.Clone(opts.Steps)
+	s.act(Act{Job: &kept})
+	s.injectedJobs = append(s.injectedJobs, j.id)
+	return j.id, nil
 }
 
 // injectJob makes the job and its run. A thief's job is announced but not put on

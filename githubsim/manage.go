@@ -16,6 +16,8 @@ func encodeID(id int64) string { return strconv.FormatInt(id, 10) }
 // out; an error is {"error": "…"} with 400.
 //
 //	GET  /truth                          Truth
+//	GET  /acts                           []Act, what people did
+//	POST /replay                         {"acts": []Act, "speed"} → when all is done
 //	GET  /verdict                        Truth.Verdict, [] when all is well
 //	GET  /faults      PUT /faults        FaultSettings; PATCH changes only what it names
 //	POST /faults/hostile  /faults/off  /faults/expire-tokens
@@ -48,6 +50,17 @@ func (s *Server) ManagementHandler() http.Handler {
 		})
 	}
 	handle("GET /truth", func(*http.Request) (any, error) { return s.Truth(), nil })
+	handle("GET /acts", func(*http.Request) (any, error) { return append([]Act{}, s.Acts()...), nil })
+	handle("POST /replay", func(r *http.Request) (any, error) {
+		in, err := input[struct {
+			Acts  []Act
+			Speed float64
+		}](r)
+		if err != nil {
+			return nil, err
+		}
+		return object{}, s.Replay(r.Context(), in.Acts, in.Speed)
+	})
 	handle("GET /verdict", func(*http.Request) (any, error) { return append([]string{}, s.Truth().Verdict()...), nil })
 	s.manageFaults(handle)
 	s.manageAccounts(handle)

@@ -23,6 +23,8 @@ type transcript struct {
 	outer *testing.T // for helpers that fail on broken data only
 	lines []string
 	token string
+	// of the actions service and of the queue of the one scale set
+	service, admin, queue string
 }
 
 type fataler interface {
@@ -31,7 +33,7 @@ type fataler interface {
 }
 
 var (
-	noise = regexp.MustCompile(`"encoded_jit_config":"[^"]*"|"pem":"[^"]*"`)
+	noise = regexp.MustCompile(`"encoded_?[jJ][^"]*":"[^"]*"|"pem":"[^"]*"`)
 	epoch = time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC)
 )
 
@@ -73,9 +75,14 @@ func play(t fataler, outer *testing.T, seed uint64, ops []int) *transcript {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.listen()
 	s.Faults().ServerErrors(0.1, "")
 	s.Faults().LoseJITAnswers(0.1)
 	s.Faults().StealRunners(0.1)
+	s.Faults().AcquireFlow(0.3)
+	s.Faults().DuplicateMessages(0.2)
+	s.Faults().LoseMessages(0.2)
+	s.Faults().ZeroStatistics(0.2)
 	for i, op := range ops {
 		p.step(i, op)
 	}
@@ -90,8 +97,8 @@ func play(t fataler, outer *testing.T, seed uint64, ops []int) *transcript {
 }
 
 func (p *transcript) step(i, op int) {
-	labels := [][]string{{"linux"}, {"linux", "gpu"}, {"arm"}}[op/7%3]
-	switch op % 7 {
+	labels := [][]string{{"linux"}, {"linux", "gpu"}, {"arm"}}[op/9%3]
+	switch op % 9 {
 	case 0, 1:
 		id, err := p.s.InjectJob(githubsim.JobOptions{Repo: repo, Labels: labels})
 		p.lines = append(p.lines, fmt.Sprint(id, err))
@@ -109,6 +116,52 @@ func (p *transcript) step(i, op int) {
 		}
 	case 6:
 		p.call("GET", "/repos/acme/web/actions/runs?status=queued&per_page=5", p.token, nil)
+	case 7:
+		var m struct {
+			MessageID int64
+			Body      string
+		}
+		_ = json.Unmarshal(p.call("GET", "/_services/scalesets/message", p.queue, nil), &m)
+		var jobs []struct{ RunnerRequestID int64 }
+		_ = json.Unmarshal([]byte(m.Body), &jobs)
+		ids := []int64{}
+		for _, j := range jobs {
+			ids = append(ids, j.RunnerRequestID)
+		}
+		p.call("POST", p.service+"/acquirejobs", p.queue, ids)
+		if op%2 == 0 {
+			p.call("DELETE", fmt.Sprintf("/_services/scalesets/message/%d", m.MessageID), p.queue, nil)
+		}
+	case 8:
+		var made struct{ EncodedJITConfig string }
+		_ = json.Unmarshal(p.call("POST", p.service+"/generatejitconfig", p.admin, map[string]any{"name": fmt.Sprint("s", i)}), &made)
+		p.connect(made.EncodedJITConfig)
+	}
+}
+
+// listen makes a scale set with a session.
+func (p *transcript) listen() {
+	var given struct{ URL, Token string }
+	err := json.Unmarshal(p.call("POST", "/orgs/acme/actions/runners/registration-token", p.token, nil), &given)
+	r := httptest.NewRequest("POST", "/actions/runner-registration", bytes.NewBufferString(`{"url":"http://sim.test/acme","runner_event":"register"}`))
+	r.Header.Set("Authorization", "RemoteAuth "+given.Token)
+	w := httptest.NewRecorder()
+	p.s.Handler().ServeHTTP(w, r)
+	if err == nil {
+		err = json.Unmarshal(w.Body.Bytes(), &given)
+	}
+	p.admin, p.service = given.Token, given.URL+"_apis/runtime/runnerscalesets"
+	var set struct{ ID int64 }
+	if err == nil {
+		err = json.Unmarshal(p.call("POST", p.service, p.admin, map[string]any{"name": "s", "labels": []map[string]string{{"name": "linux"}, {"name": "gpu"}}}), &set)
+	}
+	p.service = fmt.Sprintf("%s/%d", p.service, set.ID)
+	var session struct{ MessageQueueAccessToken string }
+	if err == nil {
+		err = json.Unmarshal(p.call("POST", p.service+"/sessions", p.admin, map[string]any{"ownerName": "rapid"}), &session)
+	}
+	if p.queue = session.MessageQueueAccessToken; err != nil || p.queue == "" {
+		p.t.Fatal("no session", err)
 	}
 }
 
@@ -141,13 +194,13 @@ func (p *transcript) connect(config string) {
 func TestSeed(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		seed := rapid.Uint64().Draw(rt, "seed")
-		ops := rapid.SliceOfN(rapid.IntRange(0, 62), 1, 25).Draw(rt, "ops")
+		ops := rapid.SliceOfN(rapid.IntRange(0, 80), 1, 25).Draw(rt, "ops")
 		first, second := play(rt, t, seed, ops), play(rt, t, seed, ops)
 		if d := cmp.Diff(first.lines, second.lines); d != "" {
 			rt.Fatalf("two servers differ (-first +second)\n%s", d)
 		}
 	})
-	ops := []int{0, 7, 2, 9, 16, 4, 1, 3, 6}
+	ops := []int{0, 9, 7, 8, 2, 11, 20, 4, 1, 3, 6, 7, 17}
 	if cmp.Equal(play(t, t, 1, ops).lines, play(t, t, 2, ops).lines) {
 		t.Error("another seed does the same")
 	}

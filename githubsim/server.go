@@ -74,6 +74,9 @@ type Server struct {
 
 	limits map[string]*limiter
 	books  books
+
+	acts         []Act
+	injectedJobs []int64
 }
 
 // ids are the counters of everything that has a number.

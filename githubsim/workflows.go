@@ -87,6 +87,7 @@ func (s *Server) Dispatch(repo, workflowPath, event string, inputs map[string]an
 	if event == "push" {
 		s.push(r)
 	}
+	s.act(Act{Dispatch: &DispatchAct{Repo: repo, Workflow: workflowPath, Event: event, Inputs: inputs}})
 	var last int64
 	for _, name := range names {
 		w := s.workflowFile(r, name, name)

@@ -42,6 +42,10 @@ func TestAnswersAndWebhooksMatchGitHubsDescription(t *testing.T) {
 	w.jobs(token)
 	w.Faults().Off()
 	w.deliveriesAPI(app)
+	hooker, err := w.CreateToken("octo-hooker", "admin:repo_hook", "admin:org_hook")
+	w.ok(err)
+	w.hooks("/repos/"+repo, hooker)
+	w.hooks("/orgs/"+org, hooker)
 
 	w.do(204, "DELETE", "/installation/token", token, nil)
 	w.do(401, "GET", "/installation/repositories", token, nil)
@@ -109,6 +113,22 @@ func (w *world) runners(at, token string) {
 	w.do(200, "DELETE", one+"/labels", token, nil)
 	w.do(204, "DELETE", one, token, nil)
 	w.do(404, "DELETE", one, token, nil)
+}
+
+// hooks uses all routes of the webhooks of a repository or an organization.
+func (w *world) hooks(at, token string) {
+	w.t.Helper()
+	base := at + "/hooks"
+	made := w.do(201, "POST", base, token, map[string]any{"name": "web", "config": map[string]any{"url": "http://127.0.0.1:1/hook", "content_type": "json"}, "events": []string{"workflow_job"}})
+	one := fmt.Sprintf("%s/%d", base, made.id("id"))
+	w.do(422, "POST", base, token, map[string]any{"name": "web", "config": map[string]any{}})
+	w.do(200, "GET", base, token, nil)
+	w.do(200, "GET", one, token, nil)
+	w.do(200, "PATCH", one, token, map[string]any{"active": true})
+	w.do(204, "POST", one+"/pings", token, nil)
+	w.do(200, "GET", one+"/deliveries", token, nil)
+	w.do(204, "DELETE", one, token, nil)
+	w.do(404, "GET", one, token, nil)
 }
 
 func (w *world) groups(at, token string, organization bool) {
