@@ -176,7 +176,8 @@ func TestGetRun(t *testing.T) {
 	if resp, err = w.runs.GetRun(t.Context(), &v1.GetRunRequest{Id: 7}); err != nil || resp.Jobs[0].Runner != nil {
 		t.Errorf("%v %v", resp, err)
 	}
-	if _, err := w.runs.GetRun(t.Context(), &v1.GetRunRequest{Id: 8}); codeOf(err) != connect.CodeNotFound {
+	// C25: jobs that no pool wants are counted and not kept, and the answer says so.
+	if _, err := w.runs.GetRun(t.Context(), &v1.GetRunRequest{Id: 8}); codeOf(err) != connect.CodeNotFound || !strings.Contains(err.Error(), "such jobs are counted, not kept") {
 		t.Errorf("an unknown run: %v", err)
 	}
 	if _, err := w.runs.GetRun(t.Context(), &v1.GetRunRequest{}); codeOf(err) != connect.CodeInvalidArgument {

@@ -30,7 +30,7 @@ func (a *access) GroupProblem(context.Context, muster.Pool, muster.Job) string {
 }
 
 // What lies outside of the pool is among the causes, too, in the API as in the
-// dashboard, which asks the same gatherer. 4-30 4-53 C25
+// dashboard, which asks the same gatherer. 4-30
 func TestExplainSurroundings(t *testing.T) {
 	why := func(id int64, change func(*api.Config, *world)) (codes []string) {
 		t.Helper()
@@ -76,6 +76,12 @@ func TestExplainSurroundings(t *testing.T) {
 		snap.Pool.Suspended = true
 		w.store.snapshots["linux"] = snap
 	}), muster.CausePoolSuspended)
+	// 4-53: a job that waits knows its place.
+	w := newWorld(t, nil)
+	resp, err := w.jobs.ExplainJob(t.Context(), &v1.ExplainJobRequest{Job: &v1.JobRef{Id: 104}})
+	if err != nil || resp.Ahead != 1 {
+		t.Errorf("one job is ahead of it: %v %v", resp, err)
+	}
 	// A job that only a poll told of says so, one that a webhook told of does not.
 	key := muster.JobKey{ID: 104, Attempt: 1}
 	told := func(by muster.Sense) func(*api.Config, *world) {
