@@ -33,6 +33,7 @@ type Fleet struct {
 	ScaleUpThreshold   *int     `json:"scale_up_threshold"`
 	ScaleDownThreshold *int     `json:"scale_down_threshold"`
 	CooldownSeconds    *int     `json:"cooldown_seconds"`
+	MinRunTimeSeconds  *int     `json:"min_run_time_seconds"`
 	MaxJobCount        *int     `json:"max_job_count"`
 	RotationHours      *int     `json:"rotation_interval_hours"`
 	// KeepRunners says of a fleet that is not enabled that its runners stay: none is
@@ -277,8 +278,8 @@ func (l *loader) fleets(f fileFleets, c Config) (string, []muster.Pool) {
 	return path, pools
 }
 
-// Pool is the fleet as a pool, with the defaults of a fleet (S1-37…S1-42) and
-// without app, provider and offering, which the configuration knows.
+// Pool is the fleet as a pool, with the defaults of a fleet (S1-37…S1-42), of which
+// one-job runners change the ratio (C14), and without app, provider and offering, which the configuration knows.
 func (f Fleet) Pool(name string) muster.Pool {
 	s := muster.DefaultScaling()
 	s.MinRunners, s.MaxRunners = f.MinRunners, f.MaxRunners
@@ -287,11 +288,17 @@ func (f Fleet) Pool(name string) muster.Pool {
 			*into = *n
 		}
 	}
+	if f.MaxJobCount == nil || *f.MaxJobCount == 1 {
+		s.JobsPerRunner = 1 // one-job runners: one per job, unless said otherwise (C14)
+	}
 	number(f.JobsPerRunner, &s.JobsPerRunner)
 	number(f.ScaleUpThreshold, &s.ScaleUpThreshold)
 	number(f.ScaleDownThreshold, &s.ScaleDownThreshold)
 	if f.CooldownSeconds != nil {
 		s.Cooldown = time.Duration(*f.CooldownSeconds) * time.Second
+	}
+	if f.MinRunTimeSeconds != nil {
+		s.MinRunTime = time.Duration(*f.MinRunTimeSeconds) * time.Second
 	}
 	p := muster.Pool{
 		Name: name, Scope: muster.Scope{Kind: muster.ScopeRepository, Owner: f.RepoOwner, Repo: f.RepoName},

@@ -94,6 +94,7 @@ func TestFleetsBecomePools(t *testing.T) {
 	}
 	p := c.Pools[1]
 	want := muster.DefaultScaling() // S1-37…S1-42: a fleet's defaults
+	want.JobsPerRunner = 1          // C14: its runners take one job each
 	if p.Name != "ci-workers" || p.Scope.String() != "myorg/myrepo" || p.Scaling != want || p.Provider != "local" || p.App != "main" || !p.Enabled {
 		t.Errorf("%+v", p)
 	}
@@ -176,11 +177,24 @@ func TestFleetKeepsRunners(t *testing.T) {
 	}
 }
 
+// C14 C31: the ratio of a fleet is one runner per job unless its file says otherwise, or its runners
+// take several.
+func TestFleetRatio(t *testing.T) {
+	for _, tc := range []struct {
+		ratio, jobs *int
+		want        int
+	}{{nil, nil, 1}, {nil, new(1), 1}, {nil, new(3), 2}, {new(4), nil, 4}, {new(2), new(1), 2}} {
+		if p := (config.Fleet{MaxRunners: 1, JobsPerRunner: tc.ratio, MaxJobCount: tc.jobs}).Pool("p"); p.Scaling.JobsPerRunner != tc.want {
+			t.Errorf("%+v: %d", tc, p.Scaling.JobsPerRunner)
+		}
+	}
+}
+
 // What a run without a control plane reads: every problem at once.
 func TestFleetPools(t *testing.T) {
 	dir := t.TempDir()
 	pools, err := config.FleetPools(write(t, dir, "fleets.json", g1), "process")
-	if err != nil || len(pools) != 1 || pools[0].Provider != "process" || pools[0].Scaling != muster.DefaultScaling() || pools[0].MaxJobCount != 1 {
+	if err != nil || len(pools) != 1 || pools[0].Provider != "process" || pools[0].Scaling.JobsPerRunner != 1 || pools[0].MaxJobCount != 1 {
 		t.Errorf("%+v %v", pools, err)
 	}
 	bad := strings.Replace(strings.Replace(g1, `"min_runners": 0`, `"min_runners": -1, "max_job_count": 3`, 1), "myrepo", "my repo", 1)

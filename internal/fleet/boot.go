@@ -73,25 +73,26 @@ func (f *Fleet) Boot(ctx context.Context, token string, req wire.BootRequest) (r
 		return resp, err
 	}
 	row := f.read(r)
+	pool, scope := f.place(r)
 	if replay {
-		f.removeUnused(ctx, r.scope, row.Name)
+		f.removeUnused(ctx, scope, row.Name)
 	}
-	jit, err := f.register(ctx, r)
+	jit, err := f.register(ctx, r, pool, scope)
 	if err != nil {
 		return resp, err
 	}
 	resp = wire.BootResponse{
 		Runner: string(row.ID), Name: jit.Name, JITConfig: jit.Config.Reveal(),
 		SessionToken:     f.tokens.mint(sessionToken, row.Pool, row.ID).Reveal(),
-		NoJobSeconds:     int(r.pool.NoJobTimeout / time.Second),
+		NoJobSeconds:     int(pool.NoJobTimeout / time.Second),
 		HeartbeatSeconds: max(1, int(f.times.Heartbeat/time.Second)),
-		MaxSeconds:       int(r.pool.MaxAge / time.Second),
+		MaxSeconds:       int(pool.MaxAge / time.Second),
 	}
 	if row.Warm {
 		resp.NoJobSeconds = 0 // the floor's runners wait for work (C23)
 	}
 	if req.Download {
-		resp.Download, err = f.download(ctx, r.scope, req.OS, req.Arch)
+		resp.Download, err = f.download(ctx, scope, req.OS, req.Arch)
 	}
 	return resp, err
 }
@@ -102,7 +103,7 @@ const maxNames = 5
 // register asks GitHub for a registration of one job (S1-64 to S1-66). A name that
 // is taken is a lost answer of an earlier try: nobody can have started from it, so
 // it is removed if GitHub lets us, and another name is used (4-11).
-func (f *Fleet) register(ctx context.Context, r *runner) (muster.JIT, error) {
+func (f *Fleet) register(ctx context.Context, r *runner, pool muster.Pool, scope muster.Scope) (muster.JIT, error) {
 	for range maxNames {
 		var row muster.Runner
 		err := f.update(r, "", func(r *runner) error {
@@ -114,12 +115,12 @@ func (f *Fleet) register(ctx context.Context, r *runner) (muster.JIT, error) {
 		if err != nil {
 			return muster.JIT{}, err
 		}
-		jit, err := f.cfg.GitHub.GenerateJIT(ctx, r.scope, row.Name, r.pool.RunnerGroup, r.pool.RunnerLabels)
+		jit, err := f.cfg.GitHub.GenerateJIT(ctx, scope, row.Name, pool.RunnerGroup, pool.RunnerLabels)
 		switch muster.CodeOf(err) {
 		case "":
-			return jit, f.registered(ctx, r, jit)
+			return jit, f.registered(ctx, r, scope, jit)
 		case muster.CodeExists:
-			f.removeUnused(ctx, r.scope, row.Name)
+			f.removeUnused(ctx, scope, row.Name)
 		case muster.CodeUnavailable, muster.CodeInternal:
 			return jit, asUnavailable(err)
 		default: // refused for good: permissions, group, labels
@@ -130,8 +131,8 @@ func (f *Fleet) register(ctx context.Context, r *runner) (muster.JIT, error) {
 }
 
 // registered notes that GitHub knows the runner now (S1-59).
-func (f *Fleet) registered(ctx context.Context, r *runner, jit muster.JIT) error {
-	err := f.update(r, "registered at "+r.scope.String(), func(r *runner) error {
+func (f *Fleet) registered(ctx context.Context, r *runner, scope muster.Scope, jit muster.JIT) error {
+	err := f.update(r, "registered at "+scope.String(), func(r *runner) error {
 		if r.State != muster.RunnerProvisioning && r.State != muster.RunnerRegistered || r.Drain != "" {
 			return notNeeded(r.ID)
 		}
@@ -139,7 +140,7 @@ func (f *Fleet) registered(ctx context.Context, r *runner, jit muster.JIT) error
 		return r.to(muster.RunnerRegistered)
 	})
 	if err != nil {
-		f.removeUnused(ctx, r.scope, jit.Name) // it was called off while GitHub answered
+		f.removeUnused(ctx, scope, jit.Name) // it was called off while GitHub answered
 	}
 	return err
 }
@@ -231,6 +232,9 @@ func (f *Fleet) hear(r *runner, rep wire.Report, now time.Time) {
 	case wire.PhaseListening:
 		if r.ListeningAt.IsZero() {
 			r.ListeningAt = now
+		}
+		if p := f.pool(r.Pool); p != nil {
+			p.failed, p.heldUntil, p.heldFor = 0, time.Time{}, ""
 		}
 	case wire.PhaseRunning:
 		r.Busy = true

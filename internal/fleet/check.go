@@ -84,7 +84,6 @@ func (f *Fleet) checkScope(ctx, work context.Context, scope muster.Scope) error 
 		}
 	}
 	if err != nil {
-		err = fmt.Errorf("read the queue of %s: %w", scope, err)
 		f.log.Warn("queue not known: nothing is scaled", "scope", scope.String(), "error", err)
 		for _, p := range pools {
 			p.trouble = err.Error()
@@ -172,7 +171,10 @@ func (f *Fleet) decide(ctx, work context.Context, p *pool, now time.Time) {
 
 // snapshot is what a decision is taken from; the caller holds the lock.
 func (f *Fleet) snapshot(p *pool) muster.Snapshot {
-	s := muster.Snapshot{Pool: p.Pool, Jobs: slices.Clone(p.jobs), LastScaling: p.lastScaling, DemandUnknown: p.trouble != "" || p.checked.IsZero()}
+	s := muster.Snapshot{
+		Pool: p.Pool, Jobs: slices.Clone(p.jobs), LastScaling: p.lastScaling, DemandUnknown: p.trouble != "" || p.checked.IsZero(),
+		ProviderHeld: p.heldUntil, ProviderError: p.heldFor,
+	}
 	for _, r := range f.runners {
 		if r.Pool == p.Name {
 			s.Runners = append(s.Runners, r.plan())

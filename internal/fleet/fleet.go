@@ -102,6 +102,20 @@ type pool struct {
 	trouble     string    // why it was not since; "" if it was
 	lastScaling time.Time
 	decisions   []muster.DecisionRecord // the latest last
+	// failed counts runners in a row that did not come up, heldUntil is until when no
+	// other is made because of it, heldFor why (4-52).
+	failed    int
+	heldUntil time.Time
+	heldFor   string
+}
+
+// hold leaves the platform alone for a while because a runner did not come up: 2,
+// 4, 8 … seconds, at most five minutes. Runners that were made together count once.
+func (p *pool) hold(why string, now time.Time) {
+	if !now.Before(p.heldUntil) {
+		p.failed++
+	}
+	p.heldUntil, p.heldFor = now.Add(min(5*time.Minute, time.Second<<min(p.failed, 9))), why
 }
 
 // What is kept for those who look: the latest of each.
@@ -139,7 +153,10 @@ func (f *Fleet) Run(ctx context.Context) (busy int, err error) {
 	work, stop := f.begin(ctx)
 	defer stop()
 	if err := f.find(ctx, work); err != nil {
-		return 0, nil //nolint:nilerr // ctx has ended; nothing was begun
+		if ctx.Err() != nil {
+			return 0, nil // nothing was begun
+		}
+		return 0, err
 	}
 	var loops sync.WaitGroup
 	loops.Go(func() { f.checks(ctx, work) })
@@ -183,11 +200,12 @@ func (f *Fleet) begin(ctx context.Context) (work context.Context, stop func()) {
 
 // find recovers what an earlier run left, again and again until it is known:
 // without that, every decision would be taken without the runners that are there.
+// It gives up on a credential that GitHub refuses.
 func (f *Fleet) find(ctx, work context.Context) error {
 	for wait := time.Second; ; wait = min(2*wait, f.times.Check) {
 		err := f.recoverOnce(ctx, work)
-		if err == nil {
-			return nil
+		if code := muster.CodeOf(err); err == nil || code == muster.CodeUnauthenticated || code == muster.CodeForbidden {
+			return err
 		}
 		f.setProblem("what an earlier run left could not be found: " + muster.MessageOf(err))
 		f.log.Warn("not started yet: what an earlier run left could not be found", "error", err, "again_in", wait)

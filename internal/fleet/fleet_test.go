@@ -191,6 +191,32 @@ func TestUndo(t *testing.T) {
 	}
 }
 
+// 4-52: a platform that refuses is asked less and less often, and at once again when it works.
+func TestRefusalsAreHeeded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, onDemand)
+		w.cfg.Times.Check = time.Second
+		w.again()
+		w.cloud.Fail(fake.Fault{Call: fake.Create, Err: provider.ErrQuota})
+		w.gh.queue(1, time.Second)
+		stop := w.run()
+		after(20 * time.Minute)
+		if n := w.cloud.Counts().Calls[fake.Create]; n < 8 || n > 15 {
+			t.Errorf("asked %d times in 20 minutes", n)
+		}
+		if r := w.decisions()[0].Decision.Reason; !strings.Contains(r, "no capacity") && !strings.Contains(r, "quota exceeded") {
+			t.Error(r)
+		}
+		w.cloud.Heal()
+		after(6 * time.Minute)
+		if jobs, _ := w.gh.counts(); jobs["success"] != 1 {
+			t.Errorf("%v\n%s", jobs, w.log)
+		}
+		stop()
+		w.clean()
+	})
+}
+
 // A GitHub that is out of order for a while costs no runner: its agent asks again.
 func TestRegistrationLater(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -70,7 +70,7 @@ func (f *Fleet) health(ctx context.Context) error {
 	for _, s := range scopes {
 		remote, err := f.cfg.GitHub.Runners(ctx, s)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("list the runners of %s: %w", s, err))
+			errs = append(errs, err) // which says what was asked
 			f.keepSuspects(odd, s.String()+" ")
 			continue
 		}

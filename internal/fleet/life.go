@@ -66,6 +66,13 @@ func (f *Fleet) live(ctx context.Context, r *runner) {
 	}
 }
 
+// place is the pool that a runner is of and where it registers.
+func (f *Fleet) place(r *runner) (muster.Pool, muster.Scope) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return r.pool, r.scope
+}
+
 func (f *Fleet) step(r *runner) step {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -152,6 +159,7 @@ func (f *Fleet) provision(ctx context.Context, r *runner) error {
 // nowhere.
 func (f *Fleet) create(ctx context.Context, r *runner) (in provider.Instance, err error) {
 	row := f.read(r)
+	pool, _ := f.place(r)
 	for try := range createTries {
 		if try > 0 && pause(ctx, time.Second<<try) != nil {
 			return in, ctx.Err()
@@ -160,7 +168,7 @@ func (f *Fleet) create(ctx context.Context, r *runner) (in provider.Instance, er
 		in, err = f.cfg.VMs.Create(call, provider.Spec{
 			Runner: row.ID, Workspace: workspace, Pool: row.Pool, Owner: f.cfg.Owner, Offering: f.cfg.Offering,
 			Boot:   provider.Boot{URL: f.cfg.URL, Token: f.tokens.mint(bootToken, row.Pool, row.ID)},
-			MaxAge: r.pool.WithDefaults().MaxAge,
+			MaxAge: pool.WithDefaults().MaxAge,
 		})
 		cancel()
 		if err == nil && (in.Runner != row.ID || in.ID == "") {
@@ -215,12 +223,13 @@ func (f *Fleet) ended(r *runner, why, detail string) {
 // while a job runs, and then the runner stays (4-17).
 func (f *Fleet) deregister(ctx context.Context, r *runner, s step) {
 	row := f.read(r)
+	_, scope := f.place(r)
 	id, err := row.GitHubID, error(nil)
 	if id == 0 {
-		id, err = f.registration(ctx, r)
+		id, err = f.registration(ctx, row, scope)
 	}
 	if err == nil {
-		err = f.cfg.GitHub.RemoveRunner(ctx, r.scope, id)
+		err = f.cfg.GitHub.RemoveRunner(ctx, scope, id)
 	}
 	if ctx.Err() != nil {
 		return
@@ -258,11 +267,11 @@ func (f *Fleet) deregister(ctx context.Context, r *runner, s step) {
 }
 
 // registration looks up the registration of a runner that was found without one.
-func (f *Fleet) registration(ctx context.Context, r *runner) (int64, error) {
-	if r.scope.Kind == "" {
+func (f *Fleet) registration(ctx context.Context, r muster.Runner, scope muster.Scope) (int64, error) {
+	if scope.Kind == "" {
 		return 0, muster.Errorf(muster.CodeNotFound, "runner %s registered nowhere", r.ID)
 	}
-	all, err := f.cfg.GitHub.Runners(ctx, r.scope)
+	all, err := f.cfg.GitHub.Runners(ctx, scope)
 	if err != nil {
 		return 0, err
 	}
@@ -287,8 +296,9 @@ func (f *Fleet) destroy(ctx context.Context, r *runner, s step) error {
 		return err
 	}
 	row := f.read(r)
+	_, scope := f.place(r)
 	if row.GitHubID != 0 && row.DeregisteredAt.IsZero() && row.ActiveAt.IsZero() {
-		err := f.cfg.GitHub.RemoveRunner(ctx, r.scope, row.GitHubID)
+		err := f.cfg.GitHub.RemoveRunner(ctx, scope, row.GitHubID)
 		if err != nil && muster.CodeOf(err) != muster.CodeNotFound {
 			f.log.Info("registration left to the sweep", "runner", row.ID, "name", row.Name, "error", err)
 		}
@@ -310,6 +320,9 @@ func (f *Fleet) destroy(ctx context.Context, r *runner, s step) error {
 			return err
 		}
 		r.DestroyedAt, r.Busy, r.taken = time.Now(), false, false
+		if p := f.pool(r.Pool); p != nil && r.Failed && r.ListeningAt.IsZero() {
+			p.hold(r.Reason, r.DestroyedAt)
+		}
 		delete(f.runners, r.ID)
 		f.past = append(f.past, r.Runner)
 		f.past = f.past[max(0, len(f.past)-maxPast):]

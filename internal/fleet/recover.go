@@ -20,7 +20,7 @@ func (f *Fleet) recoverOnce(ctx, work context.Context) error {
 	for _, s := range scopes {
 		list, err := f.cfg.GitHub.Runners(ctx, s)
 		if err != nil {
-			return fmt.Errorf("list the runners of %s: %w", s, err)
+			return err // which says what was asked
 		}
 		remote[s] = list
 	}

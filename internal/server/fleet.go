@@ -106,6 +106,9 @@ func RunFleet(ctx context.Context, run config.FleetRun, opts FleetOptions) (err 
 	} else {
 		_, err = f.Run(ctx)
 	}
+	if muster.CodeOf(err) == muster.CodeUnauthenticated {
+		err = fmt.Errorf("GitHub refuses the token in GITHUB_TOKEN; make a new one that may administer the repositories' runners: %w", err)
+	}
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
 	return errors.Join(err, srv.shutdown(stop))
