@@ -63,7 +63,7 @@ func KeptMachine(ctx workflow.Context, ref MachineRef) error {
 		case keptGone:
 			gone = true
 		case keptWait:
-			awaitNews(ctx, looks, poked, s.Until)
+			awaitNews(ctx, looks, poked, s.Wait)
 		}
 	}
 	// An update under way belongs to this run and would fail with it.
@@ -104,18 +104,18 @@ func keptTurn(ctx workflow.Context, turn workflow.Mutex, looks workflow.ReceiveC
 	}
 	if err := workflow.ExecuteActivity(keptCall(ctx), act, ref, s).Get(ctx, nil); err != nil {
 		// Platform or database failed for now. Nothing is decided without their word.
-		s.Act, s.Until = keptWait, workflow.Now(ctx).Add(keptAgain)
+		s.Act, s.Wait = keptWait, keptAgain
 	}
 	return s, nil
 }
 
-// awaitNews returns at a signal, a poke or a time, whichever is first.
-func awaitNews(ctx workflow.Context, looks, poked workflow.ReceiveChannel, until time.Time) {
+// awaitNews returns at a signal, at a poke or after a while, whichever is first.
+func awaitNews(ctx workflow.Context, looks, poked workflow.ReceiveChannel, wait time.Duration) {
 	timerCtx, cancel := workflow.WithCancel(ctx)
 	defer cancel()
 	received := func(c workflow.ReceiveChannel, _ bool) { c.Receive(ctx, nil) }
 	sel := workflow.NewSelector(ctx).AddReceive(looks, received).AddReceive(poked, received)
-	sel.AddFuture(workflow.NewTimer(timerCtx, max(time.Second, until.Sub(workflow.Now(ctx)))), func(workflow.Future) {})
+	sel.AddFuture(workflow.NewTimer(timerCtx, max(time.Second, wait)), func(workflow.Future) {})
 	sel.Select(ctx)
 }
 
@@ -156,6 +156,8 @@ const (
 type keptStep struct {
 	Act   keptAct
 	Until time.Time
+	// Wait is how long it is until Until, by the clock that Until was decided by.
+	Wait time.Duration
 	// Deadline is when the machine may be stopped if nothing speaks against it then;
 	// zero while it may not, or is not up.
 	Deadline time.Time
@@ -257,7 +259,7 @@ func nextKept(m muster.Machine, d muster.MachineDemand, l keptLimits, now time.T
 // nextUp is nextKept for a machine that is up.
 func nextUp(m muster.Machine, d muster.MachineDemand, wanting []muster.Job, l keptLimits, now time.Time,
 	look func(time.Duration, string, ...any) keptStep, refused func() (keptStep, bool)) keptStep {
-	up := latest(m.UpAt, m.StartedAt)
+	up := cameUp(m)
 	news := latest(up, m.DoneAt)
 	for _, j := range slices.Concat(d.Running, wanting) {
 		news = latest(news, j.SeenAt, j.StartedAt)
@@ -334,9 +336,10 @@ func asked(m muster.Machine, l keptLimits, now time.Time, s keptStep) keptStep {
 }
 
 // away reports whether a runner that GitHub does not know may be believed to be
-// away: seen missing twice, on a machine that had the time to boot (C33).
+// away: seen missing twice since the machine came up, which had the time to boot (C33).
 func away(m muster.Machine, l keptLimits, up time.Time) bool {
-	return m.Work == muster.WorkMissing && !m.MissingAt.IsZero() && !m.WorkAt.Before(m.MissingAt.Add(l.Recheck)) && !m.WorkAt.Before(up.Add(l.Boot))
+	return m.Work == muster.WorkMissing && !m.MissingAt.IsZero() && !m.MissingAt.Before(up) &&
+		!m.WorkAt.Before(m.MissingAt.Add(l.Recheck)) && !m.WorkAt.Before(up.Add(l.Boot))
 }
 
 // runnable are the queued jobs that would run on the machine were it up: their pool
@@ -380,7 +383,5 @@ func orNothing(w muster.MachineWork) string {
 	return string(w)
 }
 
-// machineAway is away with the limits of the moment, for those who stop by hand.
-func machineAway(m muster.Machine, l keptLimits) bool {
-	return away(m, l, latest(m.UpAt, m.StartedAt))
-}
+// cameUp is when the machine came up, or is to.
+func cameUp(m muster.Machine) time.Time { return latest(m.UpAt, m.StartedAt) }

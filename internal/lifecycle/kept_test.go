@@ -116,7 +116,7 @@ func TestNextKept(t *testing.T) {
 		// S3-38 C33: not found is believed at the second look, and after the boot grace.
 		{"MissingOnce", with(asked(muster.WorkMissing, 0, minutes(-10)), func(m *muster.Machine) { m.MissingAt = keptNow }), one, keptDefaults, keptWait, minutes(1), minutes(1), "before it is believed"},
 		{"MissingTwice", with(asked(muster.WorkMissing, 0, minutes(-10)), func(m *muster.Machine) { m.MissingAt = minutes(-1) }), one, keptDefaults, keptStop, never, minutes(-7), ""},
-		{"MissingWhileBooting", with(asked(muster.WorkMissing, 0, never), func(m *muster.Machine) { m.UpAt, m.StopAsked, m.MissingAt = minutes(-2), minutes(-2), minutes(-2) }), one, keptDefaults, keptWait, minutes(3), minutes(3), "before it is believed"},
+		{"MissingWhileBooting", with(asked(muster.WorkMissing, 0, never), func(m *muster.Machine) { m.UpAt, m.StopAsked, m.MissingAt = minutes(-2), minutes(-2), minutes(-1.5) }), one, keptDefaults, keptWait, minutes(3), minutes(3), "before it is believed"},
 		// 4-19: a queued job, a running one, a machine that has just come up.
 		{"QueuedHolds", asked(muster.WorkIdle, 0, minutes(-10)), queued(), keptDefaults, keptWait, minutes(1), never, "waits"},
 		{"RunningHolds", asked(muster.WorkIdle, 0, minutes(-10)), running, keptDefaults, keptWait, minutes(1), never, "runs on it"},
@@ -209,7 +209,7 @@ func TestKeptProperties(t *testing.T) {
 		wanting := runnable(m, d)
 		switch s.Act {
 		case keptStop:
-			idle := m.Work == muster.WorkIdle || away(m, keptDefaults, latest(m.UpAt, m.StartedAt))
+			idle := m.Work == muster.WorkIdle || away(m, keptDefaults, cameUp(m))
 			if m.Status != muster.MachineRunning || !s.Forced && (!idle || keptNow.Sub(m.WorkAt) >= keptFresh || len(wanting)+len(d.Running) > 0) {
 				t.Fatalf("stopped: %+v from %+v", s, m)
 			}

@@ -91,7 +91,9 @@ func (a *Activities) LookAtKept(ctx context.Context, ref MachineRef) (keptStep, 
 	if err != nil {
 		return keptStep{}, err
 	}
-	s := nextKept(m, d, a.keptLimitsOf(d), a.Now())
+	now := a.Now()
+	s := nextKept(m, d, a.keptLimitsOf(d), now)
+	s.Wait = s.Until.Sub(now)
 	if s.Deadline.Equal(m.Deadline) && s.Reason == m.Reason {
 		return s, nil
 	}
@@ -171,8 +173,8 @@ func (a *Activities) observe(ctx context.Context, ref MachineRef) (muster.Machin
 		if st.Status == muster.MachineTerminated || st.Status == muster.MachineSuspended {
 			m.StopAsked = time.Time{}
 		}
-		if was != "" && st.Status != was {
-			m.Work, m.WorkAt, m.MissingAt = "", time.Time{}, time.Time{} // said of another life
+		if st.Status != muster.MachineRunning && !st.Status.Starting() {
+			m.Work, m.WorkAt, m.MissingAt = "", time.Time{}, time.Time{} // said of a life that is over
 		}
 		m.Status, m.StatusAt = st.Status, now
 		return nil
@@ -238,7 +240,7 @@ func (a *Activities) ask(ctx context.Context, ref MachineRef, d muster.MachineDe
 		m.Work, m.WorkAt, m.AskedAt = work, now, now
 		if work != muster.WorkMissing {
 			m.MissingAt = time.Time{}
-		} else if m.MissingAt.IsZero() {
+		} else if m.MissingAt.IsZero() || m.MissingAt.Before(cameUp(*m)) {
 			m.MissingAt = now
 		}
 		if work != muster.WorkUnknown {
@@ -464,19 +466,15 @@ func (a *Activities) StopKeptByHand(ctx context.Context, ref MachineRef, generat
 	if generation != 0 && (generation != m.Generation || m.Deadline.IsZero() || a.Now().Before(m.Deadline)) {
 		return keptReply{Answer: muster.MachineAnswer{Status: muster.MachineAnswerSkipped, Message: "this task's deadline is not the machine's current one"}}, nil
 	}
-	// GitHub before the platform, as S3-36…S3-38 order them.
-	if m, err = a.ask(ctx, ref, d); err != nil {
-		return replyOf(err)
-	}
-	work := m.Work
-	missing := m.MissingAt
 	if m, err = a.observe(ctx, ref); err != nil {
 		return replyOf(err)
 	}
-	if m.Work == "" { // observe found another life; what GitHub said is of this one
-		m.Work, m.WorkAt, m.MissingAt = work, a.Now(), missing
+	status := m.Status
+	if m, err = a.ask(ctx, ref, d); err != nil { // S3-36
+		return replyOf(err)
 	}
-	// A job may have come while GitHub and the platform were asked.
+	m.Status = status
+	// A job may have come while the platform and GitHub were asked.
 	if d, err = a.Store.MachineDemand(ctx, ref.Workspace, ref.ID); err != nil {
 		return replyOf(fmt.Errorf("read the demand for machine %s: %w", ref.ID, err))
 	}
@@ -492,7 +490,7 @@ func (a *Activities) StopKeptByHand(ctx context.Context, ref MachineRef, generat
 		why = "Job " + d.Running[0].Key.String() + " runs on it"
 	case len(waiting) > 0:
 		why = jobs(len(waiting), "waits", "wait") + " for it"
-	case m.Work == muster.WorkMissing && !machineAway(m, a.keptLimitsOf(d)):
+	case m.Work == muster.WorkMissing && !away(m, a.keptLimitsOf(d), cameUp(m)):
 		why = "GitHub knows no runner of its name, which is believed at the second look"
 	case m.Status.Starting():
 		why = "It is on its way up"
@@ -501,9 +499,7 @@ func (a *Activities) StopKeptByHand(ctx context.Context, ref MachineRef, generat
 	case why != "":
 		if generation == 0 {
 			if _, err := a.Store.UpdateMachine(ctx, ref.Workspace, ref.ID, func(m *muster.Machine) error {
-				if m.StopAsked.IsZero() {
-					m.StopAsked = m.WorkAt
-				}
+				m.StopAsked = cmp.Or(m.StopAsked, m.AskedAt)
 				return nil
 			}); err != nil {
 				return replyOf(err)

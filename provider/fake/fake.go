@@ -86,6 +86,7 @@ type Cloud struct {
 	kept     map[provider.Machine]*keptMachine
 	onStart  func(context.Context, provider.Machine)
 	ops      int
+	now      func() time.Time
 }
 
 type key struct {
@@ -102,7 +103,7 @@ type machine struct {
 
 // NewCloud returns an empty platform without limits, delays or faults. Close it.
 func NewCloud() *Cloud {
-	return &Cloud{machines: map[key]*machine{}, calls: map[Call]int{}, kept: map[provider.Machine]*keptMachine{}}
+	return &Cloud{machines: map[key]*machine{}, calls: map[Call]int{}, kept: map[provider.Machine]*keptMachine{}, now: time.Now}
 }
 
 // Provider returns a client of the platform for one owner. Clients keep nothing:

@@ -26,7 +26,7 @@ func (c *Cloud) AddMachine(m provider.Machine, status muster.MachineStatus) {
 	defer c.mu.Unlock()
 	k := &keptMachine{status: status, halt: func() {}}
 	if status == muster.MachineRunning {
-		k.upAt = time.Now().UTC().Add(-time.Hour)
+		k.upAt = c.now().UTC().Add(-time.Hour)
 	}
 	c.kept[m] = k
 }
@@ -40,9 +40,16 @@ func (c *Cloud) SetMachine(m provider.Machine, status muster.MachineStatus) {
 		k.halt()
 		k.status = status
 		if status == muster.MachineRunning {
-			k.upAt = time.Now().UTC()
+			k.upAt = c.now().UTC()
 		}
 	}
+}
+
+// SetClock sets the clock by which kept machines tell when they came up.
+func (c *Cloud) SetClock(now func() time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = now
 }
 
 // OnStart sets what runs inside every kept machine that is started from now on, in
@@ -147,7 +154,7 @@ func (c *Cloud) up(ctx context.Context, m provider.Machine, k *keptMachine, boot
 		}
 		k.status = status
 		if status == muster.MachineRunning {
-			k.upAt = time.Now().UTC()
+			k.upAt = c.now().UTC()
 		}
 		c.mu.Unlock()
 	}
