@@ -30,7 +30,7 @@ func TestChaos(t *testing.T) {
 	s := New(t, Options{
 		Sim: githubsim.Config{Seed: seed, NoRateLimits: true, RegistrationsPer5Minutes: 1 << 20, RecordLinger: 200 * time.Millisecond},
 		Settings: `
-times: {redelivery_scan: 2s, sweep: 5s, sweep_grace: 15s, heartbeat: 1s, agent_lost: 10s, poll: 5s}
+times: {redelivery_scan: 2s, sweep: 5s, health: 5s, sweep_grace: 15s, heartbeat: 1s, agent_lost: 10s, poll: 5s}
 price_book: {rounding: second}
 `,
 		Pool: "no_job_timeout: 10s",

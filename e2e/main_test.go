@@ -20,7 +20,7 @@ func TestMain(m *testing.M) { storetest.Main(m) }
 
 // quick are times short enough for a test of seconds.
 const quick = `
-times: {redelivery_scan: 1s, sweep: 1s, sweep_grace: 2s, heartbeat: 1s, agent_lost: 3s, poll: 2s, api_timeout: 3s}
+times: {redelivery_scan: 1s, sweep: 1s, health: 1s, sweep_grace: 2s, heartbeat: 1s, agent_lost: 3s, poll: 2s, api_timeout: 3s}
 price_book: {rounding: second}
 `
 

@@ -45,7 +45,7 @@ func TestScale(t *testing.T) {
 		World:    bigWorld,
 		Machines: 40,
 		Settings: bigPools(pools) + `
-times: {redelivery_scan: 10s, sweep: 15s, sweep_grace: 20s, heartbeat: 1s, agent_lost: 10s, poll: 20s}
+times: {redelivery_scan: 10s, sweep: 15s, health: 15s, sweep_grace: 20s, heartbeat: 1s, agent_lost: 10s, poll: 20s}
 price_book: {rounding: second}
 `,
 		Pool: "no_job_timeout: 15s",

@@ -53,7 +53,7 @@ func TestEachSenseKeepsTheSameBooks(t *testing.T) {
 				poll = "1s"
 			}
 			o.Settings = `
-times: {redelivery_scan: 1s, sweep: 2s, sweep_grace: 5s, heartbeat: 1s, agent_lost: 5s, poll: ` + poll + `}
+times: {redelivery_scan: 1s, sweep: 2s, health: 2s, sweep_grace: 5s, heartbeat: 1s, agent_lost: 5s, poll: ` + poll + `}
 price_book: {rounding: second}
 `
 			s := stand(t, o)

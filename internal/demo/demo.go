@@ -237,6 +237,7 @@ pools:
 track_unmatched: true             # so that the job nobody serves can be explained
 times:
   sweep: 10s
+  health: 10s
   sweep_grace: 20s
   redelivery_scan: 5s
   heartbeat: 2s

@@ -51,7 +51,7 @@ func (c *Client) Start(ctx context.Context) error {
 	_, err = c.temporal.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 		ID: sweepWorkflowID, TaskQueue: TaskQueue, WorkflowTaskTimeout: taskTimeout,
 		WorkflowIDConflictPolicy: enums.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING,
-	}, Sweeping, c.Times.Sweep, Suspects{})
+	}, Sweeping, min(c.Times.Sweep, c.Times.Health), Suspects{})
 	if err != nil {
 		return fmt.Errorf("start sweep: %w", err)
 	}
@@ -169,7 +169,7 @@ func (c *Client) wakeFor(ctx context.Context, applied muster.Applied, pools []mu
 		}
 	}
 	pool, _ := poolNamed(pools, j.Pool)
-	ref := JobRef{Workspace: j.Workspace, Key: j.Key, Recheck: c.Times.JobRecheck, AfterRunner: c.Times.AfterRunner, Checks: pool.ReportChecks}
+	ref := JobRef{Workspace: j.Workspace, Key: j.Key, Recheck: c.Times.JobRecheck, Queued: c.Times.JobExpired, AfterRunner: c.Times.AfterRunner, Checks: pool.ReportChecks}
 	_, err := c.temporal.SignalWithStartWorkflow(ctx, jobWorkflowID(ref), signalJob, j.State,
 		client.StartWorkflowOptions{TaskQueue: TaskQueue, WorkflowTaskTimeout: taskTimeout, WorkflowIDReusePolicy: once}, JobLife, ref)
 	if err != nil && !alreadyRan(err) {

@@ -106,7 +106,7 @@ func TestInProgressLeavesTheWaitingSet(t *testing.T) {
 func TestJobRecheck(t *testing.T) {
 	w := theWorld(t)
 	deps := w.client.Deps
-	deps.Times.JobRecheck = 500 * time.Millisecond
+	deps.Times.JobRecheck, deps.Times.JobExpired = 500*time.Millisecond, 500*time.Millisecond
 	impatient := NewClient(deps, w.client.temporal, w.client.log)
 	for name, c := range map[string]struct {
 		answer     func(queued muster.JobEvent) (muster.JobEvent, bool)

@@ -13,8 +13,11 @@ import (
 type JobRef struct {
 	Workspace string
 	Key       muster.JobKey
-	// Recheck is how long a job may be in a state before GitHub is asked about it (4-8).
+	// Recheck is how long a job may run before GitHub is asked about it.
 	Recheck time.Duration
+	// Queued is how long it may be queued: the Poller asks about old queued jobs, a
+	// few at a time (4-8), and this is for what that does not find. 0 is Recheck.
+	Queued time.Duration
 	// AfterRunner is how long GitHub gets to report the completion of a job whose
 	// runner has ended, before it is asked. A completed event can be lost without a
 	// trace, and then nothing else would tell for as long as Recheck.
@@ -46,6 +49,10 @@ func JobLife(ctx workflow.Context, ref JobRef) error {
 		within = ref.Recheck
 	)
 	for state != muster.JobCompleted {
+		ask := within
+		if state.Rank() < muster.JobInProgress.Rank() && within == ref.Recheck && ref.Queued > 0 {
+			ask = ref.Queued
+		}
 		timerCtx, cancel := workflow.WithCancel(ctx)
 		var heard muster.JobState
 		workflow.NewSelector(ctx).
@@ -54,7 +61,7 @@ func JobLife(ctx workflow.Context, ref JobRef) error {
 				c.Receive(ctx, nil)
 				within = min(within, ref.AfterRunner)
 			}).
-			AddFuture(workflow.NewTimer(timerCtx, within), func(f workflow.Future) {
+			AddFuture(workflow.NewTimer(timerCtx, ask), func(f workflow.Future) {
 				if f.Get(timerCtx, nil) == nil {
 					// The answer comes back as an event like any other; a failure to ask
 					// is repeated at the next interval.

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -379,6 +380,14 @@ func TestSweep(t *testing.T) {
 	if _, err := prov.Get(t.Context(), id); err != nil {
 		t.Errorf("deleted at the first look: %v", err)
 	}
+	// S1-110: a look that comes too early looks at nothing, and forgets nothing.
+	if early, err := a.Sweep(t.Context(), first); err != nil || !slices.Equal(early.Instances, first.Instances) || !early.RemoteAt.Equal(first.RemoteAt) {
+		t.Errorf("an early look: %+v, want %+v; %v", early, first, err)
+	}
+	if _, err := prov.Get(t.Context(), id); err != nil {
+		t.Errorf("deleted by an early look: %v", err)
+	}
+	a.Now = func() time.Time { return time.Now().Add(a.Times.Sweep) }
 	if _, err := a.Sweep(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}

@@ -111,12 +111,14 @@ type Backend struct {
 // Times are the intervals that are settings (design §7). Zero fields take their
 // defaults.
 type Times struct {
-	Sweep       time.Duration // 120 s
+	Sweep       time.Duration // 120 s: compare platforms with the store
+	Health      time.Duration // 120 s: compare GitHub's runners with the store (S1-110)
 	SweepGrace  time.Duration // 5 min: nothing younger is touched by the sweep
 	Heartbeat   time.Duration // 10 s
 	AgentLost   time.Duration // 90 s without a heartbeat: ask the provider
 	Poll        time.Duration // 60 s: a pool decides at least this often (S1-108)
-	JobRecheck  time.Duration // 1 h: ask GitHub about a job that is still queued (4-8)
+	JobRecheck  time.Duration // 1 h: ask GitHub about a job that still runs
+	JobExpired  time.Duration // 25 h: ask about one that is still queued; GitHub ends it after 24 h (4-8)
 	AfterRunner time.Duration // 30 s: ask GitHub about a job whose runner has ended
 	BootExpiry  time.Duration // 7 days: the longest queue time of any backend, plus margin
 	BootWindow  time.Duration // 10 min: how long a boot token may be repeated with its nonce
@@ -131,11 +133,13 @@ func (t Times) WithDefaults() Times {
 		}
 	}
 	set(&t.Sweep, 120*time.Second)
+	set(&t.Health, 120*time.Second)
 	set(&t.SweepGrace, 5*time.Minute)
 	set(&t.Heartbeat, 10*time.Second)
 	set(&t.AgentLost, 90*time.Second)
 	set(&t.Poll, 60*time.Second)
 	set(&t.JobRecheck, time.Hour)
+	set(&t.JobExpired, 25*time.Hour)
 	set(&t.AfterRunner, 30*time.Second)
 	set(&t.BootExpiry, 7*24*time.Hour)
 	set(&t.BootWindow, 10*time.Minute)

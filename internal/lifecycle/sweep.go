@@ -27,6 +27,9 @@ type Suspects struct {
 	Instances     []string
 	Registrations []string
 	Ghosts        []muster.RunnerID
+	// InstancesAt and RemoteAt are when platforms and GitHub were last looked at.
+	InstancesAt time.Time
+	RemoteAt    time.Time
 }
 
 // maxSuspects bounds what is carried from one sweep to the next.
@@ -64,17 +67,26 @@ func (a *Activities) Sweep(ctx context.Context, before Suspects) (Suspects, erro
 	for _, r := range live {
 		known[r.ID] = r
 	}
-	var after Suspects
-	for _, name := range slices.Sorted(maps.Keys(a.Backends)) {
-		after.Instances = append(after.Instances, a.sweepInstances(ctx, a.Backends[name], known, before)...)
+	now, after := a.Now(), before
+	if due(before.InstancesAt, a.Times.Sweep, now) {
+		after.Instances, after.InstancesAt = nil, now
+		for _, name := range slices.Sorted(maps.Keys(a.Backends)) {
+			after.Instances = append(after.Instances, a.sweepInstances(ctx, a.Backends[name], known, before)...)
+		}
 	}
-	a.sweepRegistrations(ctx, known, before, &after)
+	if due(before.RemoteAt, a.Times.Health, now) {
+		after.Registrations, after.Ghosts, after.RemoteAt = nil, nil, now
+		a.sweepRegistrations(ctx, known, before, &after)
+	}
 	a.wakeSilent(ctx, live)
 	after.Instances = after.Instances[:min(len(after.Instances), maxSuspects)]
 	after.Registrations = after.Registrations[:min(len(after.Registrations), maxSuspects)]
 	after.Ghosts = after.Ghosts[:min(len(after.Ghosts), maxSuspects)]
 	return after, nil
 }
+
+// due reports whether it is time for the next look; rounds are not punctual.
+func due(last time.Time, every time.Duration, now time.Time) bool { return now.Sub(last) >= every-every/10 }
 
 // sweepInstances deletes machines that no live runner owns.
 func (a *Activities) sweepInstances(ctx context.Context, b Backend, known map[muster.RunnerID]muster.Runner, before Suspects) (suspects []string) {

@@ -98,7 +98,7 @@ func newWorld() (*world, func(), error) {
 		Store: db, Tokens: testTokens{boot}, GitHub: map[string]GitHub{"app": w.github},
 		Backends: map[string]Backend{"fake": {Provider: w.cloud.Provider("test"), Name: "fake", ConnectTimeout: 3 * time.Second}, "full": {Provider: full.Provider("test"), Name: "full"}},
 		Book:     usage.Book{}, Observer: w.seen, Now: time.Now, URL: "http://muster.test", Owner: "test",
-		Times: Times{Sweep: time.Hour, SweepGrace: time.Nanosecond, AgentLost: 2 * time.Second, Poll: 2 * time.Second, SealedAfter: 2 * time.Second}.WithDefaults(),
+		Times: Times{Sweep: time.Hour, Health: time.Hour, SweepGrace: time.Nanosecond, AgentLost: 2 * time.Second, Poll: 2 * time.Second, SealedAfter: 2 * time.Second}.WithDefaults(),
 	}
 	w.client = NewClient(deps, eng.Client(), log)
 	w.cloud.OnBoot(w.boot)

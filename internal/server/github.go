@@ -9,6 +9,7 @@ import (
 	"github.com/muster-ci/muster/internal/config"
 	"github.com/muster-ci/muster/internal/github"
 	"github.com/muster-ci/muster/internal/ingress"
+	"github.com/muster-ci/muster/internal/metrics"
 )
 
 // gitHubs makes a client per configured App.
@@ -40,4 +41,24 @@ func webhookApps(cfg config.Config) (apps []ingress.App) {
 		apps = append(apps, ingress.App{Name: a.Name, Secrets: secrets})
 	}
 	return apps
+}
+
+// budgets is every App's rate limits for the metrics.
+func (s *Server) budgets() (out []metrics.Budget) {
+	for _, c := range s.apps {
+		for _, v := range c.Budget() {
+			b := metrics.Budget{
+				App: v.App, Account: v.Account, Limit: v.Limit, Remaining: v.Remaining, PointsThisMinute: v.PointsThisMinute,
+				Stretch: v.Stretch, Forecast: v.Forecast, PausedUntil: v.PausedUntil,
+			}
+			for _, n := range v.Registrations {
+				b.Registrations = max(b.Registrations, n)
+			}
+			for lane, l := range v.PerLane {
+				b.Lanes = append(b.Lanes, metrics.BudgetLane{Lane: lane, Calls: l.Calls, Unchanged: l.Unchanged, Parked: l.Parked, Waiting: l.Waiting})
+			}
+			out = append(out, b)
+		}
+	}
+	return out
 }

@@ -17,11 +17,12 @@ func (s *Server) openSenses() {
 	for _, a := range s.cfg.Apps {
 		c := ingress.PollerConfig{
 			App: a.Name, GitHub: s.apps[a.Name], Pools: s.pools, Sink: s.client, Books: books{s.store, a.Name},
-			TrackUnmatched: s.cfg.TrackUnmatched, Every: s.cfg.Times.Poll, Logger: s.logger,
+			TrackUnmatched: s.cfg.TrackUnmatched, Every: s.cfg.Times.Poll, Observer: s.registry, Logger: s.logger,
 		}
-		c.Observer, _ = any(s.registry).(ingress.PollObserver)
 		if hears(a) {
-			c.Grace = s.cfg.Times.Poll // webhooks tell within seconds; polling repairs what they lost
+			// Webhooks tell within seconds and redelivery within minutes; polling repairs
+			// what both lost, and need not cost two calls per repository and minute.
+			c.Every, c.Grace = heardPolls*c.Every, (heardPolls-2)*c.Every
 		}
 		s.pollers[a.Name] = ingress.NewPoller(c)
 	}
@@ -50,6 +51,9 @@ func (s *Server) pools(ctx context.Context) ([]muster.Pool, error) {
 
 // hears reports whether GitHub's webhooks reach us for an App: a token has none.
 func hears(a config.App) bool { return a.WebhookSecret != "" && a.Token == "" }
+
+// heardPolls is by how much seldomer an App with a webhook is polled.
+const heardPolls = 5
 
 // staleAfter is the age at which the last look at a queue says nothing any more.
 // It is longer than what the budget stretches polls to.

@@ -121,6 +121,7 @@ func Open(ctx context.Context, cfg config.Config, opts Options) (_ *Server, err 
 	s.client = lifecycle.NewClient(deps, s.engine.Client(), s.logger)
 	s.worker = lifecycle.NewWorker(s.engine.Client(), deps, s.client, s.logger)
 	s.registry.CountRunners(s.store.LiveRunners)
+	s.registry.CountBudgets(s.budgets)
 	s.checks = newAppChecks(cfg, s.apps, s.logger)
 	s.dashboard = &dashboard{store: s.store, client: s.client, apps: s.apps, checks: s.checks, backends: back, cfg: cfg}
 	if err := s.openIngress(); err != nil {
@@ -198,7 +199,7 @@ func (s *Server) deps(back map[string]lifecycle.Backend, t tokens) lifecycle.Dep
 	return lifecycle.Deps{
 		Store: s.store, Tokens: t, GitHub: apps, Backends: back,
 		Book:  book(s.cfg.PriceBook),
-		Times: lifecycle.Times{Sweep: c.Sweep, SweepGrace: c.SweepGrace, Heartbeat: c.Heartbeat, AgentLost: c.AgentLost, Poll: c.Poll},
+		Times: lifecycle.Times{Sweep: c.Sweep, Health: c.Health, SweepGrace: c.SweepGrace, Heartbeat: c.Heartbeat, AgentLost: c.AgentLost, Poll: c.Poll},
 		URL:   s.cfg.PublicURL, Owner: s.cfg.Name, TrackUnmatched: s.cfg.TrackUnmatched,
 		Budgets: s.cfg.Budgets, DemandKnown: s.demandKnown,
 		Observer: s.registry, Now: time.Now,
