@@ -98,14 +98,16 @@ func TestOneLife(t *testing.T) {
 		if d := cmp.Diff([]muster.RunnerState{"provisioning", "registered", "active"}, slices.Compact(states)); d != "" {
 			t.Error(d)
 		}
-		if d := cmp.Diff([]string{"machine", "registered", "service started"}, w.steps); d != "" {
+		if d := cmp.Diff([]string{"machine", "registered", "service started"}, w.did()); d != "" {
 			t.Error(d)
 		}
+		w.gh.mu.Lock()
 		for _, m := range w.gh.runners {
 			if !m.Ephemeral {
 				t.Error("the registration is not for one job")
 			}
 		}
+		w.gh.mu.Unlock()
 		after(15 * time.Second)
 		if r = w.Runners()[0]; r.State != muster.RunnerDestroyed || r.Reason != "job finished" || r.Failed || r.DestroyedAt.IsZero() {
 			t.Errorf("%+v", r)
@@ -316,7 +318,7 @@ func TestScaleDown(t *testing.T) {
 				if n := w.total(); n != 2 || w.cloud.Counts().Live != 2 {
 					t.Errorf("%v, %d machines\n%s", w.live(), w.cloud.Counts().Live, w.log)
 				}
-				if d := cmp.Diff([]string{"deregistered", "service stopped"}, slices.Compact(slices.Clone(w.steps))[:2]); d != "" {
+				if d := cmp.Diff([]string{"deregistered", "service stopped"}, slices.Compact(w.did())[:2]); d != "" {
 					t.Error(d)
 				}
 				w.gh.breaks(nil)

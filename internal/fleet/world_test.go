@@ -289,6 +289,13 @@ func (w *world) step(format string, args ...any) {
 	w.steps = append(w.steps, fmt.Sprintf(format, args...))
 }
 
+// did is what was done so far.
+func (w *world) did() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.steps)
+}
+
 // ci is the pool of G1 with the defaults of a fleet.
 func ci() muster.Pool {
 	p := muster.Pool{Name: "ci-workers", Scope: repo, Labels: muster.Labels{"linux", "docker"}, Provider: "fake", Enabled: true, Scaling: muster.DefaultScaling()}
