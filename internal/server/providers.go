@@ -36,7 +36,7 @@ func newProcess(section json.RawMessage, env providerEnv) (func() (provider.Prov
 	cfg := process.Defaults()
 	cfg.Root = filepath.Join(env.dataDir, "runners", env.name)
 	err := provider.DecodeConfig(section, &cfg)
-	for _, path := range []*string{&cfg.Agent, &cfg.RunnerDir, &cfg.Root} {
+	for _, path := range []*string{&cfg.Agent, &cfg.RunnerDir, &cfg.Root, &cfg.MachinesDir} {
 		if *path != "" && !filepath.IsAbs(*path) {
 			*path = filepath.Join(env.dir, *path)
 		}

@@ -24,6 +24,10 @@ type Config struct {
 	RunnerDir string `json:"runner_dir"`
 	// Root is where the directories of runners are made.
 	Root string `json:"root"`
+	// MachinesDir has the machines that are kept: ZONE/NAME/run.sh, or NAME/run.sh for
+	// one without a zone, each a runner that config.sh has registered under that name.
+	// "" keeps none.
+	MachinesDir string `json:"machines_dir"`
 	// Max is how many instances may exist at once, those that ended and were not yet deleted included.
 	Max int `json:"max"`
 	// MemoryMiB limits the memory of a runner with all its processes, when its
@@ -91,6 +95,9 @@ func (c Config) Validate() error {
 	}
 	if !filepath.IsAbs(c.Root) {
 		add("root: %q must be the absolute path of a directory for runners", c.Root)
+	}
+	if c.MachinesDir != "" && !filepath.IsAbs(c.MachinesDir) {
+		add("machines_dir: %q must be an absolute path", c.MachinesDir)
 	}
 	if c.Max < 1 {
 		add("max: %d must be at least 1", c.Max)

@@ -11,6 +11,9 @@
 // the one before it, and they live through its end. Locks are flock(2) on the
 // directories, so that several control planes may share a machine.
 //
+// Below Config.MachinesDir it keeps machines: runners that somebody has registered
+// by hand, and that it starts and stops without ever removing one.
+//
 // Isolation is that of a process: runners share the kernel, the network and, unless
 // Config.User says otherwise, the user of the control plane. A job that runs as a
 // user who may write to Config.RunnerDir can change the runner of later jobs. Use

@@ -765,7 +765,11 @@ func (p *Provider) signalGroup(agent proc.Process, sig syscall.Signal) {
 // killAll kills the known processes of a runner and all that it can find without
 // its agent, until each is seen to have ended. It reports whether any has not.
 func (p *Provider) killAll(runner muster.RunnerID, known []proc.Process) (left bool) {
-	name := p.name(runner)
+	return p.killTagged(p.name(runner), known)
+}
+
+// killTagged is killAll for whatever carries a tag.
+func (p *Provider) killTagged(name string, known []proc.Process) (left bool) {
 	for wait := time.Millisecond; ; wait *= 2 {
 		thaw := p.cg.freeze(name)
 		p.cg.kill(name)

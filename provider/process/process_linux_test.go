@@ -49,6 +49,7 @@ func config(t providertest.T, root, script string) Config {
 	c.Agent = filepath.Join(root, "agent")
 	c.RunnerDir = filepath.Join(root, "template")
 	c.Root = filepath.Join(root, "runners")
+	c.MachinesDir = filepath.Join(root, "machines")
 	c.Owner = "muster/test"
 	c.Max = 50
 	c.Grace = provider.Duration(2 * time.Second)
@@ -138,6 +139,9 @@ func TestConformance(t *testing.T) {
 			}
 			providertest.Run(t, providertest.Harness{
 				Open: func(t providertest.T, owner string) provider.Provider { return open(t, cfg(t, owner)) },
+				Machine: func(t providertest.T, owner string) provider.Machine {
+					return keptDir(t, cfg(t, owner), "zone-a", waitForEver)
+				},
 				OpenWith: func(t providertest.T, owner string, max int) provider.Provider {
 					c := cfg(t, owner)
 					c.Max = max
