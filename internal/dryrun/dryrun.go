@@ -139,6 +139,10 @@ type simulation struct {
 
 	waits  []time.Duration
 	result Result
+
+	// jobs and fleet are the memory of the last snapshot, of which Plan keeps nothing.
+	jobs  []muster.PlanJob
+	fleet []muster.PlanRunner
 }
 
 // machine is a runner.
@@ -333,16 +337,17 @@ func (s *simulation) handOver(ids []int64) {
 func (s *simulation) snapshot() (muster.Snapshot, error) {
 	snap := muster.Snapshot{Pool: s.pool, LastScaling: s.lastScaling}
 	named := min(len(s.queue), maxNamed)
-	snap.Jobs = make([]muster.PlanJob, 0, named+s.running)
+	s.jobs, s.fleet = s.jobs[:0], s.fleet[:0]
 	for _, m := range s.runners {
-		snap.Runners = append(snap.Runners, m.PlanRunner)
+		s.fleet = append(s.fleet, m.PlanRunner)
 		if m.job != nil {
-			snap.Jobs = append(snap.Jobs, planJob(m.job, muster.JobInProgress))
+			s.jobs = append(s.jobs, planJob(m.job, muster.JobInProgress))
 		}
 	}
 	for _, j := range s.queue[:named] {
-		snap.Jobs = append(snap.Jobs, planJob(j, muster.JobQueued))
+		s.jobs = append(s.jobs, planJob(j, muster.JobQueued))
 	}
+	snap.Jobs, snap.Runners = s.jobs, s.fleet
 	if rest := s.queue[named:]; len(rest) > 0 {
 		snap.Unnamed, snap.UnnamedSince = len(rest), rest[0].Queued
 	}
