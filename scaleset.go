@@ -77,6 +77,8 @@ func (s ScaleSetJobState) Rank() int {
 const (
 	// OverCompleted: the job is completed, and the Sink knows.
 	OverCompleted = "completed"
+	// OverAcquired: it was only an offer, and the set got it or nobody can any more.
+	OverAcquired = "acquired"
 	// OverLapsed: no runner took it in time. The job is queued anew, as another assignment.
 	OverLapsed = "lapsed"
 	// OverMissed: it ended, and GitHub's message about that did not come.
@@ -129,7 +131,9 @@ type ScaleSetJob struct {
 
 // Open reports whether the assignment waits for a runner or runs, as far as
 // messages tell.
-func (j ScaleSetJob) Open() bool { return j.Over == "" && j.State != ScaleSetJobCompleted }
+func (j ScaleSetJob) Open() bool {
+	return j.Over == "" && (j.State == ScaleSetJobAssigned || j.State == ScaleSetJobStarted)
+}
 
 // Apply folds news, received at a time, into what is known of an assignment, and
 // says whether they told anything. The zero ScaleSetJob is one never heard of.

@@ -216,12 +216,13 @@ func TestScaleSetTokensEnd(t *testing.T) { // 4-15
 		t.Fatal(err)
 	}
 	for i := range 3 {
-		sim.Faults().ExpireScaleSetTokens()
+		sim.Faults().ExpireQueueTokens()
+		sim.Faults().ExpireAdminTokens()
 		sim.Faults().ExpireTokens()
 		if _, _, err := s.Message(ctx, 0, 5); err != nil {
 			t.Fatalf("wait %d: %v", i, err)
 		}
-		sim.Faults().ExpireScaleSetTokens()
+		sim.Faults().ExpireAdminTokens()
 		if _, err := c.GenerateScaleSetJIT(ctx, simOrg, "set", fmt.Sprint("r-", i)); err != nil {
 			t.Fatalf("register %d: %v", i, err)
 		}

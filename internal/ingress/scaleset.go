@@ -106,6 +106,10 @@ type ScaleSetListener struct {
 	mu     sync.Mutex
 	status muster.ScaleSetStatus
 
+	// Used by the goroutine that holds the session only: how many jobs were offered
+	// and are still to be had.
+	offers int
+
 	// Used by the reconciling goroutine only: when GitHub may be asked about an
 	// assignment again.
 	asked map[string]question
@@ -307,6 +311,7 @@ func (l *ScaleSetListener) hold(ctx context.Context, pool muster.Pool) (held boo
 	for {
 		err := l.note(ctx, nil, session.Statistics())
 		if err == nil {
+			l.offers = 1 // there may be some from before
 			break
 		}
 		if fails(err) {
@@ -335,6 +340,9 @@ func (l *ScaleSetListener) hold(ctx context.Context, pool muster.Pool) (held boo
 		}
 		if err == nil && ok {
 			err = l.take(ctx, session, m)
+		}
+		if err == nil && l.offers > 0 {
+			err = l.acquire(ctx, session)
 		}
 		switch {
 		case err != nil && fails(err):
@@ -385,33 +393,72 @@ func (l *ScaleSetListener) wait(ctx context.Context, session ScaleSetSession, la
 func (l *ScaleSetListener) take(ctx context.Context, session ScaleSetSession, m muster.ScaleSetMessage) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepTimeout)
 	defer cancel()
-	var news []muster.ScaleSetJob
-	var offers []int64
-	for _, j := range m.Jobs {
-		if j.State == muster.ScaleSetJobAvailable {
-			offers = append(offers, j.RequestID)
-			continue // whoever gets it is told that it is assigned
-		}
+	news := slices.Clone(m.Jobs)
+	offered := false
+	for i, j := range news {
+		offered = offered || j.State == muster.ScaleSetJobAvailable
 		if j.ID == "" {
 			// Servers from before the id; the number is unique there.
-			j.ID = fmt.Sprint("request/", j.RequestID)
-		}
-		news = append(news, j)
-	}
-	if len(offers) > 0 {
-		switch _, err := session.Acquire(ctx, offers); muster.CodeOf(err) {
-		case "":
-		case muster.CodeInvalid, muster.CodeNotFound, muster.CodeConflict, muster.CodeGone:
-			// They cannot be had, and the message must not come for ever.
-			l.cfg.Logger.WarnContext(ctx, "scale set's jobs not acquired", "count", len(offers), "error", err)
-		default:
-			return err
+			news[i].ID = fmt.Sprint("request/", j.RequestID)
 		}
 	}
 	if err := l.note(ctx, news, m.Statistics); err != nil {
 		return err
 	}
+	if offered {
+		if err := l.acquire(ctx, session); err != nil {
+			return err
+		}
+	}
 	return session.Acknowledge(ctx, m.ID)
+}
+
+// acquire asks for the jobs that were offered and that nobody has. What the set
+// does not get, because it is full or another one was quicker, is not offered
+// again: it is asked for later, as long as GitHub counts available jobs.
+func (l *ScaleSetListener) acquire(ctx context.Context, session ScaleSetSession) error {
+	list, err := l.cfg.Ledger.ScaleSetJobs(ctx, l.cfg.Workspace, l.cfg.Pool)
+	if err != nil {
+		return fmt.Errorf("read the books of the scale set: %w", err)
+	}
+	var offers []int64
+	for _, j := range list {
+		if j.State == muster.ScaleSetJobAvailable {
+			offers = append(offers, j.RequestID)
+		}
+	}
+	l.offers = len(offers)
+	if l.offers == 0 {
+		return nil
+	}
+	got, err := session.Acquire(ctx, offers)
+	switch muster.CodeOf(err) {
+	case "":
+	case muster.CodeInvalid, muster.CodeNotFound, muster.CodeConflict, muster.CodeGone:
+		// They cannot be had, and the message must not come for ever.
+		l.cfg.Logger.WarnContext(ctx, "scale set's jobs not acquired", "count", len(offers), "error", err)
+		got = offers
+	default:
+		return err
+	}
+	none := l.Status().Statistics.Available == 0
+	for _, j := range list {
+		gone := none && time.Since(j.ChangedAt) > l.cfg.Grace
+		if j.State != muster.ScaleSetJobAvailable || !gone && !slices.Contains(got, j.RequestID) {
+			continue
+		}
+		err := l.cfg.Ledger.UpdateScaleSetJob(ctx, l.cfg.Workspace, l.cfg.Pool, j.ID, func(j *muster.ScaleSetJob) error {
+			if j.State == muster.ScaleSetJobAvailable {
+				j.Over = muster.OverAcquired
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("write the books of the scale set: %w", err)
+		}
+		l.offers--
+	}
+	return nil
 }
 
 // note writes down what GitHub said and has it acted upon.
@@ -503,6 +550,7 @@ func (l *ScaleSetListener) reconcile(ctx context.Context, asks int) time.Duratio
 	}
 	b := &books{l: l, now: time.Now(), asks: asks, taken: map[muster.JobKey]bool{}, known: map[runRef][]muster.JobEvent{}, remote: map[runRef]answer{}, next: time.Minute}
 	open, listed := 0, map[string]bool{}
+	list = slices.DeleteFunc(list, func(e muster.ScaleSetJob) bool { return e.State == muster.ScaleSetJobAvailable })
 	for _, e := range list {
 		listed[e.ID] = true
 		if e.Open() {

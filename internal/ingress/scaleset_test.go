@@ -32,14 +32,17 @@ type service struct {
 	jobs       map[int64]muster.JobEvent
 	capacities []int
 	acquired   []int64
-	asked      int // for the jobs of a run
+	full       bool // nothing can be acquired
+	asked      int  // for the jobs of a run
 	ensured    int
 	opened     int
 	refused    int // sessions
 	err        func(call string) error
 }
 
-func newService() *service { return &service{wake: make(chan struct{}), jobs: map[int64]muster.JobEvent{}} }
+func newService() *service {
+	return &service{wake: make(chan struct{}), jobs: map[int64]muster.JobEvent{}}
+}
 
 // fault is what the test wants a call to end with. mu is held.
 func (h *service) fault(call string) error {
@@ -185,6 +188,9 @@ func (s *serviceSession) Acquire(_ context.Context, ids []int64) ([]int64, error
 	s.h.mu.Lock()
 	defer s.h.mu.Unlock()
 	s.h.acquired = append(s.h.acquired, ids...)
+	if s.h.full {
+		return nil, nil
+	}
 	return ids, s.h.fault("acquire")
 }
 
@@ -973,10 +979,28 @@ func TestScaleSetOnlyTheEnd(t *testing.T) { // 4-4
 // An Enterprise Server offers jobs. One that cannot be had does not stop the others.
 func TestScaleSetAcquires(t *testing.T) {
 	inBubble(t, func(s *scene) {
-		offer := assigned("", 10)
-		offer.State, offer.RequestID = muster.ScaleSetJobAvailable, 42
-		s.hub.say(offer)
-		s.after(time.Second)
+		offer := func(n int64) {
+			o := assigned("", 10)
+			o.State, o.RequestID = muster.ScaleSetJobAvailable, n
+			s.hub.set(func(h *service) { h.stats.Available = 1 })
+			s.hub.say(o)
+			s.after(time.Second)
+		}
+		offer(42)
+		// The set is full: the message is acknowledged, and the job asked for again.
+		s.hub.set(func(h *service) { h.full = true })
+		offer(43)
+		s.after(2 * time.Minute)
+		if got := len(s.hub.acquired); len(s.hub.queue) != 0 || got < 3 || got > 6 {
+			t.Errorf("%d messages, acquired %v", len(s.hub.queue), s.hub.acquired)
+		}
+		s.crash()
+		s.begin()
+		s.hub.set(func(h *service) { h.full = false })
+		s.after(3 * time.Minute)
+		if n := s.hub.acquired[len(s.hub.acquired)-1]; n != 43 || s.ours.over["request/43"] != muster.OverAcquired {
+			t.Errorf("acquired %v, %v", s.hub.acquired, s.ours.over)
+		}
 		s.hub.set(func(h *service) {
 			h.err = func(call string) error {
 				if call == "acquire" {
@@ -985,12 +1009,10 @@ func TestScaleSetAcquires(t *testing.T) {
 				return nil
 			}
 		})
-		offer.RequestID = 43
-		s.hub.say(offer)
-		s.after(time.Second)
-		s.settled(map[string]string{})
-		if !slices.Equal(s.hub.acquired, []int64{42, 43}) || len(s.ours.ledger) != 0 {
-			t.Errorf("acquired %v, %d entries", s.hub.acquired, len(s.ours.ledger))
+		offer(44)
+		s.settled(map[string]string{"request/42": muster.OverAcquired, "request/43": muster.OverAcquired, "request/44": muster.OverAcquired})
+		if n := s.ours.unnamed(); n != 0 {
+			t.Errorf("%d by number", n)
 		}
 		// It is assigned by its number, as old servers do.
 		given := assigned("", 10)
