@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 
@@ -252,7 +253,7 @@ after a crash, is found again by the next run with the same --data-dir.`,
 	f := c.Flags()
 	f.StringVar(&run.Kind, "provider", "process", "what runners run on")
 	settings := f.String("provider-config", "", "JSON file with the provider's settings")
-	runnerDir := f.String("runner-dir", "", "directory with GitHub's runner, for the provider process (default: it is downloaded)")
+	runnerDir := f.String("runner-dir", "", "directory with GitHub's runner, for the provider process (default: every runner downloads its own)")
 	f.StringVar(&run.DataDir, "data-dir", ".muster-fleet", "where the run keeps its key and its runners")
 	f.StringVar(&run.Listen, "listen", "127.0.0.1:8080", "address for runners and for the other commands")
 	f.StringVar(&run.URL, "url", "", "how runners reach the run (default: http:// and --listen)")
@@ -270,6 +271,11 @@ after a crash, is found again by the next run with the same --data-dir.`,
 			return usagef("--interval must be positive, such as 60s")
 		case *runnerDir != "" && run.Kind != "process":
 			return usagef("--runner-dir is for the provider process; write the settings of %s to a file and name it by --provider-config", run.Kind)
+		}
+		if host, _, err := net.SplitHostPort(run.Listen); err != nil {
+			return usagef("--listen %q is not an address; write HOST:PORT", run.Listen)
+		} else if ip := net.ParseIP(host); run.URL == "" && (host == "" || ip != nil && ip.IsUnspecified()) {
+			return usagef("--listen %s is no address that runners can call; say by --url how they reach it", run.Listen)
 		}
 		if run.Provider, err = fleetProvider(*settings, *runnerDir); err != nil {
 			return err

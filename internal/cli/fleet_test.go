@@ -405,6 +405,8 @@ func TestFleetRun(t *testing.T) {
 		{"", nil, 1, "the environment variable GITHUB_TOKEN is not set"},
 		{"planted token", nil, 1, "the environment variable GITHUB_TOKEN does not hold a token"},
 		{"ghp_0123456789", []string{"--interval", "0s"}, 2, "--interval must be positive"},
+		{"ghp_0123456789", []string{"--listen", "8080"}, 2, "write HOST:PORT"},
+		{"ghp_0123456789", []string{"--listen", "0.0.0.0:8080"}, 2, "say by --url"},
 		{"ghp_0123456789", []string{"--provider", "qemu", "--runner-dir", "x"}, 2, "--runner-dir is for the provider process"},
 		{"ghp_0123456789", []string{"--provider-config", filepath.Join(dir, "none")}, 2, "no such file"},
 		{"ghp_0123456789", []string{"--provider-config", dir}, 2, "--provider-config"},

@@ -79,6 +79,7 @@ type Fleet struct {
 	provisioning, ending, asking *Executor
 	nudged                       chan struct{}
 	lives                        sync.WaitGroup
+	scaled                       map[string]time.Time // when an earlier run last scaled each pool
 
 	mu        sync.Mutex
 	pools     []*pool
@@ -142,6 +143,13 @@ func New(cfg Config) (*Fleet, error) {
 		cfg: cfg, times: cfg.Times.withDefaults(), log: cfg.Logger, tokens: tokens{cfg.Key},
 		provisioning: NewExecutor(n), ending: NewExecutor(n), asking: NewExecutor(n), nudged: make(chan struct{}, 1),
 		runners: map[muster.RunnerID]*runner{}, suspects: map[string]bool{}, changed: make(chan struct{}),
+	}
+	if cfg.Memory != nil {
+		scaled, err := cfg.Memory.Load()
+		if err != nil {
+			f.log.Warn("cooldowns of an earlier run are not known", "error", err)
+		}
+		f.scaled = scaled
 	}
 	return f, f.reload()
 }
@@ -329,12 +337,6 @@ func (f *Fleet) reload() error {
 		f.setProblem(err.Error())
 		return err
 	}
-	var last map[string]time.Time
-	if f.cfg.Memory != nil {
-		if last, err = f.cfg.Memory.Load(); err != nil {
-			f.log.Warn("cooldowns of an earlier run are not known", "error", err)
-		}
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.problem = ""
@@ -348,7 +350,7 @@ func (f *Fleet) reload() error {
 		p = p.WithDefaults()
 		now, ok := known[p.Name]
 		if !ok {
-			now = &pool{lastScaling: last[p.Name]}
+			now = &pool{lastScaling: f.scaled[p.Name]}
 		}
 		if !reflect.DeepEqual(now.file, p) {
 			now.file, now.override = p, muster.PoolOverride{} // what the file says now is newer than what was asked for before

@@ -117,7 +117,82 @@ func TestOneLife(t *testing.T) {
 	})
 }
 
-// S1-68 S1-91 4-51: each step fails in turn, and nothing is left of those before it.
+// S1-28 S1-89 C8 C18: what is counted of a queue: jobs that are queued or in progress, of runs in any
+// state, whose labels are all among the runner's and hold all of the pool's; each for the first pool that
+// serves it; and a runner that GitHub says has a job counts as busy.
+func TestQueueStates(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		second := ci()
+		second.Name, second.Labels, second.RunnerLabels = "linux-only", muster.Labels{"linux"}, nil
+		second.Scaling = muster.Scaling{JobsPerRunner: 1}
+		w.pools = append(w.pools, second.WithDefaults())
+		w.pools[0].Scaling.MaxRunners, w.pools[0].Scaling.MinRunners = 1, 1
+		w.again()
+		w.script = func(ctx context.Context, m fake.Machine) string { // listens, and says nothing of a job
+			resp, err := w.boot(ctx, m)
+			if err != nil {
+				return err.Error()
+			}
+			_, _ = w.fleet().Report(ctx, resp.SessionToken, wire.Report{Phase: wire.PhaseListening})
+			<-ctx.Done()
+			return ""
+		}
+		stop := w.run()
+		after(time.Second)
+		var mine muster.Runner
+		for _, r := range w.Runners() {
+			if r.Pool == "ci-workers" {
+				mine = r
+			}
+		}
+		for _, j := range []struct {
+			labels []string
+			state  muster.JobState
+			runner string
+		}{
+			{[]string{"linux"}, muster.JobQueued, ""},
+			{[]string{"LINUX", "Docker"}, muster.JobQueued, ""},
+			{[]string{"docker"}, muster.JobQueued, ""},
+			{[]string{"linux", "docker", "self-hosted", "x64"}, muster.JobQueued, ""},
+			{[]string{"linux", "docker", "gpu"}, muster.JobQueued, ""},
+			{[]string{"windows"}, muster.JobQueued, ""},
+			{nil, muster.JobQueued, ""},
+			{[]string{"linux", "docker"}, muster.JobInProgress, mine.Name},
+			{[]string{"linux"}, muster.JobInProgress, "somebody else's"},
+			{[]string{"linux", "docker"}, muster.JobCompleted, ""},
+			{[]string{"linux", "docker"}, muster.JobWaiting, ""},
+		} {
+			w.gh.queue(1, time.Hour, append(j.labels, "")[:len(j.labels)]...)
+			w.gh.mu.Lock()
+			last := w.gh.jobs[len(w.gh.jobs)-1]
+			last.Labels, last.Status, last.RunnerName = j.labels, j.state, j.runner
+			w.gh.mu.Unlock()
+		}
+		after(time.Minute)
+		for name, want := range map[string][2]int{"ci-workers": {2, 1}, "linux-only": {1, 1}} {
+			d, err := w.Decisions(name, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m := d[0].Decision.Metrics; m.QueuedJobs != want[0] || m.InProgressJobs != want[1] || m.TotalJobs != want[0]+want[1] || !m.NeedsScaling() {
+				t.Errorf("%s: %+v, want %v", name, m, want)
+			}
+		}
+		for _, r := range w.Runners() {
+			if r.ID == mine.ID && (r.State != muster.RunnerActive || !r.Busy || r.Job.ID == 0) {
+				t.Errorf("%+v", r)
+			}
+		}
+		w.cloud.End("fleet", mine.ID, "done")
+		w.gh.mu.Lock()
+		w.gh.jobs = nil
+		w.gh.mu.Unlock()
+		stop()
+	})
+}
+
+// S1-68 S1-88 S1-91 4-51: each step fails in turn, and nothing is left of those before it.
 func TestUndo(t *testing.T) {
 	refuse := func(code muster.Code) func(*world) {
 		return func(w *world) {
