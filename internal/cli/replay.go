@@ -145,7 +145,7 @@ func (a *app) printDryRun(w io.Writer, resp *v1.DryRunResponse) error {
 	row("runners made", func(r *v1.DryRunResult) string { return fmt.Sprint(r.GetRunners()) }, nil)
 	row("at most at once", func(r *v1.DryRunResult) string { return fmt.Sprint(r.GetPeak()) }, nil)
 	row("without a job", func(r *v1.DryRunResult) string { return fmt.Sprint(r.GetWasted()) }, nil)
-	row("runner hours", func(r *v1.DryRunResult) string { return fmt.Sprintf("%.1f", r.GetRunnerTime().AsDuration().Hours()) }, less(func(r *v1.DryRunResult) int64 { return int64(r.GetRunnerTime().AsDuration()) }))
+	row("runner hours", func(r *v1.DryRunResult) string { return fmt.Sprintf("%.2f", r.GetRunnerTime().AsDuration().Hours()) }, less(func(r *v1.DryRunResult) int64 { return int64(r.GetRunnerTime().AsDuration()) }))
 	row("cost", func(r *v1.DryRunResult) string { return money(r.GetCostMicroUsd()) }, less(func(r *v1.DryRunResult) int64 { return r.GetCostMicroUsd() }))
 	if err := t.print(w, ""); err != nil {
 		return err

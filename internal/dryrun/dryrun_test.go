@@ -230,7 +230,7 @@ func TestRecorded(t *testing.T) {
 		t.Error(d)
 	}
 	text := strings.Join(assumed, "\n")
-	for _, part := range []string{"4 jobs as queued from 2026-11-18 09:00Z", "1 job still waiting", "1 job that ended without a runner", "2 runners measured in that time did, median 30s", "the pool starts empty"} {
+	for _, part := range []string{"4 jobs as queued from 2026-11-18 09:00Z", "what still waits (1 job)", "left out: 1 job that ended without a runner", "2 runners measured in that time did, median 30s", "the pool starts empty"} {
 		if !strings.Contains(text, part) {
 			t.Errorf("the assumptions do not say %q:\n%s", part, text)
 		}

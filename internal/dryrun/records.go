@@ -94,10 +94,10 @@ func assumptions(p muster.Pool, w Workload, neverRan, open int) []string {
 		fmt.Sprintf("%s as queued from %s to %s, each running as long as it did; one that still runs, as long as it has so far", counted(len(w.Jobs), "job"), stamp(w.Since), stamp(w.Until)),
 	}
 	if open > 0 {
-		out = append(out, fmt.Sprintf("%s still waiting are taken to run as long as the median of the others", counted(open, "job")))
+		out = append(out, fmt.Sprintf("what still waits (%s) is taken to run as long as the median of the others", counted(open, "job")))
 	}
 	if neverRan > 0 {
-		out = append(out, fmt.Sprintf("%s that ended without a runner are left out", counted(neverRan, "job")))
+		out = append(out, fmt.Sprintf("left out: %s that ended without a runner", counted(neverRan, "job")))
 	}
 	if len(w.Boots) > 0 {
 		out = append(out, fmt.Sprintf("runners boot as the %s measured in that time did, median %s, one after the other", counted(len(w.Boots), "runner"), usage.Percentile(w.Boots, 50).Round(time.Millisecond)))
