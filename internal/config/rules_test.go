@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -165,7 +166,7 @@ budgets:
 func TestEveryRuleProblemAtOnce(t *testing.T) {
 	dir, path := dirWith(t, ruleMistakes)
 	_, err := config.Load(path, env())
-	problems, ok := err.(config.Problems)
+	problems, ok := errors.AsType[config.Problems](err)
 	if !ok {
 		t.Fatalf("error is %T: %v", err, err)
 	}
