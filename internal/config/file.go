@@ -130,6 +130,8 @@ type filePool struct {
 	Priorities       []filePriority `yaml:"priorities"`
 	Canary           fileCanary     `yaml:"canary"`
 	InactiveMinutes  int            `yaml:"inactive_minutes"`
+	Machine          string         `yaml:"machine"`
+	Zone             string         `yaml:"zone"`
 }
 
 type fileSchedule struct {

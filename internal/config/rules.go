@@ -61,6 +61,13 @@ func (l *loader) rules(at string, f filePool, teams map[string]list, c Config, p
 	notNegative(at+".job_wait", f.JobWait < 0, "write 0s for none")
 	p.InactiveMinutes = f.InactiveMinutes
 	notNegative(at+".inactive_minutes", f.InactiveMinutes < 0, "remove it to get 3")
+	p.Machine, p.Zone = f.Machine, f.Zone
+	if p.Machine != "" && p.Lifecycle != muster.LifecycleKept {
+		l.at(at+".machine", "set lifecycle: kept and registration: preregistered, or remove machine", "pool %q names a machine and does not keep it", f.Name)
+	}
+	if p.Machine != "" && !muster.ValidRunnerName(p.Machine) {
+		l.at(at+".machine", "write the name of the machine, under which its runner is registered", "machine %q of pool %q cannot be a runner's name", p.Machine, f.Name)
+	}
 
 	for i, s := range f.Schedules {
 		p.Schedules = append(p.Schedules, l.schedule(fmt.Sprintf("%s.schedules[%d]", at, i), s))

@@ -50,7 +50,7 @@ pools:
       - {label: urgent, repository: octo/*, event: push, weight: -5}
     canary: {offering: next, percent: 10, max_failures: 2}
     scaling: {mode: fleet, scale_down_cooldown: 15m, min_run_time: 3m}
-  - {name: big, project: core, scope: octo, labels: [big], runner_labels: [big, muster, self-hosted], lifecycle: kept, inactive_minutes: 7}
+  - {name: big, project: core, scope: octo, labels: [big], runner_labels: [big, muster, self-hosted], lifecycle: kept, registration: preregistered, machine: vm-1, zone: zone-a, inactive_minutes: 7}
   - {name: set, scope: octo, scale_set: octo-linux}
 budgets:
   - {project: core, month_usd: "250.50", warn_percent: 50, lower_percent: 75, stop_percent: 100}
@@ -84,7 +84,7 @@ budgets:
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
-	if c.Pools[1].InactiveMinutes != 7 || c.Pools[2].ScaleSet != "octo-linux" || c.Pools[2].Labels.String() != "octo-linux" {
+	if c.Pools[1].InactiveMinutes != 7 || c.Pools[1].MachineID() != (muster.MachineID{Provider: c.Pools[1].Provider, Zone: "zone-a", Name: "vm-1"}) || c.Pools[2].ScaleSet != "octo-linux" || c.Pools[2].Labels.String() != "octo-linux" {
 		t.Errorf("pools %+v, %+v", c.Pools[1], c.Pools[2])
 	}
 	wantBudgets := []muster.CostBudget{

@@ -7,6 +7,8 @@ import (
 	"encoding/pem"
 	"fmt"
 	"maps"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -230,5 +232,67 @@ func TestRunnerConfigWarnings(t *testing.T) {
 	c, err := config.LoadRunnerConfig(managerEnv("RUNNER_MANAGER_WEBHOOK_SECRET", strings.Repeat("w", 32), "RUNNER_MANAGER_CONTROL_SECRET", strings.Repeat("c", 32)))
 	if err != nil || len(c.RunnerManager.Warnings) != 0 {
 		t.Errorf("%v, %v", err, c.RunnerManager.Warnings)
+	}
+}
+
+// S3-61: the example works once the key is filled in, in a shell as it says.
+func TestExampleEnvironment(t *testing.T) {
+	cmd := exec.Command("sh", "-c", `set -a && . ../../.env.example && exec env -0`)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	vars := map[string]string{}
+	for line := range strings.SplitSeq(string(out), "\x00") {
+		name, value, _ := strings.Cut(line, "=")
+		vars[name] = value
+	}
+	if _, err := config.LoadRunnerConfig(func(name string) string { return vars[name] }); err == nil || !strings.Contains(err.Error(), "GITHUB_APP_PRIVATE_KEY") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("without a key: %v", err)
+	}
+	vars["GITHUB_APP_PRIVATE_KEY"] = key()
+	c, err := config.LoadRunnerConfig(func(name string) string { return vars[name] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Pools) != 3 || c.Listen != ":8080" || c.PublicURL != "http://localhost:8080" || c.RunnerManager.InactiveMinutes != 3 || c.Providers[0].Kind != "process" { // S3-62
+		t.Errorf("%+v", c)
+	}
+}
+
+// S3-63 S3-64 S3-65: the manual names every variable that is read, how to check the
+// code, the image and what the queue is for.
+func TestRunnerManagerManual(t *testing.T) {
+	read := func(name string) string {
+		t.Helper()
+		text, err := os.ReadFile("../../" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	manual := read("docs/kept.md")
+	asked := map[string]bool{}
+	get := managerEnv("RUNNER_MANAGER_PROVIDER", "process")
+	if _, err := config.LoadRunnerConfig(func(name string) string { asked[name] = true; return get(name) }); err != nil {
+		t.Fatal(err)
+	}
+	for name := range asked {
+		purpose := strings.TrimSuffix(strings.TrimPrefix(strings.TrimSuffix(name, "_PREVIOUS"), "RUNNER_MANAGER"), "_SECRET")
+		if !strings.Contains(manual, "`"+name+"`") && !(strings.HasSuffix(name, "_PREVIOUS") && strings.Contains(manual, "_PREVIOUS")) && !strings.Contains(manual, "`…"+purpose+"_SECRET`") {
+			t.Errorf("docs/kept.md does not name %s", name)
+		}
+	}
+	for _, want := range []string{"make lint", "gofmt -w", "docker build -t muster .", "-p 8080:8080", "delayed-task queue"} {
+		if !strings.Contains(strings.Join(strings.Fields(manual), " "), strings.Join(strings.Fields(want), " ")) {
+			t.Errorf("docs/kept.md lacks %q", want)
+		}
+	}
+	image := read("Dockerfile")
+	for _, want := range []string{"./cmd/muster ./cmd/muster-agent", "EXPOSE 8080", `CMD ["serve"]`} {
+		if !strings.Contains(image, want) {
+			t.Errorf("the Dockerfile lacks %q", want)
+		}
 	}
 }

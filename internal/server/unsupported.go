@@ -13,10 +13,12 @@ import (
 func unsupported(cfg config.Config) error {
 	var errs []error
 	for _, p := range cfg.Pools {
-		if p.Lifecycle != muster.LifecycleEphemeral {
-			errs = append(errs, muster.Errorf(muster.CodeInvalid, "pool %s: lifecycle %s comes with a later release; use ephemeral", p.Name, p.Lifecycle))
-		}
-		if p.Registration != muster.RegistrationJIT {
+		switch {
+		case p.Keeps() && (p.Machine == "" || p.Registration != muster.RegistrationPreregistered):
+			errs = append(errs, muster.Errorf(muster.CodeInvalid, "pool %s: lifecycle kept needs machine, the name of one that exists, and registration: preregistered", p.Name))
+		case !p.Keeps() && p.Registration == muster.RegistrationPreregistered:
+			errs = append(errs, muster.Errorf(muster.CodeInvalid, "pool %s: registration preregistered is for machines that are kept; use jit, or lifecycle: kept with machine", p.Name))
+		case p.Registration == muster.RegistrationToken:
 			errs = append(errs, muster.Errorf(muster.CodeInvalid, "pool %s: registration %s comes with a later release; use jit", p.Name, p.Registration))
 		}
 	}

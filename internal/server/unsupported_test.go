@@ -16,10 +16,17 @@ import (
 )
 
 func TestUnsupported(t *testing.T) {
-	kept := muster.Pool{Name: "vms", Lifecycle: muster.LifecycleKept, Registration: muster.RegistrationPreregistered}
-	err := unsupported(config.Config{Pools: []muster.Pool{muster.Pool{Name: "fine"}.WithDefaults(), kept}})
-	if err == nil || !strings.Contains(err.Error(), "use ephemeral") || !strings.Contains(err.Error(), "use jit") || strings.Contains(err.Error(), "fine") {
-		t.Errorf("got %v", err)
+	kept := muster.Pool{Name: "vms-fine", Lifecycle: muster.LifecycleKept, Registration: muster.RegistrationPreregistered, Machine: "vm"}
+	nameless, jit, byHand, token := kept, kept, muster.Pool{Name: "by-hand", Registration: muster.RegistrationPreregistered}, muster.Pool{Name: "token", Registration: muster.RegistrationToken}
+	nameless.Name, nameless.Machine = "nameless", ""
+	jit.Name, jit.Registration = "jit", muster.RegistrationJIT
+	if err := unsupported(config.Config{Pools: []muster.Pool{muster.Pool{Name: "fine"}.WithDefaults(), kept}}); err != nil {
+		t.Error(err)
+	}
+	for _, p := range []muster.Pool{nameless, jit, byHand, token} {
+		if err := unsupported(config.Config{Pools: []muster.Pool{p.WithDefaults(), kept}}); err == nil || !strings.Contains(err.Error(), "pool "+p.Name+": ") || strings.Contains(err.Error(), "fine") {
+			t.Errorf("%s: got %v", p.Name, err)
+		}
 	}
 }
 
