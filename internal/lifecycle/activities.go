@@ -628,7 +628,7 @@ func (a *Activities) CloseJob(ctx context.Context, ref JobRef) error {
 			Action: fmt.Sprintf("none: GitHub gave it up after %s without a runner of pool %s", waited.Round(time.Minute), j.Pool)})
 	}
 	p, o := a.priceOf(ctx, ref.Workspace, pool, offering)
-	rec := usage.Receipt(j, runner, p, o, a.Book, a.Now())
+	rec := a.billKept(ctx, j, p, usage.Receipt(j, runner, p, o, a.Book, a.Now()))
 	fresh, err := a.Store.WriteReceipt(ctx, rec)
 	if err != nil {
 		return fmt.Errorf("write receipt of job %s: %w", ref.Key, err)

@@ -13,6 +13,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/usage"
 	"github.com/muster-ci/muster/provider"
 )
 
@@ -667,6 +668,22 @@ func (c *Client) machine(ctx context.Context, ref MachineRef) error {
 // keptPoolWait is how long the decision of a kept pool holds: the pool has no size,
 // its machine's workflow decides.
 const keptPoolWait = time.Hour
+
+// billKept completes the receipt of a job that ran on a kept machine: it has no
+// runner's row, and its price is that of its pool's offering (C2).
+func (a *Activities) billKept(ctx context.Context, j muster.Job, p muster.Pool, r muster.Receipt) muster.Receipt {
+	if j.Runner != "" || !p.RunsOn(j) {
+		return r
+	}
+	o, err := a.Store.Offering(ctx, j.Workspace, p.Offering)
+	if err != nil {
+		o = muster.Offering{Name: p.Offering} // gone from the configuration, or never there: it costs nothing
+	}
+	r.Offering, r.PriceMicroUSD = o.Name, a.Book.Price(o)
+	r.Billed = a.Book.Bill(r.Run)
+	r.CostMicroUSD = usage.Cost(r.Billed, r.PriceMicroUSD)
+	return r
+}
 
 // decideKept hands a nudge of a kept pool on to its machine.
 func (a *Activities) decideKept(ctx context.Context, p muster.Pool) (Decided, error) {
