@@ -490,13 +490,13 @@ func TestSetOddAnswers(t *testing.T) {
 func TestSetMessageLimit(t *testing.T) {
 	onAndOff(t, func(t *testing.T, on bool) {
 		cfg := githubsim.Config{}
-		want := []int{50, 50, 20}
+		want := []int{50, 10}
 		if !on {
-			cfg.MessageBatch, want = -1, []int{120}
+			cfg.MessageBatch, want = -1, []int{60}
 		}
 		s := newScene(t, cfg)
 		s.poll(0, 200)
-		for range 120 {
+		for range 60 {
 			s.inject("linux")
 		}
 		var got []int
