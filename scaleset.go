@@ -14,6 +14,8 @@ type ScaleSet struct {
 	// Labels are what jobs may ask for: a job goes to a set that has all of the
 	// job's labels. Nothing is added to them, not even self-hosted.
 	Labels Labels
+	// Statistics are of now; nil if GitHub did not tell.
+	Statistics *ScaleSetStatistics
 }
 
 var scaleSetName = regexp.MustCompile(`\A[A-Za-z0-9._-]{1,64}\z`)

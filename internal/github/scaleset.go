@@ -23,13 +23,9 @@ import (
 	"github.com/muster-ci/muster"
 )
 
-const (
-	// messageTimeout bounds one wait for a message. GitHub answers after 50 s when
-	// there is none; a connection that died in silence must not hold up longer.
-	messageTimeout = 90 * time.Second
-	// maxRefusal bounds what is read of a refusal of the actions service.
-	maxRefusal = 64 << 10
-)
+// messageTimeout bounds one wait for a message. GitHub answers after 50 s when
+// there is none; a connection that died in silence must not hold up longer.
+const messageTimeout = 90 * time.Second
 
 // scaleSets are the clients of the scale-set protocol by set.
 type scaleSets struct {
@@ -112,7 +108,9 @@ func (k *scaleSetClient) option() scaleset.HTTPOption {
 	t := &http.Transport{TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}}
 	t.RegisterProtocol("http", k)
 	t.RegisterProtocol("https", k)
-	r.HTTPClient = &http.Client{Transport: t}
+	// Each call has its own time; a timeout here would cost a timer that outlives
+	// answers that come when a call was just given up.
+	r.HTTPClient = &http.Client{Transport: t, Timeout: -1}
 	return scaleset.WithRetryableHTTPClint(r)
 }
 
@@ -191,7 +189,6 @@ func (k *scaleSetClient) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		// GitHub's client renews the token by its end only; refused earlier, it would
 		// use it for the rest of the hour. A 401 says that nothing was done.
-		resp.Body.Close()
 		if err := k.renew(req.Context(), x, used); err != nil {
 			x.err = err
 			return nil, err
@@ -259,8 +256,7 @@ func (k *scaleSetClient) register(ctx context.Context, x *exchange) (answer []by
 		if err != nil {
 			return nil, "", err
 		}
-		answer, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
-		resp.Body.Close()
+		answer, err := io.ReadAll(resp.Body)
 		if err != nil {
 			return nil, "", err
 		}
@@ -312,15 +308,17 @@ func (k *scaleSetClient) exchange(req *http.Request, x *exchange) (*http.Respons
 	}
 	observer.Called(app, route, resp.StatusCode, time.Since(start))
 	x.status, x.header, x.kind, x.text = resp.StatusCode, resp.Header, "", ""
-	if resp.StatusCode < 300 {
-		return resp, nil
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
+	// All of it is read here: GitHub's client leaves an answer open whose call was
+	// given up meanwhile.
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	resp.Body.Close()
 	if err != nil {
 		return nil, err
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))
+	if resp.StatusCode < 300 {
+		return resp, nil
+	}
 	var said struct {
 		Kind    string `json:"typeName"`
 		Message string `json:"message"`
@@ -527,7 +525,7 @@ func (k *scaleSetClient) find(ctx context.Context, group int64) (*scaleset.Runne
 }
 
 func scaleSetOf(s *scaleset.RunnerScaleSet) muster.ScaleSet {
-	out := muster.ScaleSet{ID: int64(s.ID), Name: s.Name, Group: int64(s.RunnerGroupID)}
+	out := muster.ScaleSet{ID: int64(s.ID), Name: s.Name, Group: int64(s.RunnerGroupID), Statistics: statisticsOf(s.Statistics)}
 	for _, l := range s.Labels {
 		out.Labels = append(out.Labels, l.Name)
 	}
@@ -764,6 +762,15 @@ func statisticsOf(s *scaleset.RunnerScaleSetStatistic) *muster.ScaleSetStatistic
 	}
 }
 
+// addressed is CodeGone for a session that lost the address of its messages by a
+// renewal, as sessions also begin without one (ARC issue 4370).
+func (s *ScaleSetSession) addressed() error {
+	if s.session.Session().MessageQueueURL == "" {
+		return muster.Errorf(muster.CodeGone, "the session of scale set %s has no address for messages any more", s.set.name)
+	}
+	return nil
+}
+
 // Message waits up to about a minute for a message; ok is false if none came.
 // last is the last one that was acknowledged, 0 for none. capacity is how many
 // runners the set may have in total; at 0 GitHub keeps jobs from the set for ever
@@ -772,6 +779,9 @@ func statisticsOf(s *scaleset.RunnerScaleSetStatistic) *muster.ScaleSetStatistic
 func (s *ScaleSetSession) Message(ctx context.Context, last int64, capacity int) (m muster.ScaleSetMessage, ok bool, err error) {
 	if capacity < 1 {
 		return m, false, muster.Errorf(muster.CodeInvalid, "a scale set must announce a capacity of 1 or more")
+	}
+	if err := s.addressed(); err != nil {
+		return m, false, err
 	}
 	var got *scaleset.RunnerScaleSetMessage
 	err = s.set.call(ctx, scaleSetCall{
@@ -814,6 +824,9 @@ func jobOf(b scaleset.JobMessageBase, state muster.ScaleSetJobState) muster.Scal
 
 // Acknowledge ends a message: it does not come again. One that is gone is no error.
 func (s *ScaleSetSession) Acknowledge(ctx context.Context, message int64) error {
+	if err := s.addressed(); err != nil {
+		return err
+	}
 	err := s.set.call(ctx, scaleSetCall{
 		what: "acknowledge a message of scale set " + s.set.name, lane: Critical, again: true,
 		do: func(ctx context.Context) error { return s.session.DeleteMessage(ctx, int(message)) },

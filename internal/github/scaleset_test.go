@@ -407,3 +407,33 @@ func TestScaleSetBrokenAnswers(t *testing.T) { // S1-17 4-37
 		})
 	}
 }
+
+// A session begins, or goes on, without an address for its messages (ARC issue 4370).
+func TestScaleSetSessionWithoutAddress(t *testing.T) {
+	sim, c := simulator(t, quick(githubsim.Config{}))
+	ctx := t.Context()
+	if _, err := c.EnsureScaleSet(ctx, simOrg, "set", 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	sim.Faults().EmptyQueueURLs(1)
+	if _, err := c.OpenScaleSetSession(ctx, simOrg, "set", "test"); muster.CodeOf(err) != muster.CodeUnavailable {
+		t.Errorf("begins without: %v", err)
+	}
+	sim.Faults().EmptyQueueURLs(0)
+	s, err := c.OpenScaleSetSession(ctx, simOrg, "set", "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sim.Faults().EmptyQueueURLs(1)
+	sim.Faults().ExpireQueueTokens()
+	_, _, _ = s.Message(ctx, 0, 5) // renews
+	if _, _, err := s.Message(ctx, 0, 5); muster.CodeOf(err) != muster.CodeGone {
+		t.Errorf("goes on without: %v", err)
+	}
+	if err := s.Acknowledge(ctx, 7); muster.CodeOf(err) != muster.CodeGone {
+		t.Errorf("acknowledged without: %v", err)
+	}
+	if err := s.Close(ctx); err != nil {
+		t.Error(err)
+	}
+}

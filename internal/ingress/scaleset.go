@@ -74,6 +74,9 @@ type ScaleSetListenerConfig struct {
 	Patience time.Duration
 	// Grace is how long GitHub's numbers may be behind its messages; 2 min by default.
 	Grace time.Duration
+	// Silence is how long GitHub may say nothing, while it counts jobs, before it is
+	// asked for its numbers: a last message may not come; 10 min by default.
+	Silence time.Duration
 	// MinRetry and MaxRetry bound the pause after a failure; 5 s and 30 s by default.
 	MinRetry time.Duration
 	MaxRetry time.Duration
@@ -85,6 +88,8 @@ const (
 	// session: the process wants to end.
 	stepTimeout  = 30 * time.Second
 	closeTimeout = 5 * time.Second
+	// maxFailures in a row end a session.
+	maxFailures = 8
 	// maxAsked is how many runs GitHub is asked about in one pass over the books.
 	maxAsked = 10
 	// longestAsk is the longest time between two questions about one assignment.
@@ -133,6 +138,7 @@ func NewScaleSetListener(cfg ScaleSetListenerConfig) *ScaleSetListener {
 	orDefault(&cfg.Look, 10*time.Second)
 	orDefault(&cfg.Patience, 5*time.Second)
 	orDefault(&cfg.Grace, 2*time.Minute)
+	orDefault(&cfg.Silence, 10*time.Minute)
 	orDefault(&cfg.MinRetry, 5*time.Second)
 	orDefault(&cfg.MaxRetry, 30*time.Second)
 	if cfg.Wake == nil {
@@ -299,7 +305,9 @@ func (l *ScaleSetListener) hold(ctx context.Context, pool muster.Pool) (held boo
 			return true
 		}
 		wait := l.backoff(failures)
-		failures++
+		if failures++; failures > maxFailures {
+			return true // another session may do better
+		}
 		if e, ok := errors.AsType[*muster.Error](err); ok {
 			wait = max(wait, e.RetryAfter)
 		}
@@ -340,6 +348,9 @@ func (l *ScaleSetListener) hold(ctx context.Context, pool muster.Pool) (held boo
 		}
 		if err == nil && ok {
 			err = l.take(ctx, session, m)
+		}
+		if err == nil && !ok {
+			err = l.refresh(ctx, pool)
 		}
 		if err == nil && l.offers > 0 {
 			err = l.acquire(ctx, session)
@@ -411,6 +422,19 @@ func (l *ScaleSetListener) take(ctx context.Context, session ScaleSetSession, m 
 		}
 	}
 	return session.Acknowledge(ctx, m.ID)
+}
+
+// refresh asks for GitHub's numbers if it has not told them for long.
+func (l *ScaleSetListener) refresh(ctx context.Context, pool muster.Pool) error {
+	s := l.Status()
+	if time.Since(s.StatisticsAt) < l.cfg.Silence || s.Statistics.Assigned+s.Statistics.Running+s.Statistics.Available == 0 {
+		return nil
+	}
+	set, err := l.cfg.GitHub.EnsureScaleSet(ctx, pool.Scope, pool.ScaleSet, pool.RunnerGroup, pool.Labels)
+	if err != nil {
+		return err
+	}
+	return l.note(ctx, nil, set.Statistics)
 }
 
 // acquire asks for the jobs that were offered and that nobody has. What the set

@@ -50,7 +50,7 @@ func newShop(t *testing.T, cfg githubsim.Config, scaleSet string) *shop {
 		cfg.SetSessionLinger = 200 * time.Millisecond
 	}
 	s := &shop{t: t, ctx: ctx, sim: githubsim.New(cfg), live: map[string]bool{}}
-	url, err := s.sim.Start(ctx, "127.0.0.1:0")
+	url, err := s.sim.Start(context.WithoutCancel(ctx), "127.0.0.1:0")
 	s.must(err)
 	t.Cleanup(func() {
 		cancel()
@@ -166,7 +166,7 @@ func (s *shop) listener(dies bool) *ingress.ScaleSetListener {
 			}
 			return session, nil
 		},
-		Look: 100 * time.Millisecond, Patience: 100 * time.Millisecond, Grace: 300 * time.Millisecond, MinRetry: 20 * time.Millisecond, MaxRetry: 200 * time.Millisecond,
+		Look: 100 * time.Millisecond, Patience: 100 * time.Millisecond, Grace: 300 * time.Millisecond, Silence: 500 * time.Millisecond, MinRetry: 20 * time.Millisecond, MaxRetry: 200 * time.Millisecond,
 	})
 	return s.listens
 }

@@ -57,7 +57,8 @@ func (h *service) EnsureScaleSet(_ context.Context, _ muster.Scope, name string,
 	defer h.mu.Unlock()
 	h.ensured++
 	h.vanished = false
-	return muster.ScaleSet{ID: 1, Name: name, Group: group, Labels: labels}, h.fault("ensure")
+	stats := h.stats
+	return muster.ScaleSet{ID: 1, Name: name, Group: group, Labels: labels, Statistics: &stats}, h.fault("ensure")
 }
 
 func (h *service) RunJobs(_ context.Context, run muster.WorkflowRun) ([]muster.JobEvent, error) {
@@ -860,6 +861,29 @@ func TestScaleSetMissedMessages(t *testing.T) { // 4-4 4-8
 		s.after(time.Second)
 		if s.ours.over["a"] != muster.OverCompleted {
 			t.Errorf("after the late message: %v", s.ours.over)
+		}
+	})
+}
+
+// Not even another message comes: GitHub is asked for its numbers, once in a while
+// and only as long as it seems to count jobs.
+func TestScaleSetSilence(t *testing.T) { // 4-8
+	inBubble(t, func(s *scene) {
+		s.hub.job(10, nil)
+		s.hub.runs(10, "r-1")
+		s.hub.set(counts(1, 1))
+		s.hub.say(started("a", 10, "r-1"))
+		s.after(time.Minute)
+		s.hub.ends(10, "success")
+		s.hub.set(counts(0, 0))
+		s.after(20 * time.Minute)
+		s.settled(map[string]string{"a": muster.OverMissed})
+		if j := s.ours.get(10); j.State != muster.JobCompleted || s.l.Status().Statistics.Running != 0 {
+			t.Errorf("%+v", j)
+		}
+		s.after(3 * time.Hour)
+		if s.hub.ensured != 2 {
+			t.Errorf("GitHub was asked %d times for its numbers", s.hub.ensured-1)
 		}
 	})
 }
