@@ -195,7 +195,8 @@ func (s ScaleSetStatistics) Unnamed(c ScaleSetCount, queued int) int {
 // ScaleSetReport is what is kept of a pool's scale set.
 type ScaleSetReport struct {
 	Statistics ScaleSetStatistics `json:"statistics"`
-	// At is when the statistics were received.
+	// At is when the statistics last held. While a listener holds the session, of
+	// whichever control plane, this is about a minute ago at most.
 	At time.Time `json:"at,omitzero"`
 	// WaitingSince is since when more jobs are assigned than run; zero if none are.
 	WaitingSince time.Time `json:"waiting_since,omitzero"`
@@ -234,7 +235,7 @@ type ScaleSetStatus struct {
 	Error string
 	// Capacity is how many runners were last announced; 0 without a session.
 	Capacity int
-	// Statistics are those of the last message.
+	// Statistics are those of the last message; they held still at StatisticsAt.
 	Statistics   ScaleSetStatistics
 	StatisticsAt time.Time
 }

@@ -103,7 +103,12 @@ func (c *Client) scaleSet(s muster.Scope, name string) (*scaleSetClient, error) 
 func (k *scaleSetClient) option() scaleset.HTTPOption {
 	r := retryablehttp.NewClient()
 	r.RetryMax = 0
-	r.ErrorHandler = retryablehttp.PassthroughErrorHandler // or a 5xx has no status
+	r.ErrorHandler = func(resp *http.Response, err error, _ int) (*http.Response, error) {
+		if err != nil {
+			return nil, err // the call was given up when the answer came
+		}
+		return resp, nil // with its status, which a 5xx would not have otherwise
+	}
 	// It takes nothing but an *http.Transport, which can be told to leave all to another.
 	t := &http.Transport{TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}}
 	t.RegisterProtocol("http", k)
@@ -257,6 +262,7 @@ func (k *scaleSetClient) register(ctx context.Context, x *exchange) (answer []by
 			return nil, "", err
 		}
 		answer, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
 		if err != nil {
 			return nil, "", err
 		}

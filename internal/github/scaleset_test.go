@@ -2,6 +2,7 @@ package github_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -276,7 +277,7 @@ func TestScaleSetLimits(t *testing.T) { // 4-16 S1-106
 }
 
 func asMuster(err error) *muster.Error {
-	if e, ok := err.(*muster.Error); ok {
+	if e, ok := errors.AsType[*muster.Error](err); ok {
 		return e
 	}
 	return &muster.Error{}

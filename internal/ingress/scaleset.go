@@ -112,8 +112,9 @@ type ScaleSetListener struct {
 	status muster.ScaleSetStatus
 
 	// Used by the goroutine that holds the session only: how many jobs were offered
-	// and are still to be had.
+	// and are still to be had, and when GitHub last told its numbers.
 	offers int
+	heard  time.Time
 
 	// Used by the reconciling goroutine only: when GitHub may be asked about an
 	// assignment again.
@@ -350,7 +351,7 @@ func (l *ScaleSetListener) hold(ctx context.Context, pool muster.Pool) (held boo
 			err = l.take(ctx, session, m)
 		}
 		if err == nil && !ok {
-			err = l.refresh(ctx, pool)
+			err = l.confirm(ctx, pool)
 		}
 		if err == nil && l.offers > 0 {
 			err = l.acquire(ctx, session)
@@ -424,17 +425,26 @@ func (l *ScaleSetListener) take(ctx context.Context, session ScaleSetSession, m 
 	return session.Acknowledge(ctx, m.ID)
 }
 
-// refresh asks for GitHub's numbers if it has not told them for long.
-func (l *ScaleSetListener) refresh(ctx context.Context, pool muster.Pool) error {
-	s := l.Status()
-	if time.Since(s.StatisticsAt) < l.cfg.Silence || s.Statistics.Assigned+s.Statistics.Running+s.Statistics.Available == 0 {
-		return nil
+// confirm notes that GitHub's last numbers hold still, which a poll without a
+// message says, so that every control plane knows that somebody listens. After a
+// long silence it asks for the numbers.
+func (l *ScaleSetListener) confirm(ctx context.Context, pool muster.Pool) error {
+	s := l.Status().Statistics
+	if time.Since(l.heard) >= l.cfg.Silence && s.Assigned+s.Running+s.Available > 0 {
+		set, err := l.cfg.GitHub.EnsureScaleSet(ctx, pool.Scope, pool.ScaleSet, pool.RunnerGroup, pool.Labels)
+		if err != nil {
+			return err
+		}
+		return l.note(ctx, nil, set.Statistics)
 	}
-	set, err := l.cfg.GitHub.EnsureScaleSet(ctx, pool.Scope, pool.ScaleSet, pool.RunnerGroup, pool.Labels)
-	if err != nil {
-		return err
+	now := time.Now()
+	if err := l.cfg.Ledger.NoteScaleSet(ctx, l.cfg.Workspace, l.cfg.Pool, nil, &s, now); err != nil {
+		return fmt.Errorf("write down that the scale set is silent: %w", err)
 	}
-	return l.note(ctx, nil, set.Statistics)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.status.StatisticsAt = now
+	return nil
 }
 
 // acquire asks for the jobs that were offered and that nobody has. What the set
@@ -494,6 +504,7 @@ func (l *ScaleSetListener) note(ctx context.Context, news []muster.ScaleSetJob, 
 	if err := l.cfg.Ledger.NoteScaleSet(ctx, l.cfg.Workspace, l.cfg.Pool, news, statistics, now); err != nil {
 		return fmt.Errorf("write down what the scale set said: %w", err)
 	}
+	l.heard = now
 	l.mu.Lock()
 	if statistics != nil {
 		l.status.Statistics, l.status.StatisticsAt = *statistics, now

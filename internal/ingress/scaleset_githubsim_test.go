@@ -25,7 +25,7 @@ import (
 // runner program for every job that the store says is waiting.
 type shop struct {
 	t      *testing.T
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // of the test, which the shop is a part of
 	sim    *githubsim.Server
 	app    githubsim.App
 	github *github.Client

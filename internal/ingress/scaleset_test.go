@@ -882,6 +882,9 @@ func TestScaleSetSilence(t *testing.T) { // 4-8
 			t.Errorf("%+v", j)
 		}
 		s.after(3 * time.Hour)
+		if at := s.l.Status().StatisticsAt; time.Since(at) > time.Minute {
+			t.Errorf("the numbers are known to hold since %s only", time.Since(at))
+		}
 		if s.hub.ensured != 2 {
 			t.Errorf("GitHub was asked %d times for its numbers", s.hub.ensured-1)
 		}
