@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -21,15 +22,30 @@ func (a *app) configFlag(c *cobra.Command) func() string {
 				return p
 			}
 		}
-		return "muster.yaml"
+		return standardFile
 	}
 }
 
+// standardFile is the configuration where none is named.
+const standardFile = "muster.yaml"
+
+// load reads the configuration file; where none is named and none is there, the
+// environment of the runner manager, if that is set (docs/kept.md).
+func (a *app) load(path string) (config.Config, error) {
+	if path == standardFile && config.RunnerConfigured(a.Getenv) {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return config.LoadRunnerConfig(a.Getenv)
+		}
+	}
+	return config.Load(path, a.Getenv)
+}
+
 func (a *app) serveCommand() *cobra.Command {
-	c := &cobra.Command{Use: "serve", Short: "Run the control plane"}
+	c := &cobra.Command{Use: "serve", Short: "Run the control plane",
+		Long: "Run the control plane. Without a configuration file, and with RUNNER_CONFIG in the environment, it is the runner manager: see docs/kept.md."}
 	path := a.configFlag(c)
 	return a.local(c, func(cmd *cobra.Command, _ []string) error {
-		cfg, err := config.Load(path(), a.Getenv)
+		cfg, err := a.load(path())
 		if err != nil {
 			return err
 		}
@@ -44,7 +60,7 @@ func (a *app) configCommand() *cobra.Command {
 	}
 	path := a.configFlag(check)
 	return group("config", "The configuration file", a.local(check, func(*cobra.Command, []string) error {
-		cfg, err := config.Load(path(), a.Getenv)
+		cfg, err := a.load(path())
 		if err != nil {
 			return err
 		}

@@ -91,7 +91,7 @@ const minimal = `{
   "repository": {"name": "example-repo", "full_name": "org/example-repo"}
 }`
 
-func TestWebhookAcceptsAndKeepsADelivery(t *testing.T) { // S3-26 S3-32 S4-2 S4-8
+func TestWebhookAcceptsAndKeepsADelivery(t *testing.T) { // S3-26 S3-32 S4-2 S4-8 C29
 	box := newInbox()
 	nudged := 0
 	w, err := ingress.NewWebhook(ingress.WebhookConfig{

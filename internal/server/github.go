@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/compat"
 	"github.com/muster-ci/muster/internal/config"
 	"github.com/muster-ci/muster/internal/github"
 	"github.com/muster-ci/muster/internal/ingress"
@@ -37,6 +38,9 @@ func webhookApps(cfg config.Config) (apps []ingress.App) {
 		secrets := []muster.Secret{a.WebhookSecret}
 		if a.WebhookSecretPrevious != "" {
 			secrets = append(secrets, a.WebhookSecretPrevious)
+		}
+		if m := cfg.RunnerManager; m != nil {
+			secrets = compat.Secrets(m.Secrets).Webhooks()
 		}
 		apps = append(apps, ingress.App{Name: a.Name, Secrets: secrets})
 	}

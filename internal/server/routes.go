@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster/internal/api"
+	"github.com/muster-ci/muster/internal/compat"
+	"github.com/muster-ci/muster/internal/config"
 	"github.com/muster-ci/muster/internal/github"
 	"github.com/muster-ci/muster/internal/ingress"
 	"github.com/muster-ci/muster/internal/web"
@@ -24,7 +26,11 @@ func (s *Server) routes() (http.Handler, error) {
 		if err != nil {
 			return nil, err
 		}
-		mux.Handle(ingress.WebhookPath, hook)
+		if m := s.cfg.RunnerManager; m == nil {
+			mux.Handle(ingress.WebhookPath, hook)
+		} else if err := s.runnerManager(mux, *m, hook); err != nil {
+			return nil, err
+		}
 		mux.Handle(ingress.WebhookPath+"/", hook)
 	}
 	do := commands{Client: s.client, store: s.store, dispatcher: s.dispatcher}
@@ -51,6 +57,27 @@ func (s *Server) routes() (http.Handler, error) {
 		About: s.about(), Logger: s.logger,
 	}))
 	return mux, nil
+}
+
+// runnerManager serves the runner manager's own endpoints, the webhook's path
+// without a name among them.
+func (s *Server) runnerManager(mux *http.ServeMux, m config.RunnerManager, hook http.Handler) error {
+	entries := make([]compat.Entry, len(m.Entries))
+	for i, e := range m.Entries {
+		entries[i] = compat.Entry{Repo: e.Repo, Labels: e.Labels, Name: e.Name, Zone: e.Zone}
+	}
+	manager, err := compat.NewManager(compat.Config{
+		Entries: entries, InactiveMinutes: m.InactiveMinutes, Provider: m.Provider, Workspace: workspace, Secrets: compat.Secrets(m.Secrets),
+		Machines: s.client, Webhook: hook, HideIndex: m.HideIndex, Logger: s.logger,
+	})
+	if err != nil {
+		return err
+	}
+	for _, w := range m.Warnings {
+		s.logger.Warn(w)
+	}
+	manager.Register(mux)
+	return nil
 }
 
 // asked tells the webhook whether a delivery comes because Muster asked for it.
