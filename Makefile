@@ -31,7 +31,7 @@ test: setup build ## Run every test, the real databases, browsers and drivers in
 
 .PHONY: race
 race: setup ## Run the concurrent packages under the race detector
-	CGO_ENABLED=1 go test -race -timeout 40m . ./provider/... ./githubsim/... ./internal/agent/... ./internal/api/... ./internal/config/... ./internal/github/... ./internal/ingress/... ./internal/metrics/... ./internal/secretbox/... ./internal/store/... ./internal/usage/... ./internal/web/...
+	CGO_ENABLED=1 go test -race -timeout 40m . ./provider/... ./githubsim/... ./internal/agent/... ./internal/api/... ./internal/config/... ./internal/dryrun/... ./internal/fleet/... ./internal/github/... ./internal/ingress/... ./internal/metrics/... ./internal/schedule/... ./internal/secretbox/... ./internal/store/... ./internal/usage/... ./internal/web/...
 
 .PHONY: bench
 bench: build ## Measure what the docs claim and write bench/results/
