@@ -105,6 +105,7 @@ func (d *Duration) UnmarshalText(b []byte) error {
 // Hostile is GitHub on a bad day: everything that production reports, at rates
 // that a control plane must survive without losing a job, a machine or a running
 // job. Times are short enough for a test of minutes.
+// Forged signatures are not GitHub's doing and stay off.
 func Hostile() FaultSettings {
 	return FaultSettings{
 		DropDeliveries: 0.10, LoseDeliveries: 0.05, DuplicateDeliveries: 0.20, DuplicateOtherGUID: 0.05,
@@ -113,8 +114,8 @@ func Hostile() FaultSettings {
 		SecondaryLimit: 0.01, RetryAfter: Duration(time.Second), TooManyRequests: 0.5, TokenReplication: Duration(200 * time.Millisecond),
 		UnlistedRunners: 0.02, LyingBusy: Duration(time.Second), StatusLag: Duration(time.Second),
 		StealRunners: 0.05, StuckRecords: 0.02, StuckFor: Duration(30 * time.Second), BusyGlitches: 0.02, NoRetryAfter: 0.2,
-		BadSignatures: 0.02, UnknownInstallations: 0.02,
-		RedeliverMessages: 0.1, AcquireFlow: 0.2, QueueUnauthorized: 0.02, LateMessages: Duration(500 * time.Millisecond), DuplicateMessages: 0.1,
+		UnknownInstallations: 0.02,
+		RedeliverMessages:    0.1, AcquireFlow: 0.2, QueueUnauthorized: 0.02, LateMessages: Duration(500 * time.Millisecond), DuplicateMessages: 0.1,
 		LoseMessages: 0.05, NamelessMessages: 0.05, ZeroStatistics: 0.1, StatisticsOnly: 0.1, Crossover: 0.2, ArbitrarySets: 0.5,
 	}
 }

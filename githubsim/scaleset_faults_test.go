@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -808,3 +809,53 @@ func TestSetAccess(t *testing.T) {
 		t.Errorf("a capacity in words: %s", a.Status)
 	}
 }
+
+// (j) A stolen runner of a set is told of like any other: the thief's job is given
+// to the set first.
+func TestSetStolenRunner(t *testing.T) {
+	onAndOff(t, func(t *testing.T, on bool) {
+		s := newScene(t, githubsim.Config{})
+		if on {
+			s.Faults().StealRunners(1)
+		}
+		mine := s.inject("linux", "gpu")
+		s.runner("r").take()
+		s.next()
+		alien := slices.ContainsFunc(s.Truth().Jobs, func(j githubsim.JobTruth) bool {
+			return j.Alien && j.Status == "in_progress" && j.ScaleSet == int64(s.set) && len(j.SetIDs) == 1
+		})
+		if alien != on || (s.job(mine).Status == "queued") != on {
+			t.Errorf("%+v", s.Truth().Jobs)
+		}
+	})
+}
+
+// Whoever runs the simulator has hooks, replays and vanished sets by HTTP, too.
+func TestManagementOfScaleSets(t *testing.T) {
+	s := newScene(t, githubsim.Config{})
+	m := httptest.NewServer(s.ManagementHandler())
+	defer m.Close()
+	if s.must(200, s.rest("POST", m.URL+"/hooks", "", map[string]any{"target": org, "url": s.hook.url, "secret": "x"}), nil); s.hook.find(t, 2, is("ping", "")) == nil {
+		t.Error("no ping")
+	}
+	s.must(400, s.rest("POST", m.URL+"/hooks", "", map[string]any{"target": "nobody", "url": s.hook.url}), nil)
+	s.inject("linux")
+	var acts []githubsim.Act
+	s.must(200, s.rest("GET", m.URL+"/acts", "", nil), &acts)
+	s.must(200, s.rest("POST", m.URL+"/replay", "", map[string]any{"acts": acts}), nil)
+	s.must(400, s.rest("POST", m.URL+"/replay", "", map[string]any{"acts": []object{{}}}), nil)
+	if n := len(s.Truth().Jobs); n != 2 {
+		t.Errorf("%d jobs after a replay", n)
+	}
+	for _, kind := range []string{"queue", "admin"} {
+		s.must(200, s.rest("POST", m.URL+"/faults/expire-"+kind+"-tokens", "", nil), nil)
+	}
+	if _, err := s.c.GetRunnerScaleSetByID(t.Context(), s.set); err == nil {
+		t.Error("an expired token is good")
+	}
+	at := fmt.Sprintf("%s/scale-sets/%d/vanish", m.URL, s.set)
+	s.must(200, s.rest("POST", at, "", nil), nil)
+	s.must(400, s.rest("POST", at, "", nil), nil)
+}
+
+type object = map[string]any
