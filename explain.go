@@ -35,6 +35,7 @@ const (
 	CauseBudget            = "budget"
 	CauseQuota             = "quota"
 	CauseJobWait           = "job_wait"
+	CauseNoTaker           = "no_taker"
 	CauseSchedule          = "schedule"
 	CausePoolAtMax         = "pool_at_max"
 	CauseProviderRefusing  = "provider_refusing"
@@ -211,6 +212,16 @@ func difference(lacks, extra Labels) string {
 	return strings.Join(parts, " and ")
 }
 
+// tries is what the snapshot says of runners that were made for the job.
+func (s Situation) tries() (p PlanJob) {
+	for _, j := range s.Snapshot.Jobs {
+		if j.ID == s.Job.Key.ID && max(1, j.Attempt) == max(1, s.Job.Key.Attempt) {
+			return j
+		}
+	}
+	return p
+}
+
 // wait is why a job that its pool serves has no runner yet.
 func (s Situation) wait(p Pool, now time.Time) (causes []Cause) {
 	add := func(code string, since time.Time, format string, args ...any) {
@@ -274,7 +285,11 @@ func (s Situation) wait(p Pool, now time.Time) (causes []Cause) {
 	case young && budget:
 		add(CauseBudget, w.at.time(), "%s, so that a job gets a runner only %s after it was queued (lower_percent), this one at %s, unless one idles before. Raise month_usd if that is too long", budgetSpent, wait, clock(ripe.time()))
 	}
-	if held && !young {
+	tries := s.tries()
+	if again := tries.nextTry(); held && again.After(now) {
+		add(CauseNoTaker, tries.TriedAt, "%d runners were made for this job, listened, and did not get it: other jobs took them, or GitHub does not give it to such runners. The next is made at %s (in %s), unless one idles before. Check that runner group %d may be used by %s and this workflow",
+			tries.Tries, clock(again), again.Sub(now).Truncate(time.Second), p.RunnerGroup, j.Repository)
+	} else if held && !young {
 		r := q.full(&q.repos[w.repo])
 		if r == nil { // it held when the queue was lined up
 			r = &room{}

@@ -39,3 +39,23 @@ func TestJobsThatNoRunnerGets(t *testing.T) {
 		})
 	}
 }
+
+// A job that no runner got is told so, and not that a quota is full.
+func TestExplainJobsThatNoRunnerGets(t *testing.T) {
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	pool := muster.Pool{Name: "p", Enabled: true, Scope: muster.Scope{Kind: muster.ScopeOrganization, Owner: "acme"}, Labels: muster.Labels{"p"}, Provider: "x"}.WithDefaults()
+	s := muster.Situation{
+		Job:   muster.Job{Key: muster.JobKey{ID: 1, Attempt: 1}, State: muster.JobQueued, Repository: "acme/app", Labels: muster.Labels{"p"}, Pool: "p", CreatedAt: now.Add(-time.Hour)},
+		Pools: []muster.Pool{pool},
+		Snapshot: muster.Snapshot{Pool: pool, Jobs: []muster.PlanJob{
+			{ID: 1, Attempt: 1, State: muster.JobQueued, QueuedAt: now.Add(-time.Hour), Repository: "acme/app", Tries: 3, TriedAt: now.Add(-4 * time.Minute)},
+		}},
+	}
+	got := muster.Explain(s, now)
+	if len(got) != 1 || got[0].Code != muster.CauseNoTaker || !strings.Contains(got[0].Text, "3 runners were made for this job") || !strings.Contains(got[0].Text, "(in 6m0s)") {
+		t.Errorf("%+v", got)
+	}
+	if got := muster.Explain(s, now.Add(7*time.Minute)); got[0].Code == muster.CauseNoTaker {
+		t.Errorf("when its time has come: %+v", got)
+	}
+}

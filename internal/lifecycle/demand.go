@@ -69,19 +69,36 @@ func (a *Activities) spending(ctx context.Context, p muster.Pool, now time.Time)
 			if err != nil {
 				return muster.Spending{}, fmt.Errorf("spending of project %s: %w", p.Project, err)
 			}
-			was := b.Spend(s.microUSD).State
 			s = spent{now, sum}
 			if a.ledger.spent == nil {
 				a.ledger.spent = map[string]spent{}
 			}
 			a.ledger.spent[key] = s
-			if is := b.Spend(sum); ok && is.State != was {
-				a.Log.Warn("project's budget changes", "project", p.Project, "state", is.State, "was", was, "spent_micro_usd", sum, "month_micro_usd", b.MonthMicroUSD)
+			if err := a.noteSpending(ctx, p, b.Spend(sum), now); err != nil {
+				return muster.Spending{}, err
 			}
 		}
 		return b.Spend(s.microUSD), nil
 	}
 	return muster.Spending{}, nil
+}
+
+// noteSpending records a finding when a project's budget enters another state,
+// once, whichever of the project's pools sees it first.
+func (a *Activities) noteSpending(ctx context.Context, p muster.Pool, s muster.Spending, now time.Time) error {
+	key := "budget/" + p.Workspace + "/" + p.Project
+	is := monthOf(now).Format("2006-01 ") + string(s.State)
+	was, err := a.Store.Watermark(ctx, key)
+	if err != nil || was == is {
+		return err
+	}
+	if err := a.Store.SetWatermark(ctx, key, is); err != nil {
+		return fmt.Errorf("remember the budget of project %s: %w", p.Project, err)
+	}
+	if s.State != muster.SpendingFine {
+		a.find(ctx, muster.Finding{At: now, Workspace: p.Workspace, Kind: "budget_" + string(s.State), Subject: p.Project, Action: s.String()})
+	}
+	return nil
 }
 
 // monthOf is the beginning of the calendar month in UTC.

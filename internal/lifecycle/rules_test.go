@@ -96,6 +96,9 @@ func TestBudgetStopsAProject(t *testing.T) {
 	if d := w.last(t, p); d.Create != 0 || d.Rule != muster.RuleBudget {
 		t.Errorf("at 120 %% of the budget: %+v", d)
 	}
+	if !w.seen.found("budget_stopped", "broke") {
+		t.Errorf("no finding says so: %+v", w.seen.findings)
+	}
 	now = now.Add(time.Hour)
 	if _, err := a.Decide(t.Context(), ref); err != nil {
 		t.Fatal(err)

@@ -86,7 +86,9 @@ func (a *Activities) Sweep(ctx context.Context, before Suspects) (Suspects, erro
 }
 
 // due reports whether it is time for the next look; rounds are not punctual.
-func due(last time.Time, every time.Duration, now time.Time) bool { return now.Sub(last) >= every-every/10 }
+func due(last time.Time, every time.Duration, now time.Time) bool {
+	return now.Sub(last) >= every-every/10
+}
 
 // sweepInstances deletes machines that no live runner owns.
 func (a *Activities) sweepInstances(ctx context.Context, b Backend, known map[muster.RunnerID]muster.Runner, before Suspects) (suspects []string) {

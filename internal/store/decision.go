@@ -26,7 +26,7 @@ func (s *Store) RecordDecision(ctx context.Context, d muster.DecisionRecord) (id
 		return 0, err
 	}
 	var packed []byte // made once, and only if the record is not folded
-	quiet := d.Decision.Action == muster.Maintain && d.Decision.Create == 0 && d.Decision.Warm == 0 && len(d.Decision.Drain) == 0 && len(d.Runners) == 0
+	quiet := d.Decision.Action == muster.Maintain && d.Decision.Create == 0 && d.Decision.Warm == 0 && len(d.Decision.Drain)+len(d.Decision.Overflow) == 0 && len(d.Runners) == 0
 	err = s.write(ctx, func(t *tx) error {
 		if _, err := t.pool(d.Workspace, d.Pool, t.forUpdate()); err != nil {
 			return err
