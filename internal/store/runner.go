@@ -209,12 +209,12 @@ func (t *tx) putRunner(r muster.Runner, exists bool) error {
 	if err != nil {
 		return err
 	}
-	args := []any{r.Pool, r.Name, r.State, r.Busy, r.Warm, r.CreatedAt, idleSince(r), r.DestroyedAt, text, r.Workspace, r.ID}
-	query := `UPDATE runners SET pool = ?, name = ?, state = ?, busy = ?, warm = ?, created_at = ?, idle_since = ?, destroyed_at = ?, doc = ?
+	args := []any{r.Pool, r.Name, r.State, r.Busy, r.Warm, r.CreatedAt, idleSince(r), r.DestroyedAt, unnamedSince(r), text, r.Workspace, r.ID}
+	query := `UPDATE runners SET pool = ?, name = ?, state = ?, busy = ?, warm = ?, created_at = ?, idle_since = ?, destroyed_at = ?, unnamed_since = ?, doc = ?
 		WHERE workspace = ? AND id = ?`
 	if !exists {
-		query = `INSERT INTO runners (pool, name, state, busy, warm, created_at, idle_since, destroyed_at, doc, workspace, id)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
+		query = `INSERT INTO runners (pool, name, state, busy, warm, created_at, idle_since, destroyed_at, unnamed_since, doc, workspace, id)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
 	}
 	n, err := t.exec(query, args...)
 	if err == nil && n == 0 {

@@ -27,6 +27,8 @@ func isolation(t *testing.T, s *store.Store) {
 	ctx := t.Context()
 	withPools(t, s)
 	addRunner(t, s, "r-0001", "a", "a-0001")
+	addRunner(t, s, "r-0003", "a", "a-0003")
+	update(t, s, "r-0003", func(r *muster.Runner) { r.ActiveAt = base })
 	apply(t, s, event(1, "queued", ""))
 	apply(t, s, event(1, "in_progress", "a-0001"))
 	ok(t, s.AppendRunnerLog(ctx, ws, "r-0001", 0, []byte("log")))
@@ -42,33 +44,35 @@ func isolation(t *testing.T, s *store.Store) {
 
 	// Each of them returns what it found in the other workspace.
 	reads := map[string]func() (any, error){
-		"Installations": func() (any, error) { return s.Installations(ctx, other) },
-		"Job":           func() (any, error) { return s.Job(ctx, other, one) },
-		"JobByID":       func() (any, error) { return s.JobByID(ctx, other, 1) },
-		"Jobs":          func() (any, error) { return s.Jobs(ctx, other, store.JobFilter{}) },
-		"Sightings":     func() (any, error) { return s.Sightings(ctx, other, one) },
-		"JobCounts":     func() (any, error) { return s.JobCounts(ctx, other) },
-		"Ahead":         func() (any, error) { return s.Ahead(ctx, other, "a", at(time.Hour)) },
-		"NewestRunners": func() (any, error) { return s.NewestRunners(ctx, other, "a", 9) },
-		"StaleJobs":     func() (any, error) { return s.StaleJobs(ctx, other, "app", at(time.Hour), 9) },
-		"TriedJob":      func() (any, error) { return nil, s.TriedJob(ctx, other, one.ID, at(time.Hour)) },
-		"MoveJobs":      func() (any, error) { return s.MoveJobs(ctx, other, "a", "b", []int64{one.ID}) },
-		"Pool":          func() (any, error) { return s.Pool(ctx, other, "a") },
-		"Pools":         func() (any, error) { return s.Pools(ctx, other) },
-		"PoolOverride":  func() (any, error) { return s.PoolOverride(ctx, other, "a") },
-		"Offering":      func() (any, error) { return s.Offering(ctx, other, "small") },
-		"Offerings":     func() (any, error) { return s.Offerings(ctx, other) },
-		"PoolSnapshot":  func() (any, error) { return s.PoolSnapshot(ctx, other, "a") },
-		"Decisions":     func() (any, error) { return s.Decisions(ctx, other, "", 0) },
-		"ScaleSet":      func() (any, error) { return s.ScaleSet(ctx, other, "a") },
-		"ScaleSetJobs":  func() (any, error) { return s.ScaleSetJobs(ctx, other, "a") },
-		"JobsOfRun":     func() (any, error) { return s.JobsOfRun(ctx, other, "Octo/Repo", 0) },
-		"Decision":      func() (any, error) { return s.Decision(ctx, other, 1) },
-		"DecisionAt":    func() (any, error) { return s.DecisionAt(ctx, other, "a", at(time.Hour)) },
-		"Sensed":        func() (any, error) { return s.Sensed(ctx, other, at(-time.Hour), time.Time{}) },
-		"SpentSince":    func() (any, error) { return s.SpentSince(ctx, other, "default", at(-time.Hour)) },
-		"Demand":        func() (any, error) { return s.Demand(ctx, other, "a", at(-time.Hour), at(time.Hour)) },
-		"Supply":        func() (any, error) { return s.Supply(ctx, other, "a", at(-time.Hour), at(time.Hour)) },
+		"Installations":  func() (any, error) { return s.Installations(ctx, other) },
+		"Job":            func() (any, error) { return s.Job(ctx, other, one) },
+		"JobByID":        func() (any, error) { return s.JobByID(ctx, other, 1) },
+		"Jobs":           func() (any, error) { return s.Jobs(ctx, other, store.JobFilter{}) },
+		"Sightings":      func() (any, error) { return s.Sightings(ctx, other, one) },
+		"JobCounts":      func() (any, error) { return s.JobCounts(ctx, other) },
+		"Ahead":          func() (any, error) { return s.Ahead(ctx, other, "a", at(time.Hour)) },
+		"NewestRunners":  func() (any, error) { return s.NewestRunners(ctx, other, "a", 9) },
+		"StaleJobs":      func() (any, error) { return s.StaleJobs(ctx, other, "app", at(time.Hour), 9) },
+		"OpenJobs":       func() (any, error) { return s.OpenJobs(ctx, other, "app", "Octo/Repo") },
+		"UnnamedRunners": func() (any, error) { return s.UnnamedRunners(ctx, other, at(-time.Hour), at(time.Hour), 9) },
+		"TriedJob":       func() (any, error) { return nil, s.TriedJob(ctx, other, one.ID, at(time.Hour)) },
+		"MoveJobs":       func() (any, error) { return s.MoveJobs(ctx, other, "a", "b", []int64{one.ID}) },
+		"Pool":           func() (any, error) { return s.Pool(ctx, other, "a") },
+		"Pools":          func() (any, error) { return s.Pools(ctx, other) },
+		"PoolOverride":   func() (any, error) { return s.PoolOverride(ctx, other, "a") },
+		"Offering":       func() (any, error) { return s.Offering(ctx, other, "small") },
+		"Offerings":      func() (any, error) { return s.Offerings(ctx, other) },
+		"PoolSnapshot":   func() (any, error) { return s.PoolSnapshot(ctx, other, "a") },
+		"Decisions":      func() (any, error) { return s.Decisions(ctx, other, "", 0) },
+		"ScaleSet":       func() (any, error) { return s.ScaleSet(ctx, other, "a") },
+		"ScaleSetJobs":   func() (any, error) { return s.ScaleSetJobs(ctx, other, "a") },
+		"JobsOfRun":      func() (any, error) { return s.JobsOfRun(ctx, other, "Octo/Repo", 0) },
+		"Decision":       func() (any, error) { return s.Decision(ctx, other, 1) },
+		"DecisionAt":     func() (any, error) { return s.DecisionAt(ctx, other, "a", at(time.Hour)) },
+		"Sensed":         func() (any, error) { return s.Sensed(ctx, other, at(-time.Hour), time.Time{}) },
+		"SpentSince":     func() (any, error) { return s.SpentSince(ctx, other, "default", at(-time.Hour)) },
+		"Demand":         func() (any, error) { return s.Demand(ctx, other, "a", at(-time.Hour), at(time.Hour)) },
+		"Supply":         func() (any, error) { return s.Supply(ctx, other, "a", at(-time.Hour), at(time.Hour)) },
 		"LastDecision": func() (any, error) {
 			d, found, err := s.LastDecision(ctx, other, "a")
 			if found {

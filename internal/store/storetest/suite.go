@@ -55,6 +55,7 @@ func Run(t *testing.T, url func(testing.TB) string) {
 		{"JobBeforeRunnerName", jobBeforeRunnerName}, {"JobOnFormerName", jobOnFormerName},
 		{"JobOnForeignRunner", jobOnForeignRunner}, {"KeptRunnerManyJobs", keptRunnerManyJobs},
 		{"Pools", pools}, {"PoolOverride", poolOverride}, {"PoolSnapshot", poolSnapshot}, {"SnapshotSuspended", snapshotSuspended}, {"JobsOverflow", jobsOverflow}, {"StaleJobs", staleJobs},
+		{"OpenJobs", openJobs}, {"UnnamedRunners", unnamedRunners},
 		{"Decisions", decisions}, {"DecisionIsAtomic", decisionIsAtomic}, {"DecisionAt", decisionAt},
 		{"Sensed", sensed}, {"SpentSince", spentSince}, {"DemandAndSupply", demandAndSupply},
 		{"Runners", runners}, {"UpdateRunner", updateRunner}, {"RunnerLog", runnerLog},
