@@ -5,4 +5,4 @@
 ALTER TABLE runners ADD COLUMN unnamed_since INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX runners_unnamed ON runners (workspace, unnamed_since) WHERE unnamed_since <> 0;
 -- Polling compares what a repository runs with what is believed of it, at every look.
-CREATE INDEX jobs_open ON jobs (workspace, repository, state, seen_at) WHERE state <> 'completed';
+CREATE INDEX jobs_open ON jobs (workspace, repository, seen_at, id, attempt) WHERE state <> 'completed';
