@@ -36,6 +36,7 @@ const (
 	CauseQuota             = "quota"
 	CauseJobWait           = "job_wait"
 	CauseNoTaker           = "no_taker"
+	CauseScaleSet          = "scale_set"
 	CauseSchedule          = "schedule"
 	CausePoolAtMax         = "pool_at_max"
 	CauseProviderRefusing  = "provider_refusing"
@@ -77,6 +78,9 @@ type Situation struct {
 	// GroupProblem is why the pool's runner group does not let the job's repository
 	// or workflow use its runners; "" if it does or if that is not known.
 	GroupProblem string
+	// ScaleSetProblem is why the pool's scale set tells of no jobs, "" if it does or
+	// if the pool has none.
+	ScaleSetProblem string
 	// RunnerLost is what became of the runner that the job was given to; "" if it is
 	// there.
 	RunnerLost string
@@ -253,6 +257,9 @@ func (s Situation) wait(p Pool, now time.Time) (causes []Cause) {
 	}
 	if s.AppProblem != "" {
 		add(CauseApp, time.Time{}, "%s", s.AppProblem)
+	}
+	if s.ScaleSetProblem != "" {
+		add(CauseScaleSet, time.Time{}, "pool %s hears of its jobs by scale set %s, and %s", p.Name, p.ScaleSet, s.ScaleSetProblem)
 	}
 	if p.Suspended {
 		add(CausePoolSuspended, time.Time{}, "pool %s is suspended: running jobs finish, nothing is started, and %s. Resume it with `muster pool resume %s`", p.Name, waits(q.queued), p.Name)

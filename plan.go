@@ -546,6 +546,10 @@ func (s Snapshot) window(sc Scaling, now time.Time) (l limits) {
 	return l
 }
 
+// Limits are the scaling that holds at a time: with the limits of the windows that
+// are open then.
+func (s Snapshot) Limits(sc Scaling, now time.Time) Scaling { return s.window(sc, now).Scaling }
+
 // byWindow says that a schedule set a limit; "" for a zero time.
 func byWindow(until time.Time) string {
 	if until.IsZero() {

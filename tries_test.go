@@ -59,3 +59,17 @@ func TestExplainJobsThatNoRunnerGets(t *testing.T) {
 		t.Errorf("when its time has come: %+v", got)
 	}
 }
+
+// A scale set that tells nothing is said before what follows from it.
+func TestExplainSilentScaleSet(t *testing.T) {
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	pool := muster.Pool{Name: "p", Enabled: true, ScaleSet: "set", Scope: muster.Scope{Kind: muster.ScopeOrganization, Owner: "acme"}, Labels: muster.Labels{"p"}, Provider: "x"}.WithDefaults()
+	got := muster.Explain(muster.Situation{
+		Job:      muster.Job{Key: muster.JobKey{ID: 1, Attempt: 1}, State: muster.JobQueued, Repository: "acme/app", Labels: muster.Labels{"p"}, Pool: "p", CreatedAt: now.Add(-time.Hour)},
+		Pools:    []muster.Pool{pool},
+		Snapshot: muster.Snapshot{Pool: pool}, ScaleSetProblem: "that fails since noon: 503",
+	}, now)
+	if got[0].Code != muster.CauseScaleSet || !strings.Contains(got[0].Text, "by scale set set, and that fails since noon: 503") {
+		t.Errorf("%+v", got)
+	}
+}

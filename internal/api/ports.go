@@ -189,8 +189,8 @@ type BudgetLane struct {
 	Waiting                  int
 }
 
-// Access knows what stands on GitHub's side between a pool and a job. Both
-// methods answer "" when nothing speaks against it, and when they cannot know.
+// Access knows what stands on GitHub's side between a pool and a job. Its methods
+// answer "" when nothing speaks against it, and when they cannot know.
 type Access interface {
 	// AppProblem is what the App lacks to serve an owner, with the remedy. It calls
 	// neither GitHub nor a provider.
@@ -198,6 +198,8 @@ type Access interface {
 	// GroupProblem is why the pool's runner group does not serve the job. It may
 	// ask GitHub, but not for long and not often.
 	GroupProblem(ctx context.Context, p muster.Pool, j muster.Job) string
+	// ScaleSetProblem is why the pool's scale set tells of no jobs. It calls nobody.
+	ScaleSetProblem(p muster.Pool) string
 }
 
 // Observer counts calls. Called runs after every call, on its goroutine, and

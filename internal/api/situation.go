@@ -106,6 +106,7 @@ func (a *API) surroundings(ctx context.Context, sit *muster.Situation) error {
 		return nil
 	}
 	sit.AppProblem = a.Access.AppProblem(ctx, j.App, owner)
+	sit.ScaleSetProblem = a.Access.ScaleSetProblem(sit.Snapshot.Pool)
 	if queued := j.QueuedAt(); j.State == muster.JobQueued && j.Pool != "" && !queued.IsZero() && now.Sub(queued) >= groupAfter {
 		sit.GroupProblem = a.Access.GroupProblem(ctx, sit.Snapshot.Pool, j)
 	}

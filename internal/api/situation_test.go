@@ -13,8 +13,8 @@ import (
 
 // access answers what it is made of.
 type access struct {
-	app, group string
-	asked      int
+	app, group, set string
+	asked           int
 }
 
 func (a *access) AppProblem(_ context.Context, app, owner string) string {
@@ -28,6 +28,8 @@ func (a *access) GroupProblem(context.Context, muster.Pool, muster.Job) string {
 	a.asked++
 	return a.group
 }
+
+func (a *access) ScaleSetProblem(muster.Pool) string { return a.set }
 
 // What lies outside of the pool is among the causes, too, in the API as in the
 // dashboard, which asks the same gatherer. 4-30

@@ -229,6 +229,8 @@ func (l *loader) overflows(written []filePool, all []muster.Pool) {
 		case to == nil:
 			l.refer(at, "pool", f.Overflow.Pool, f.Name, namesOf(all, func(p muster.Pool) string { return p.Name }), false)
 		case to.Name == from.Name: // told by rules
+		case from.ScaleSet != "" || to.ScaleSet != "":
+			l.at(at, "remove overflow, or scale_set from both pools", "pool %q or the pool that it overflows into has a scale set, whose jobs GitHub gives to no other runners", f.Name)
 		case len(from.Labels.Missing(to.RunnerLabels)) > 0:
 			l.at(at+".pool", "add them to the runner_labels of that pool if its machines offer what they stand for", "runner_labels of pool %q lack %s, so that no job of pool %q could go there", to.Name, from.Labels.Missing(to.RunnerLabels), f.Name)
 		default:

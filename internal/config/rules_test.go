@@ -155,11 +155,12 @@ pools:
     overflow: {pool: big, after: -1m} # 64 could take none, negative
   - {name: none, scope: octo, labels: [none], overflow: {after: 1m}, canary: {percent: 3}} # 65 no pool, no offering
   - {name: into, scope: octo, labels: [big], overflow: {pool: big, after: 1m}} # into a circle: told above
+  - {name: by-set, scope: octo, labels: [big], scale_set: sets, overflow: {pool: big, after: 1m}} # 67 to nobody
 budgets:
-  - {month_usd: 10}                 # 68 no project
-  - {project: defalt, month_usd: 0} # 69 dangling, not positive
-  - {project: default, month_usd: lots, warn_percent: 90, lower_percent: 80, stop_percent: -1} # 70 not a number, out of order, negative
-  - {project: default}              # 71 twice, no amount
+  - {month_usd: 10}                 # 69 no project
+  - {project: defalt, month_usd: 0} # 70 dangling, not positive
+  - {project: default, month_usd: lots, warn_percent: 90, lower_percent: 80, stop_percent: -1} # 71 not a number, out of order, negative
+  - {project: default}              # 72 twice, no amount
 `
 
 // S4-17 4-25 4-26: each is told with its line and a remedy, all at once.

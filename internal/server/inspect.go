@@ -9,6 +9,7 @@ import (
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/api"
 	"github.com/muster-ci/muster/internal/github"
+	"github.com/muster-ci/muster/internal/ingress"
 	"github.com/muster-ci/muster/internal/store"
 	"github.com/muster-ci/muster/internal/web"
 )
@@ -77,6 +78,8 @@ type access struct {
 	store  *store.Store
 	apps   map[string]*github.Client
 	checks *appChecks
+	// listeners are by pool.
+	listeners map[string]*ingress.ScaleSetListener
 
 	mu     sync.Mutex
 	groups map[groupQuestion]groupAnswer
@@ -123,6 +126,23 @@ func (a *access) AppProblem(ctx context.Context, app, owner string) string {
 	}
 	if gone {
 		return "App " + app + " is not installed at " + owner + " any more: install it there from its page on GitHub"
+	}
+	return ""
+}
+
+// ScaleSetProblem is what keeps the pool's listener from hearing of jobs.
+func (a *access) ScaleSetProblem(p muster.Pool) string {
+	l := a.listeners[p.Name]
+	if l == nil {
+		return ""
+	}
+	status := l.Status()
+	since := status.Since.UTC().Format("2006-01-02 15:04:05Z")
+	switch status.State {
+	case muster.ScaleSetWaiting:
+		return "another session of it is open since " + since + " or longer: " + status.Error + ". GitHub ends that of a process that died within about a minute; else another control plane holds it"
+	case muster.ScaleSetFailing:
+		return "that fails since " + since + ": " + status.Error
 	}
 	return ""
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/config"
 	"github.com/muster-ci/muster/internal/ingress"
+	"github.com/muster-ci/muster/internal/schedule"
 	"github.com/muster-ci/muster/internal/store"
 )
 
@@ -33,7 +34,7 @@ func (s *Server) openSenses() {
 		}
 		s.listeners[p.Name] = ingress.NewScaleSetListener(ingress.ScaleSetListenerConfig{
 			Workspace: workspace, Pool: p.Name, Owner: s.cfg.Name, GitHub: gh, Ledger: s.store, Sink: s.client, Wake: s.client.NudgePool, Logger: s.logger,
-			Settings: func(ctx context.Context) (muster.Pool, error) { return s.store.Pool(ctx, workspace, p.Name) },
+			Settings: func(ctx context.Context) (muster.Pool, error) { return s.poolNow(ctx, p.Name) },
 			Open: func(ctx context.Context, scope muster.Scope, set, owner string) (ingress.ScaleSetSession, error) {
 				session, err := gh.OpenScaleSetSession(ctx, scope, set, owner)
 				if err != nil {
@@ -43,6 +44,22 @@ func (s *Server) openSenses() {
 			},
 		})
 	}
+}
+
+// poolNow is a pool with the limits that its schedules set at this moment, which
+// is what a scale set may announce.
+func (s *Server) poolNow(ctx context.Context, name string) (muster.Pool, error) {
+	p, err := s.store.Pool(ctx, workspace, name)
+	if err != nil {
+		return p, err
+	}
+	now := time.Now()
+	windows, err := schedule.Windows(p.Schedules, now)
+	if err != nil {
+		return p, err
+	}
+	p.Scaling = muster.Snapshot{Windows: windows}.Limits(p.Scaling, now)
+	return p, nil
 }
 
 func (s *Server) pools(ctx context.Context) ([]muster.Pool, error) {
@@ -67,9 +84,10 @@ func (s *Server) demandKnown(p muster.Pool, now time.Time) bool {
 			return true
 		}
 	}
-	if l := s.listeners[p.Name]; l != nil {
-		status := l.Status()
-		return status.State == muster.ScaleSetListening || now.Sub(status.StatisticsAt) < staleAfter
+	if s.listeners[p.Name] != nil {
+		// The books and not our own listener: another control plane may hold the session.
+		report, err := s.store.ScaleSet(context.Background(), workspace, p.Name)
+		return err == nil && now.Sub(report.At) < staleAfter
 	}
 	poller := s.pollers[p.App]
 	if poller == nil {
