@@ -65,7 +65,7 @@ func (a *agent) run(ctx context.Context) (int, error) {
 	}
 	a.log.Info("booted", "runner", boot.Runner, "name", boot.Name)
 	w := newWatch(a, boot)
-	if err := a.fetch(ctx, boot.Download); err != nil {
+	if err := a.fetch(ctx, boot.Download, w.version); err != nil {
 		return w.fail(ctx, ExitDownload, err)
 	}
 	return w.run(ctx)
@@ -105,7 +105,7 @@ func (a *agent) prepare() error {
 // was lost can be traded again (4-10).
 func (a *agent) boot(ctx context.Context) (wire.BootResponse, error) {
 	host, _ := os.Hostname() // for the reader of a list; "" is fine
-	req := wire.BootRequest{Nonce: rand.Text(), AgentVersion: a.version, OS: runtime.GOOS, Arch: runtime.GOARCH, Hostname: host}
+	req := wire.BootRequest{Nonce: rand.Text(), AgentVersion: a.version, OS: runtime.GOOS, Arch: runtime.GOARCH, Hostname: host, Download: a.cfg.Download}
 	limit := a.cfg.BootTimeout
 	if a.cfg.MaxAge > 0 {
 		limit = min(limit, a.cfg.MaxAge)
@@ -116,7 +116,7 @@ func (a *agent) boot(ctx context.Context) (wire.BootResponse, error) {
 	for {
 		var boot wire.BootResponse
 		err := a.client.call(asking, wire.BootPath, a.cfg.Token, req, &boot)
-		if err == nil && (boot.SessionToken == "" || boot.JITConfig == "") {
+		if err == nil && (boot.SessionToken == "" || boot.JITConfig == "" && boot.Registration == nil) {
 			err = errors.New("the control plane's answer holds no session or no configuration") // a proxy's page, perhaps
 		}
 		if err == nil {
@@ -152,17 +152,18 @@ func bootExit(err error) int {
 
 // command is what to start.
 type command struct {
-	dir  string
-	args []string // after run.sh
-	env  []string
+	dir     string
+	program string // in dir; "" is run.sh
+	args    []string
+	env     []string
 }
 
-// runner is a started run.sh.
+// runner is a started run.sh or config.sh.
 type runner interface {
 	// output is everything that it and its descendants print; it ends soon after
 	// kill at the latest.
 	output() io.Reader
-	// exited yields once, the exit code of run.sh.
+	// exited yields once, the exit code of the script.
 	exited() <-chan int
 	// interrupt asks it to end, as Ctrl-C does.
 	interrupt()
@@ -225,19 +226,35 @@ func stopped() *time.Timer {
 	return t
 }
 
-// run starts the runner, watches it and reports its end.
+// run registers the runner if it is to register itself, starts it, watches it and
+// reports its end.
 func (w *watch) run(ctx context.Context) (int, error) {
+	finish := w.speak(ctx)
+	if w.boot.Registration != nil {
+		told, err := w.configure(ctx)
+		if err != nil {
+			finish(wire.Report{Phase: wire.PhaseFinished, ExitCode: ExitRunner, Reason: "runner failed: " + err.Error()})
+			return 0, &exitError{ExitRunner, err}
+		}
+		if told != "" {
+			finish(wire.Report{Phase: wire.PhaseFinished, Reason: told})
+			return ExitDone, nil
+		}
+	}
 	cmd := command{dir: w.cfg.RunnerDir, env: runnerEnviron(w.cfg.Environ, os.Getuid() == 0)}
-	if w.cfg.JITArgument {
+	switch {
+	case w.boot.JITConfig == "": // config.sh has left it in files
+	case w.cfg.JITArgument:
 		cmd.args = []string{"--jitconfig", w.boot.JITConfig}
-	} else {
+	default:
 		cmd.env = append(cmd.env, "ACTIONS_RUNNER_INPUT_JITCONFIG="+w.boot.JITConfig)
 	}
 	r, err := w.cfg.start(cmd)
 	if err != nil {
-		return w.fail(ctx, ExitRunner, fmt.Errorf("start runner: %w", err))
+		err = fmt.Errorf("start runner: %w", err)
+		finish(wire.Report{Phase: wire.PhaseFinished, ExitCode: ExitRunner, Reason: "runner failed: " + err.Error()})
+		return 0, &exitError{ExitRunner, err}
 	}
-	finish := w.speak(ctx)
 	w.reports.add(wire.Report{Phase: wire.PhaseStarted})
 	w.log.Info("runner started")
 
@@ -313,10 +330,10 @@ func (w *watch) speak(ctx context.Context) (finish func(wire.Report)) {
 
 // read turns the runner's output into events and ships it.
 func (w *watch) read(from io.Reader, ended <-chan struct{}) {
-	hide := newRedactor(func(p []byte) {
+	hide := w.redactor(func(p []byte) {
 		w.output.write(p)
 		_, _ = w.cfg.Output.Write(p) // a full disk must not end the job
-	}, append(jitSecrets(w.boot.JITConfig), w.boot.SessionToken, w.cfg.Token.Reveal())...)
+	})
 	split := lines{line: func(line string) {
 		e := parse(line)
 		if e.sight == nothing {
@@ -343,6 +360,15 @@ func (w *watch) read(from io.Reader, ended <-chan struct{}) {
 			return
 		}
 	}
+}
+
+// redactor hides what this runner's output must not show.
+func (w *watch) redactor(pass func([]byte)) *redactor {
+	secrets := append(jitSecrets(w.boot.JITConfig), w.boot.SessionToken, w.cfg.Token.Reveal())
+	if w.boot.Registration != nil {
+		secrets = append(append(secrets, w.boot.Registration.Token), writtenSecrets(w.cfg.RunnerDir)...)
+	}
+	return newRedactor(pass, secrets...)
 }
 
 // loop runs until run.sh has ended and returns its exit code.

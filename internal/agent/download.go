@@ -31,10 +31,28 @@ const (
 
 var sha256Hex = regexp.MustCompile(`\A[0-9a-fA-F]{64}\z`)
 
-// fetch puts the runner into its directory, unless it is there.
-func (a *agent) fetch(ctx context.Context, d *wire.Download) error {
-	if _, err := os.Stat(filepath.Join(a.cfg.RunnerDir, "run.sh")); err == nil {
-		return nil
+// offeredVersion finds the version in an archive's name.
+var offeredVersion = regexp.MustCompile(`-(\d+\.\d+\.\d+)\.tar\.gz\z`)
+
+// fetch puts the runner into its directory, unless it is there in the version that
+// is offered (S1-10). A directory that the agent may not download into, or one
+// whose version cannot be told, stays as it is.
+func (a *agent) fetch(ctx context.Context, d *wire.Download, version func(context.Context) string) error {
+	_, err := os.Stat(filepath.Join(a.cfg.RunnerDir, "run.sh"))
+	there := err == nil
+	if there {
+		if d == nil || !a.cfg.Download {
+			return nil
+		}
+		offered := offeredVersion.FindStringSubmatch(d.Filename)
+		if offered == nil {
+			return nil
+		}
+		have := version(ctx)
+		if have == "" || have == offered[1] {
+			return nil
+		}
+		a.log.Info("runner replaced", "version", have, "by", offered[1])
 	}
 	if d == nil {
 		return errors.New("there is no run.sh, and the control plane names no download")
@@ -82,7 +100,11 @@ func (a *agent) fetch(ctx context.Context, d *wire.Download) error {
 		return err
 	}
 	defer f.Close()
-	if err := unpack(f, a.cfg.RunnerDir); err != nil {
+	place := unpack
+	if there {
+		place = replace
+	}
+	if err := place(f, a.cfg.RunnerDir); err != nil {
 		return fmt.Errorf("unpack %s: %w", d.Filename, err)
 	}
 	if _, err := os.Stat(filepath.Join(a.cfg.RunnerDir, "run.sh")); err != nil {
@@ -142,6 +164,31 @@ func (a *agent) download(ctx context.Context, from, file, sum string) error {
 		return fmt.Errorf("download of the runner: %w", err)
 	}
 	return os.Rename(tmp.Name(), file)
+}
+
+// replace unpacks beside what is in dir and then puts each file and directory of
+// the archive in the place of the old one. The rest stays: work, and settings that
+// the machine's owner made.
+func replace(r io.Reader, dir string) error {
+	fresh, err := os.MkdirTemp(dir, ".fresh-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(fresh)
+	if err := unpack(r, fresh); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(fresh)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		at := filepath.Join(dir, e.Name())
+		if err := errors.Join(os.RemoveAll(at), os.Rename(filepath.Join(fresh, e.Name()), at)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // unpack unpacks a .tar.gz into dir. Nothing is written outside of dir, whatever

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -87,7 +88,7 @@ func TestDownload(t *testing.T) {
 	d := &wire.Download{URL: srv.URL + "/runner.tar.gz", Filename: "actions-runner-linux-x64-2.336.0.tar.gz", SHA256: strings.ToUpper(sum)}
 	cache := t.TempDir()
 	a := downloader(t, cache)
-	if err := a.fetch(t.Context(), d); err != nil {
+	if err := a.fetch(t.Context(), d, noVersion); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(filepath.Join(a.cfg.RunnerDir, "run.sh")); err != nil || info.Mode() != 0o755 {
@@ -96,18 +97,18 @@ func TestDownload(t *testing.T) {
 	if target, err := os.Readlink(filepath.Join(a.cfg.RunnerDir, "bin/link")); err != nil || target != "../run.sh" {
 		t.Errorf("link: %q, %v", target, err)
 	}
-	if err := a.fetch(t.Context(), d); err != nil || calls != 2 {
+	if err := a.fetch(t.Context(), d, noVersion); err != nil || calls != 2 {
 		t.Errorf("with a run.sh in place: %v, %d calls", err, calls)
 	}
 	// The next runner takes the archive from the cache …
-	if err := downloader(t, cache).fetch(t.Context(), d); err != nil || calls != 2 {
+	if err := downloader(t, cache).fetch(t.Context(), d, noVersion); err != nil || calls != 2 {
 		t.Errorf("from the cache: %v, %d calls", err, calls)
 	}
 	// … unless a job has been at it.
 	if err := os.WriteFile(filepath.Join(cache, sum+".tar.gz"), []byte("tampered"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := downloader(t, cache).fetch(t.Context(), d); err != nil || calls != 3 {
+	if err := downloader(t, cache).fetch(t.Context(), d, noVersion); err != nil || calls != 3 {
 		t.Errorf("from a spoilt cache: %v, %d calls", err, calls)
 	}
 }
@@ -133,7 +134,7 @@ func TestDownloadRefused(t *testing.T) {
 	} {
 		cache := t.TempDir()
 		a := downloader(t, cache)
-		if err := a.fetch(t.Context(), d); err == nil {
+		if err := a.fetch(t.Context(), d, noVersion); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 		for _, dir := range []string{cache, a.cfg.RunnerDir} {
@@ -217,4 +218,54 @@ func FuzzUnpack(f *testing.F) {
 			t.Errorf("%q left the directory: %v, %v", name, entries, err)
 		}
 	})
+}
+
+func noVersion(context.Context) string { return "" }
+
+func TestDownloadIfNeeded(t *testing.T) { // S1-10
+	text, sum := good(t)
+	for name, c := range map[string]struct {
+		have  string // version, "" for no runner
+		calls int
+	}{"Absent": {"", 1}, "OldVersion": {"2.335.1", 1}, "NewerThanOffered": {"2.337.0", 1}, "RightVersion": {"2.336.0", 0}} {
+		t.Run(name, func(t *testing.T) {
+			calls := 0
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				calls++
+				_, _ = w.Write(text)
+			}))
+			defer srv.Close()
+			d := &wire.Download{URL: srv.URL, Filename: "actions-runner-linux-x64-2.336.0.tar.gz", SHA256: sum}
+			a := downloader(t, "")
+			write := func(name string) {
+				t.Helper()
+				if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(a.cfg.RunnerDir, name)), 0o755), os.WriteFile(filepath.Join(a.cfg.RunnerDir, name), []byte("old"), 0o755)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.have != "" {
+				for _, name := range []string{"run.sh", "bin/old", "_work/kept", ".env"} {
+					write(name)
+				}
+			}
+			if err := a.fetch(t.Context(), d, func(context.Context) string { return c.have }); err != nil {
+				t.Fatal(err)
+			}
+			run, err := os.ReadFile(filepath.Join(a.cfg.RunnerDir, "run.sh"))
+			if err != nil || calls != c.calls || (string(run) == "old") != (c.calls == 0) {
+				t.Errorf("%d downloads, run.sh %q, %v", calls, run, err)
+			}
+			if c.have == "" {
+				return
+			}
+			for name, stays := range map[string]bool{"_work/kept": true, ".env": true, "bin/old": c.calls == 0} {
+				if _, err := os.Stat(filepath.Join(a.cfg.RunnerDir, name)); (err == nil) != stays {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			if left, _ := filepath.Glob(filepath.Join(a.cfg.RunnerDir, ".fresh-*")); len(left) > 0 {
+				t.Errorf("left over: %v", left)
+			}
+		})
+	}
 }

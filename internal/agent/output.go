@@ -130,18 +130,32 @@ func jitSecrets(blob string) []string {
 			continue
 		}
 		secrets = append(secrets, encoded)
-		var values map[string]any
-		if json.Unmarshal(content, &values) != nil || name != ".credentials_rsaparams" {
-			continue
-		}
-		for _, v := range values {
-			if s, ok := v.(string); ok && len(s) >= 16 { // not the exponent
-				secrets = append(secrets, s)
-			}
+		if name == rsaParams {
+			secrets = append(secrets, keySecrets(content)...)
 		}
 	}
 	return secrets
 }
+
+// rsaParams is the file of the runner's private key.
+const rsaParams = ".credentials_rsaparams"
+
+// keySecrets returns the numbers of a private key.
+func keySecrets(content []byte) (secrets []string) {
+	var values map[string]any
+	if json.Unmarshal(bytes.TrimPrefix(content, byteOrderMark), &values) != nil {
+		return nil
+	}
+	for _, v := range values {
+		if s, ok := v.(string); ok && len(s) >= 16 { // not the exponent
+			secrets = append(secrets, s)
+		}
+	}
+	return secrets
+}
+
+// byteOrderMark begins the files that GitHub's config.sh writes.
+var byteOrderMark = []byte("\xef\xbb\xbf")
 
 func (r *redactor) write(p []byte) {
 	r.kept = append(r.kept, p...)

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +16,7 @@ import (
 	"time"
 )
 
-// script is run.sh in a process group of its own.
+// script is run.sh or config.sh in a process group of its own.
 type script struct {
 	cmd  *exec.Cmd
 	out  *os.File // our end
@@ -24,7 +25,7 @@ type script struct {
 	tree tree // everything that descends from it
 }
 
-// startRunner starts run.sh. Its standard input is empty.
+// startRunner starts a script of the runner. Its standard input is empty.
 func startRunner(c command) (runner, error) {
 	out, in, err := os.Pipe()
 	if err != nil {
@@ -32,7 +33,7 @@ func startRunner(c command) (runner, error) {
 	}
 	defer in.Close()
 	s := &script{out: out, done: make(chan int, 1)}
-	s.cmd = exec.Command(filepath.Join(c.dir, "run.sh"), c.args...) //nolint:noctx // it outlives the call and is ended by its group
+	s.cmd = exec.Command(filepath.Join(c.dir, cmp.Or(c.program, "run.sh")), c.args...) //nolint:noctx // it outlives the call and is ended by its group
 	s.cmd.Dir, s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = c.dir, c.env, in, in
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := errors.Join(adoptOrphans(), s.cmd.Start()); err != nil {

@@ -37,15 +37,18 @@ type BootRequest struct {
 	Download bool `json:"download,omitempty"`
 }
 
-// BootResponse is all that an agent needs to run one runner. JITConfig and
-// SessionToken are secrets: never logged, never passed as an argument where the
-// runner takes it another way.
+// BootResponse is all that an agent needs to run one runner, which is registered
+// already (JITConfig) or registers itself (Registration): one of the two is set.
+// JITConfig, Registration.Token and SessionToken are secrets: never logged, never
+// passed as an argument where the runner takes it another way.
 type BootResponse struct {
 	Runner       string `json:"runner"`
 	Name         string `json:"name"`
 	SessionToken string `json:"session_token"`
 	// JITConfig is the encoded just-in-time configuration for run.sh.
-	JITConfig string `json:"jit_config"`
+	JITConfig string `json:"jit_config,omitempty"`
+	// Registration is what config.sh registers the runner with.
+	Registration *Registration `json:"registration,omitempty"`
 	// NoJobSeconds is how long the runner may listen without a job before the
 	// agent ends it; 0 means for ever. It counts from "Listening for Jobs" (4-43).
 	NoJobSeconds int `json:"no_job_seconds"`
@@ -55,6 +58,22 @@ type BootResponse struct {
 	MaxSeconds int `json:"max_seconds"`
 	// Download tells where the official runner is, when the pool asks the agent to fetch it.
 	Download *Download `json:"download,omitempty"`
+}
+
+// Registration is how a runner registers itself with config.sh, under the name of
+// the BootResponse.
+type Registration struct {
+	// URL is the page of the repository, organization or enterprise.
+	URL string `json:"url"`
+	// Token is good for an hour and for any number of runners, so it is used at
+	// once and kept nowhere.
+	Token string `json:"token"`
+	// Labels are all that the runner gets; GitHub's usual ones are not added.
+	Labels []string `json:"labels"`
+	// RunnerGroup is a group's name, "" for the default one.
+	RunnerGroup string `json:"runner_group,omitempty"`
+	// Ephemeral runners have one job.
+	Ephemeral bool `json:"ephemeral"`
 }
 
 // Download is one archive of the official runner, from GitHub's downloads route.
