@@ -240,6 +240,7 @@ times:
   health: 10s
   sweep_grace: 20s
   redelivery_scan: 5s
+  poll: 2s
   heartbeat: 2s
 `, opts.Listen, appID, api, agent, runnerDir, opts.Runners, acme.Organization, strings.Join(acme.Labels(), ", "))
 }

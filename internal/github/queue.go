@@ -21,8 +21,8 @@ const (
 	// maxSearch is how many runs GitHub shows of a list with a filter
 	// (docs.github.com, "List workflow runs for a repository").
 	maxSearch = 1000
-	// maxRunPages reads all of them at 100 a page.
-	maxRunPages = maxSearch / 100
+	// runsPerPage is the most that GitHub gives in one page.
+	runsPerPage = 100
 	// maxJobPages bounds the jobs of one run: a run has at most a few matrices of
 	// 256 jobs each.
 	maxJobPages = 100
@@ -35,6 +35,19 @@ const (
 // counts, so that total > len(runs) means that the list is cut. Lists that did not
 // change cost nothing of the rate limit.
 func (c *Client) Runs(ctx context.Context, repository, status string) (runs []muster.WorkflowRun, total int, err error) {
+	return c.runs(ctx, repository, status, "", maxSearch)
+}
+
+// RunsCreated is Runs for the runs created between two times by GitHub's clock,
+// the newest of them up to most, in whole pages of 100.
+func (c *Client) RunsCreated(ctx context.Context, repository, status string, from, to time.Time, most int) (runs []muster.WorkflowRun, total int, err error) {
+	const layout = "2006-01-02T15:04:05Z"
+	return c.runs(ctx, repository, status, from.UTC().Format(layout)+".."+to.UTC().Format(layout), min(most, maxSearch))
+}
+
+// runs lists the runs in one status, those created in a span if one is given, and
+// reads pages until it has most of them.
+func (c *Client) runs(ctx context.Context, repository, status, created string, most int) (runs []muster.WorkflowRun, total int, err error) {
 	type run struct {
 		ID         int64        `json:"id"`
 		Attempt    int          `json:"run_attempt"`
@@ -62,6 +75,9 @@ func (c *Client) Runs(ctx context.Context, repository, status string) (runs []mu
 		what: "list the " + status + " runs of " + repository, method: http.MethodGet, lane: Background, into: &page,
 		route: route(s, "actions/runs"), path: path(s, "actions/runs?status=%s&per_page=100", url.QueryEscape(status)),
 	}
+	if created != "" {
+		r.path += "&created=" + url.QueryEscape(created)
+	}
 	who, err := c.scopedAs(ctx, s, r)
 	if err != nil {
 		return nil, 0, err
@@ -69,7 +85,7 @@ func (c *Client) Runs(ctx context.Context, repository, status string) (runs []mu
 	runs = []muster.WorkflowRun{}
 	seen := map[int64]bool{} // a page repeats what moved while we turned it
 	pages, complete := 0, true
-	err = c.pages(ctx, who, r, maxRunPages+1, func() bool {
+	err = c.pages(ctx, who, r, maxSearch/runsPerPage+1, func() bool {
 		if complete = page.Runs != nil; !complete {
 			return false
 		}
@@ -89,7 +105,7 @@ func (c *Client) Runs(ctx context.Context, repository, status string) (runs []mu
 		total = max(total, page.Total)
 		page.Runs = nil
 		pages++
-		return pages < maxRunPages
+		return pages*runsPerPage < most
 	})
 	if err == nil && !complete {
 		err = muster.Errorf(muster.CodeUnavailable, "%s: GitHub's answer has no list", r.what)
@@ -97,7 +113,7 @@ func (c *Client) Runs(ctx context.Context, repository, status string) (runs []mu
 	if err != nil {
 		return nil, 0, err
 	}
-	if total <= maxSearch {
+	if total <= most {
 		total = len(runs) // all pages were read; what GitHub counted has moved meanwhile
 	}
 	return runs, total, nil

@@ -22,6 +22,9 @@ type PollSource interface {
 	// Runs lists a repository's runs in one status, newest first; total is how many
 	// there are, which may be more than GitHub shows.
 	Runs(ctx context.Context, repository, status string) (runs []muster.WorkflowRun, total int, err error)
+	// RunsCreated is Runs for the runs created between two times, the newest of them
+	// up to most.
+	RunsCreated(ctx context.Context, repository, status string, from, to time.Time, most int) (runs []muster.WorkflowRun, total int, err error)
 	// RunJobs lists the jobs of a run's latest attempt.
 	RunJobs(ctx context.Context, run muster.WorkflowRun) ([]muster.JobEvent, error)
 	// Job looks up one job.
@@ -37,6 +40,12 @@ type Books interface {
 	// StaleJobs returns jobs of the App that are believed to be queued since before
 	// a time, oldest first.
 	StaleJobs(ctx context.Context, before time.Time, limit int) ([]muster.Job, error)
+	// OpenJobs returns the App's jobs of a repository that are believed to be queued
+	// or in progress, in any order.
+	OpenJobs(ctx context.Context, repository string) ([]muster.Job, error)
+	// Unnamed returns runners, also those that are gone, that took a job between two
+	// times of which nobody has said which.
+	Unnamed(ctx context.Context, from, to time.Time) ([]muster.Runner, error)
 }
 
 // PollObserver counts what the Poller does. Its methods must return at once; they
@@ -84,8 +93,12 @@ type PollerConfig struct {
 	// asked for at a time; 5 by default.
 	StaleAfter time.Duration
 	MaxStale   int
-	Observer   PollObserver // may be nil
-	Logger     *slog.Logger // may be nil
+	// MaxOpen is how many jobs one look at an owner asks for that are believed to be
+	// under way and whose runs are not; 20 by default. MaxSearch is about how many
+	// calls one round makes to find the jobs of runners that nobody named; 40 by default.
+	MaxOpen, MaxSearch int
+	Observer           PollObserver // may be nil
+	Logger             *slog.Logger // may be nil
 }
 
 // Poller finds jobs by asking GitHub for them: all that a pool without a webhook
@@ -99,6 +112,8 @@ type Poller struct {
 	owners map[string]*owner
 	// rechecked is when old jobs were last asked for.
 	rechecked map[muster.JobKey]time.Time
+	// hunt is the search for jobs that nobody named.
+	hunt hunt
 
 	mu     sync.Mutex
 	sights map[muster.Scope]sight
@@ -132,8 +147,9 @@ type repo struct {
 	scopes []muster.Scope // whose pools want it
 	looked time.Time
 	runs   map[int64]*run // seen active and not yet seen ended
-	cut    bool           // GitHub showed only some of them the last time
-	failed bool           // the last look did
+	asked  map[muster.JobKey]respite
+	cut    bool // GitHub showed only some of them the last time
+	failed bool // the last look did
 }
 
 // run is what the Poller remembers of one run.
@@ -163,6 +179,8 @@ func NewPoller(cfg PollerConfig) *Poller {
 	orDefault(&cfg.MaxRuns, 200)
 	orDefault(&cfg.StaleAfter, time.Hour)
 	orDefault(&cfg.MaxStale, 5)
+	orDefault(&cfg.MaxOpen, 20)
+	orDefault(&cfg.MaxSearch, 40)
 	if cfg.Observer == nil {
 		cfg.Observer = deafPoll{}
 	}
@@ -242,6 +260,9 @@ func (p *Poller) Poll(ctx context.Context) error {
 	if err := p.recheck(ctx); err != nil {
 		problems = append(problems, fmt.Errorf("ask again for old jobs: %w", err))
 	}
+	if err := p.search(ctx, pools); err != nil {
+		problems = append(problems, fmt.Errorf("look for the jobs that runners took: %w", err))
+	}
 	return errors.Join(problems...)
 }
 
@@ -255,10 +276,7 @@ func (p *Poller) assign(pools []muster.Pool) {
 		if pool.Removed || !pool.Enabled || pool.ScaleSet != "" || pool.App != p.cfg.App && pool.App != "" {
 			continue
 		}
-		key := strings.ToLower(pool.Scope.Owner)
-		if pool.Scope.Kind == muster.ScopeEnterprise {
-			key = strings.ToLower(pool.Scope.String())
-		}
+		key := ownerKey(pool.Scope)
 		o := p.owners[key]
 		if o == nil {
 			o = &owner{lists: map[muster.Scope]*listing{}, repos: map[string]*repo{}}
@@ -285,6 +303,14 @@ func (p *Poller) assign(pools []muster.Pool) {
 			delete(p.sights, s)
 		}
 	}
+}
+
+// ownerKey tells owners apart; an enterprise may be named like an organization.
+func ownerKey(s muster.Scope) string {
+	if s.Kind == muster.ScopeEnterprise {
+		return strings.ToLower(s.String())
+	}
+	return strings.ToLower(s.Owner)
 }
 
 // visit looks at one owner, if its time has come.
@@ -380,6 +406,9 @@ func (v *look) all(ctx context.Context) error {
 		}
 	}
 	if err := v.jobs(ctx, due); err != nil {
+		return err
+	}
+	if err := v.open(ctx, due); err != nil {
 		return err
 	}
 	return v.trouble
@@ -801,27 +830,35 @@ func (p *Poller) recheck(ctx context.Context) error {
 			continue
 		}
 		asked++
-		e, err := p.cfg.GitHub.Job(ctx, j.Repository, j.Key.ID)
-		switch code := muster.CodeOf(err); {
-		case code == muster.CodeNotFound:
-			e = muster.JobEvent{Action: "completed", ID: j.Key.ID, Attempt: j.Key.Attempt, Status: muster.JobCompleted, Conclusion: "cancelled", CompletedAt: now}
-		case err != nil && stops(err):
+		if answered, err := p.lookUp(ctx, j); err != nil && (answered || stops(err)) {
 			return err
-		case err != nil:
-			p.rechecked[j.Key] = now // not to be had; the next one may be
-			continue
 		}
-		e.App, e.Sense, e.InstallationID, e.Repository, e.ReceivedAt, e.TraceID = p.cfg.App, muster.SensePoll, j.Installation, j.Repository, now, j.TraceID
-		if e.Status != j.State {
-			if _, err := p.cfg.Sink.Job(ctx, e); err != nil && muster.CodeOf(err) != muster.CodeInvalid {
-				return fmt.Errorf("hand on job %s: %w", j.Key, err)
-			}
-			p.cfg.Observer.Found(p.cfg.App, string(e.Status), now.Sub(j.QueuedAt()))
-			p.cfg.Logger.InfoContext(ctx, "job was believed to be queued", "app", p.cfg.App, "job", j.Key.String(), "repository", j.Repository, "is", e.Status, "conclusion", e.Conclusion)
-		}
-		p.rechecked[j.Key] = now
+		p.rechecked[j.Key] = now // also one that is not to be had: the next one may be
 	}
 	return nil
+}
+
+// lookUp asks GitHub about a job and hands on what became of it. answered is true
+// if GitHub said so, and then an error is the Sink's.
+func (p *Poller) lookUp(ctx context.Context, j muster.Job) (answered bool, err error) {
+	e, err := p.cfg.GitHub.Job(ctx, j.Repository, j.Key.ID)
+	now := time.Now()
+	switch {
+	case muster.CodeOf(err) == muster.CodeNotFound:
+		e = muster.JobEvent{Action: "completed", ID: j.Key.ID, Attempt: j.Key.Attempt, Status: muster.JobCompleted, Conclusion: "cancelled", CompletedAt: now}
+	case err != nil:
+		return false, err
+	}
+	e.App, e.Sense, e.InstallationID, e.Repository, e.ReceivedAt, e.TraceID = p.cfg.App, muster.SensePoll, j.Installation, j.Repository, now, j.TraceID
+	if e.Status.Rank() <= j.State.Rank() {
+		return true, nil
+	}
+	if _, err := p.cfg.Sink.Job(ctx, e); err != nil && muster.CodeOf(err) != muster.CodeInvalid {
+		return true, fmt.Errorf("hand on job %s: %w", j.Key, err)
+	}
+	p.cfg.Observer.Found(p.cfg.App, string(e.Status), now.Sub(j.QueuedAt()))
+	p.cfg.Logger.InfoContext(ctx, "job was believed to be "+string(j.State), "app", p.cfg.App, "job", j.Key.String(), "repository", j.Repository, "is", e.Status, "conclusion", e.Conclusion)
+	return true, nil
 }
 
 // deafPoll is the PollObserver of those who gave none.

@@ -116,6 +116,18 @@ func (h *hub) Runs(_ context.Context, repository, status string) ([]muster.Workf
 	if err := h.note("runs %s %s", repository, status); err != nil {
 		return nil, 0, err
 	}
+	return h.list(repository, status, time.Time{}, time.Now())
+}
+
+func (h *hub) RunsCreated(_ context.Context, repository, status string, from, to time.Time, most int) ([]muster.WorkflowRun, int, error) {
+	if err := h.note("created %s %s", repository, status); err != nil {
+		return nil, 0, err
+	}
+	runs, total, err := h.list(repository, status, from, to)
+	return runs[:min(most, len(runs))], total, err
+}
+
+func (h *hub) list(repository, status string, from, to time.Time) ([]muster.WorkflowRun, int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if status == "queued" {
@@ -124,7 +136,7 @@ func (h *hub) Runs(_ context.Context, repository, status string) ([]muster.Workf
 	var out []muster.WorkflowRun
 	total := 0
 	for _, r := range slices.Backward(h.runs) {
-		if strings.EqualFold(r.Repository, repository) && r.Status == status {
+		if strings.EqualFold(r.Repository, repository) && r.Status == status && !r.CreatedAt.Before(from) && !r.CreatedAt.After(to) {
 			if total++; total <= cmp.Or(h.shown, 1000) {
 				out = append(out, r.WorkflowRun)
 			}
@@ -175,13 +187,17 @@ func (h *hub) Stretch(muster.Scope) int {
 
 // shelf is the store: Sink and Books in one.
 type shelf struct {
-	mu     sync.Mutex
-	jobs   map[muster.JobKey]muster.Job
-	events []string
-	fail   error
+	mu   sync.Mutex
+	jobs map[muster.JobKey]muster.Job
+	// runners are those whose jobs nobody has named yet; by name.
+	runners map[string]muster.Runner
+	events  []string
+	fail    error
 }
 
-func newShelf() *shelf { return &shelf{jobs: map[muster.JobKey]muster.Job{}} }
+func newShelf() *shelf {
+	return &shelf{jobs: map[muster.JobKey]muster.Job{}, runners: map[string]muster.Runner{}}
+}
 
 func (s *shelf) Job(_ context.Context, e muster.JobEvent) (string, error) {
 	s.mu.Lock()
@@ -194,6 +210,7 @@ func (s *shelf) Job(_ context.Context, e muster.JobEvent) (string, error) {
 		return "", err
 	}
 	s.jobs[e.Key()] = j
+	delete(s.runners, j.RunnerName)
 	if change == muster.JobAdvanced {
 		s.events = append(s.events, fmt.Sprintf("%d %s", e.ID, j.State))
 	}
@@ -225,6 +242,28 @@ func (s *shelf) StaleJobs(_ context.Context, before time.Time, limit int) (out [
 	}
 	slices.SortFunc(out, func(a, b muster.Job) int { return cmp.Compare(a.Key.ID, b.Key.ID) })
 	return out[:min(limit, len(out))], nil
+}
+
+func (s *shelf) OpenJobs(_ context.Context, repository string) (out []muster.Job, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, j := range s.jobs {
+		if j.Repository == repository && (j.State == muster.JobQueued || j.State == muster.JobInProgress) {
+			out = append(out, j)
+		}
+	}
+	return out, nil
+}
+
+func (s *shelf) Unnamed(_ context.Context, from, to time.Time) (out []muster.Runner, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.runners {
+		if at := cmp.Or(r.ActiveAt, r.FinishedAt); !at.Before(from) && !at.After(to) {
+			out = append(out, r)
+		}
+	}
+	return out, nil
 }
 
 // news are the changes since the last time.
@@ -800,7 +839,7 @@ func TestOldJobsAreAskedForAFewAtATime(t *testing.T) { // 4-8
 		if _, err := s.Job(t.Context(), gone); err != nil {
 			t.Fatal(err)
 		}
-		p := ingress.NewPoller(ingress.PollerConfig{App: "main", GitHub: h, Sink: s, Books: s, Observer: y, Pools: poolsOf(poolOf("ci", "o/app", "gpu"))})
+		p := ingress.NewPoller(ingress.PollerConfig{App: "main", GitHub: h, Sink: s, Books: s, Observer: y, MaxOpen: -1, Pools: poolsOf(poolOf("ci", "o/app", "gpu"))})
 		s.news()
 		time.Sleep(59 * time.Minute)
 		poll(t, p)

@@ -24,6 +24,7 @@ func (s *Server) openSenses() {
 			// Webhooks tell within seconds and redelivery within minutes; polling repairs
 			// what both lost, and need not cost two calls per repository and minute.
 			c.Every, c.Grace = heardPolls*c.Every, (heardPolls-2)*c.Every
+			c.Again = 2 * c.Every
 		}
 		s.pollers[a.Name] = ingress.NewPoller(c)
 	}
@@ -110,3 +111,14 @@ func (b books) JobsOfRun(ctx context.Context, repository string, run int64) ([]m
 func (b books) StaleJobs(ctx context.Context, before time.Time, limit int) ([]muster.Job, error) {
 	return b.store.StaleJobs(ctx, workspace, b.app, before, limit)
 }
+
+func (b books) OpenJobs(ctx context.Context, repository string) ([]muster.Job, error) {
+	return b.store.OpenJobs(ctx, workspace, b.app, repository)
+}
+
+func (b books) Unnamed(ctx context.Context, from, to time.Time) ([]muster.Runner, error) {
+	return b.store.UnnamedRunners(ctx, workspace, from, to, maxUnnamed)
+}
+
+// maxUnnamed bounds for how many runners a job is looked for at a time, of all Apps.
+const maxUnnamed = 500
