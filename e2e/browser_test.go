@@ -208,7 +208,7 @@ func TestDashboard(t *testing.T) {
 
 	// Disable the pool: a job waits and says why; enable it: the job runs.
 	p.open("/pools/linux")
-	p.do(chromedp.Click(chromedp.CSS(`details.confirm summary`)), chromedp.Click(chromedp.CSS(`button[value=disable]`)))
+	p.do(chromedp.Click(chromedp.CSS(`details.confirm:has(button[value=disable]) summary`)), chromedp.Click(chromedp.CSS(`button[value=disable]`)))
 	p.until(`document.getElementById('r-head')?.innerText.includes('disabled')`)
 	third := s.Inject(t, 1, 0)[0]
 	p.open("/jobs?state=queued")

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,6 +57,7 @@ func TestEachSenseKeepsTheSameBooks(t *testing.T) {
 times: {redelivery_scan: 1s, sweep: 2s, health: 2s, sweep_grace: 5s, heartbeat: 1s, agent_lost: 5s, poll: ` + poll + `}
 price_book: {rounding: second}
 `
+			o.Pool = strings.TrimPrefix(o.Pool+", no_job_timeout: 3s", ", ") // what is made too much leaves soon
 			s := stand(t, o)
 			s.Serve(t)
 			s.Sim.Faults().Set(sense.faults)

@@ -589,9 +589,14 @@ func oneJob(t *testing.T, s *site) {
 	if code, body := call(); code != 200 || !strings.Contains(body, `"status": "skipped"`) {
 		t.Errorf("%d %s", code, body)
 	}
+	ended := s.row(vm).DoneAt
 	open()
 	s.untilJob(id, "completed")
-	s.until("a deadline", func() bool { return !s.row(vm).Deadline.IsZero() })
+	s.until("the deadline of this job's end, and its task", func() bool {
+		m := s.row(vm)
+		task, _ := s.queue.last(vm)
+		return m.DoneAt.After(ended) && !m.Deadline.IsZero() && task.At.Equal(m.Deadline)
+	})
 	if s.vm(vm).Stops != 1 || s.vm(vm).Starts != 2 {
 		t.Errorf("%+v", s.vm(vm))
 	}
