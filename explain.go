@@ -2,6 +2,7 @@ package muster
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -37,6 +38,10 @@ const (
 	CauseJobWait           = "job_wait"
 	CauseNoTaker           = "no_taker"
 	CauseScaleSet          = "scale_set"
+	CauseMachineBusy       = "machine_busy"
+	CauseMachineStopping   = "machine_stopping"
+	CauseMachineSuspended  = "machine_suspended"
+	CauseRunnerMissing     = "runner_missing"
 	CauseSchedule          = "schedule"
 	CausePoolAtMax         = "pool_at_max"
 	CauseProviderRefusing  = "provider_refusing"
@@ -84,6 +89,10 @@ type Situation struct {
 	// RunnerLost is what became of the runner that the job was given to; "" if it is
 	// there.
 	RunnerLost string
+	// Machines are the kept machines of Pools of which something is known.
+	Machines []Machine
+	// OnMachine are the jobs that run on the machine of the job's pool.
+	OnMachine []Job
 	// SeenOnlyByPoll is set when no webhook and no scale set told of the job.
 	SeenOnlyByPoll bool
 }
@@ -123,7 +132,11 @@ func Explain(s Situation, now time.Time) []Cause {
 	}
 	pool, causes := s.pool()
 	if causes == nil {
-		causes = s.wait(pool, now)
+		if pool.Keeps() {
+			causes = s.waitKept(pool, now)
+		} else {
+			causes = s.wait(pool, now)
+		}
 	}
 	if since := j.QueuedAt(); !since.IsZero() && now.Sub(since) >= giveUp {
 		causes = append([]Cause{{Code: CauseExpired, Since: since, Text: fmt.Sprintf(
@@ -160,7 +173,8 @@ func (s Situation) pool() (Pool, []Cause) {
 		}
 	}
 	for _, p := range pools {
-		m := MatchLabels(p.Labels, p.RunnerLabels, j.Labels)
+		runnerLabels, registered := s.runnerLabels(p)
+		m := MatchLabels(p.Labels, runnerLabels, j.Labels)
 		refusal := p.Refusal(j)
 		switch {
 		case m.Serves() && refusal == "":
@@ -171,12 +185,16 @@ func (s Situation) pool() (Pool, []Cause) {
 			refused = append(refused, Cause{Code: CausePoolDisabled, Text: fmt.Sprintf("%s: enable it with `muster pool enable %s`", refusal, p.Name)})
 		case m.Serves():
 			refused = append(refused, Cause{Code: CauseRefused, Text: refusal})
+		case m.Triggered && p.Keeps():
+			unfit = append(unfit, Cause{Code: CauseNotEligible, Text: fmt.Sprintf(
+				"pool %s is asked for by its labels [%s], but the runner of its machine %s is registered at GitHub without [%s], with [%s] only, so GitHub would never give it the job and the machine is not started: give the runner the label in the settings of %s, or correct runs-on",
+				p.Name, p.Labels, p.Machine, m.Missing, registered, p.Scope)})
 		case m.Triggered:
 			unfit = append(unfit, Cause{Code: CauseNotEligible, Text: fmt.Sprintf(
 				"pool %s is asked for by its labels [%s], but its runners would register without [%s], so GitHub would never give them the job: add to runner_labels what the machines really offer, or correct runs-on",
 				p.Name, p.Labels, m.Missing)})
 		default:
-			lacks, extra := p.Labels.Missing(j.Labels), j.Labels.Missing(p.RunnerLabels)
+			lacks, extra := p.Labels.Missing(j.Labels), j.Labels.Missing(runnerLabels)
 			if d := len(lacks) + len(extra); distance < 0 || d < distance {
 				distance = d
 				nearest = fmt.Sprintf("the nearest is pool %s with labels [%s]: %s", p.Name, p.Labels, difference(lacks, extra))
@@ -214,6 +232,30 @@ func difference(lacks, extra Labels) string {
 		parts = append(parts, fmt.Sprintf("its runners lack [%s]", extra))
 	}
 	return strings.Join(parts, " and ")
+}
+
+// runnerLabels are the labels of a pool's runners. Those of a kept machine's runner
+// are the registered ones; until GitHub told them, they are taken to be what the job
+// asks for, as routing takes them.
+func (s Situation) runnerLabels(p Pool) (effective, registered Labels) {
+	if !p.Keeps() {
+		return p.RunnerLabels, nil
+	}
+	m, _ := s.machine(p)
+	if known, ok := m.Labels[p.Name]; ok {
+		return known, known
+	}
+	return slices.Concat(p.RunnerLabels, s.Job.Labels), nil
+}
+
+// machine is what is known of the machine that a pool keeps.
+func (s Situation) machine(p Pool) (Machine, bool) {
+	for _, m := range s.Machines {
+		if p.Keeps() && m.ID == p.MachineID() {
+			return m, true
+		}
+	}
+	return Machine{}, false
 }
 
 // tries is what the snapshot says of runners that were made for the job.

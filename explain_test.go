@@ -262,7 +262,8 @@ func TestExplainAlwaysKnowsACause(t *testing.T) {
 	codes := []string{
 		muster.CauseNotWaiting, muster.CauseExpired, muster.CauseRunnerLost, muster.CauseWaitingApproval, muster.CauseNoPool, muster.CauseNotEligible,
 		muster.CauseRefused, muster.CausePoolDisabled, muster.CauseSuspended, muster.CauseApp, muster.CausePoolSuspended, muster.CauseRunnerGroup,
-		muster.CauseIdleNotAssigned, muster.CauseBudget, muster.CauseQuota, muster.CauseJobWait, muster.CauseSchedule, muster.CausePoolAtMax,
+		muster.CauseIdleNotAssigned, muster.CauseBudget, muster.CauseQuota, muster.CauseJobWait, muster.CauseMachineBusy, muster.CauseMachineStopping,
+		muster.CauseMachineSuspended, muster.CauseRunnerMissing, muster.CauseSchedule, muster.CausePoolAtMax,
 		muster.CauseProviderRefusing, muster.CauseGitHubPaused, muster.CauseProvisioningLimit, muster.CauseCooldown, muster.CausePriority,
 		muster.CauseFairShare, muster.CauseStarting, muster.CauseOverflow, muster.CauseStolen, muster.CauseDeciding, muster.CauseSeenByPollingOnly,
 	}
@@ -271,6 +272,17 @@ func TestExplainAlwaysKnowsACause(t *testing.T) {
 		p := s.Snapshot.Pool
 		p.Labels, p.RunnerLabels = muster.Labels{"a"}, muster.Labels{"a", "b"}
 		p.Scope = muster.Scope{Kind: muster.ScopeOrganization, Owner: "o"}
+		if rapid.IntRange(0, 3).Draw(t, "kept") == 0 {
+			p.Lifecycle, p.Machine, p.AllowPublic = muster.LifecycleKept, "vm", true
+			s.Machines = []muster.Machine{{
+				ID: p.MachineID(), Status: rapid.SampledFrom([]muster.MachineStatus{"", "RUNNING", "STAGING", "STOPPING", "TERMINATED", "SUSPENDED", "LOST"}).Draw(t, "status"),
+				Work: rapid.SampledFrom([]muster.MachineWork{"", muster.WorkIdle, muster.WorkBusy, muster.WorkMissing, muster.WorkUnknown}).Draw(t, "work"), WorkAt: noon.Add(-time.Minute),
+				Refusal: "no", Refusals: rapid.IntRange(0, 2).Draw(t, "refusals"), StatusError: rapid.SampledFrom([]string{"", "down"}).Draw(t, "dark"),
+			}}
+			if rapid.Bool().Draw(t, "labels known") {
+				s.Machines[0].Labels = map[string]muster.Labels{p.Name: {"a", "b"}}
+			}
+		}
 		s.Snapshot.Pool = p
 		if rapid.Bool().Draw(t, "pools") {
 			s.Pools = []muster.Pool{p}

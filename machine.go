@@ -68,6 +68,10 @@ type Machine struct {
 	// Status is the platform's word, as of StatusAt.
 	Status   MachineStatus
 	StatusAt time.Time
+	// StatusError is why the platform did not say how the machine stands when it was
+	// asked last, in its own words, since StatusErrorAt; "" if it did.
+	StatusError   string
+	StatusErrorAt time.Time
 	// UpAt is when it came up last, by the platform or by when it was first seen up.
 	UpAt time.Time
 	// StartedAt and StoppedAt are when the platform last accepted a start or a stop
@@ -112,6 +116,49 @@ type Machine struct {
 
 	// Reason says in words why it is as it is.
 	Reason string
+}
+
+// Since is when the machine's status began, as far as that is known: a platform
+// that starts or stops a machine on its own does not say when.
+func (m Machine) Since() time.Time {
+	switch {
+	case m.Status == MachineRunning:
+		return m.UpAt
+	case m.Status.Starting() && m.StartedAt.After(m.StoppedAt):
+		return m.StartedAt
+	case (m.Status.Stopping() || m.Status == MachineTerminated) && m.StoppedAt.After(m.StartedAt) && m.StoppedAt.After(m.UpAt):
+		return m.StoppedAt
+	}
+	return time.Time{}
+}
+
+// Occupation is whether a job runs on the machine, by the jobs that are known to
+// and by GitHub's last word; "" while it is not up and when nobody was asked yet.
+func (m Machine) Occupation(running []Job) MachineWork {
+	switch {
+	case len(running) > 0:
+		return WorkBusy
+	case m.Status != MachineRunning && !m.Status.Starting():
+		return ""
+	}
+	return m.Work
+}
+
+// Next says what happens at the machine's deadline; "" if it has none.
+func (m Machine) Next() string {
+	if m.Deadline.IsZero() {
+		return ""
+	}
+	return "GitHub is asked whether its runner is idle, and it is stopped if so"
+}
+
+// Trouble is the platform's last error about the machine in its own words and when
+// it was, "" if its last answers were none.
+func (m Machine) Trouble() (words string, at time.Time) {
+	if m.StatusErrorAt.After(m.RefusedAt) {
+		return m.StatusError, m.StatusErrorAt
+	}
+	return m.Refusal, m.RefusedAt
 }
 
 // MachineDemand is what a decision about a kept machine is taken from besides its
