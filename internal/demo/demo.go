@@ -24,8 +24,9 @@ import (
 // killed, or a job ended otherwise than the script expects.
 var ErrPromise = errors.New("the promise was broken")
 
-// settleTimeout is how long runners that got no job may take to go home.
-const settleTimeout = 45 * time.Second
+// settleTimeout is how long runners that got no job may take to go home, and what
+// was lost without a trace to be found: GitHub may want no calls for a minute.
+const settleTimeout = 2 * time.Minute
 
 // Run runs the demo; see cli.DemoOptions. It writes progress and the final table
 // to stdout.

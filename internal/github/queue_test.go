@@ -372,3 +372,33 @@ func TestQueueAgainstTheSimulator(t *testing.T) { // S1-3 S1-29 S1-32 C18
 		t.Error(err)
 	}
 }
+
+// The runs around a time: what a job that was never heard of is looked for in.
+func TestRunsCreated(t *testing.T) { // 4-7 4-28
+	sim, c := simulator(t, githubsim.Config{NoRateLimits: true}, unpaced)
+	for range 230 {
+		if _, err := sim.InjectJob(githubsim.JobOptions{Repo: "octo-org/app", Labels: []string{"linux"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := time.Now()
+	for _, tt := range []struct {
+		from, to    time.Duration
+		most        int
+		runs, total int
+	}{
+		{-time.Hour, time.Hour, 1000, 230, 230},
+		{-time.Hour, time.Hour, 150, 200, 230}, // whole pages
+		{-time.Hour, time.Hour, 230, 230, 230},
+		{-2 * time.Hour, -time.Hour, 1000, 0, 0},
+		{time.Hour, 2 * time.Hour, 1000, 0, 0},
+	} {
+		runs, total, err := c.RunsCreated(t.Context(), "octo-org/app", "queued", now.Add(tt.from), now.Add(tt.to), tt.most)
+		if err != nil || len(runs) != tt.runs || total != tt.total {
+			t.Errorf("%+v: %d of %d runs, %v", tt, len(runs), total, err)
+		}
+		if len(runs) > 1 && runs[0].ID < runs[1].ID {
+			t.Errorf("%+v: not the newest first", tt)
+		}
+	}
+}
