@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/muster-ci/muster"
@@ -37,6 +38,10 @@ func TestScale(t *testing.T) {
 	pools, agents := number(t, "MUSTER_SCALE_POOLS", 6), number(t, "MUSTER_SCALE_AGENTS", 3)
 	seed := uint64(number(t, "MUSTER_SCALE_SEED", 1))
 	began := time.Now()
+	scan, poll := "10s", "4s"
+	if jobs >= 1000 { // it lasts long enough for less hurry
+		scan, poll = "30s", "15s"
+	}
 	s := New(t, Options{
 		Sim: githubsim.Config{
 			Seed: seed, NoRateLimits: true, RegistrationsPer5Minutes: 1 << 20, RecordLinger: 200 * time.Millisecond,
@@ -45,7 +50,7 @@ func TestScale(t *testing.T) {
 		World:    bigWorld,
 		Machines: 40,
 		Settings: bigPools(pools) + `
-times: {redelivery_scan: 10s, sweep: 15s, health: 15s, sweep_grace: 20s, heartbeat: 1s, agent_lost: 10s, poll: 4s}
+times: {redelivery_scan: ` + scan + `, sweep: 15s, health: 30s, sweep_grace: 30s, heartbeat: 1s, agent_lost: 10s, poll: ` + poll + `}
 price_book: {rounding: second}
 `,
 		Pool: "no_job_timeout: 15s",
@@ -71,7 +76,7 @@ price_book: {rounding: second}
 
 	random := rand.New(rand.NewPCG(seed, 2))
 	p := s.Serve(t)
-	ids := map[int64]bool{}
+	ids := map[int64]bool{} // the jobs
 	killed := 0
 	for k := range kills {
 		weather := calm
@@ -80,16 +85,17 @@ price_book: {rounding: second}
 		}
 		s.Sim.Faults().Set(weather)
 		for share := (k + 1) * jobs / kills; len(ids) < share; {
-			org := organizations[len(ids)%len(organizations)]
-			id, err := s.Sim.InjectJob(githubsim.JobOptions{
-				Repo:     fmt.Sprintf("%s/app-%d", org, random.IntN(repositoriesEach)),
-				Labels:   []string{"self-hosted", fmt.Sprintf("pool-%d", random.IntN(max(1, pools/len(organizations))))},
-				Duration: time.Duration(random.IntN(2000)) * time.Millisecond,
-			})
+			repo := fmt.Sprintf("%s/app-%d", organizations[len(ids)/jobsPerRun%len(organizations)], random.IntN(repositoriesEach))
+			file := fmt.Sprintf(".github/workflows/pool-%d.yml", random.IntN(max(1, pools/len(organizations))))
+			run, err := s.Sim.Trigger(repo, file, "workflow_dispatch")
 			if err != nil {
 				t.Fatal(err)
 			}
-			ids[id] = true
+			for _, j := range s.Sim.Truth().Jobs {
+				if j.RunID == run {
+					ids[j.ID] = true
+				}
+			}
 		}
 		wait(t, time.Duration(random.IntN(4000))*time.Millisecond)
 		if killed < agents && killAgent(s, random) {
@@ -111,7 +117,7 @@ price_book: {rounding: second}
 	s.Sim.Faults().Set(calm)
 	eventually(t, 15*time.Minute, func() (bool, string) {
 		truth := s.Sim.Truth()
-		return completed(truth, ids) == jobs, fmt.Sprintf("jobs %v", truth.ByState())
+		return completed(truth, ids) == len(ids), fmt.Sprintf("jobs %v", truth.ByState())
 	})
 	s.Sim.Faults().Off()
 	took := time.Since(began)
@@ -154,7 +160,7 @@ price_book: {rounding: second}
 		t.Errorf("%d runners were ended while busy", kinds["busy_killed"])
 	}
 	t.Logf("%d jobs over %d pools in %d organizations, %d kills, %d agents killed: %s; %d jobs failed with their agent, %.2f calls of GitHub per job, faults %v, deliveries %+v, findings %v",
-		jobs, pools, len(organizations), kills, killed, took.Round(time.Second), explained, float64(calls)/float64(jobs), truth.Faults, truth.Deliveries, kinds)
+		len(ids), pools, len(organizations), kills, killed, took.Round(time.Second), explained, float64(calls)/float64(len(ids)), truth.Faults, truth.Deliveries, kinds)
 	if perJob := float64(calls) / float64(jobs); jobs >= 1000 && perJob > 1.5 {
 		t.Errorf("%.2f calls of GitHub per job, more than 1.5", perJob)
 	}
@@ -170,12 +176,32 @@ func completed(truth githubsim.Truth, ids map[int64]bool) (n int) {
 	return n
 }
 
+// jobsPerRun is how many jobs each run has, of one to two seconds.
+const jobsPerRun = 5
+
+const bigWorkflow = `name: CI %[1]d
+on: workflow_dispatch
+jobs:
+  build:
+    runs-on: [self-hosted, pool-%[1]d]
+    strategy:
+      fail-fast: false
+      matrix:
+        seconds: [0.2, 0.6, 1.0, 1.4, 1.8]
+    steps:
+      - run: sleep ${{ matrix.seconds }}
+`
+
 func bigWorld(sim *githubsim.Server) error {
+	files := fstest.MapFS{}
+	for i := range 10 {
+		files[fmt.Sprintf(".github/workflows/pool-%d.yml", i)] = &fstest.MapFile{Data: fmt.Appendf(nil, bigWorkflow, i)}
+	}
 	var errs []error
 	for _, org := range organizations {
 		errs = append(errs, sim.CreateOrganization(org))
 		for i := range repositoriesEach {
-			errs = append(errs, sim.CreateRepository(fmt.Sprintf("%s/app-%d", org, i), githubsim.RepositoryOptions{Private: true}))
+			errs = append(errs, sim.CreateRepository(fmt.Sprintf("%s/app-%d", org, i), githubsim.RepositoryOptions{Private: true, Files: files}))
 		}
 	}
 	return errors.Join(errs...)
