@@ -34,6 +34,18 @@ func (d HookDelivery) Succeeded() bool {
 	return d.Status == "OK" || d.StatusCode >= 200 && d.StatusCode < 400
 }
 
+// TokenRegistration is what a runner registers itself with (registration: token).
+type TokenRegistration struct {
+	// URL is the page of the repository, organization or enterprise.
+	URL string
+	// Token serves any number of runners until ExpiresAt. It is used at once, for
+	// one runner, and never stored (S1-100).
+	Token     Secret
+	ExpiresAt time.Time
+	// Group is the runner group's name, "" for the default one.
+	Group string
+}
+
 // RunnerDownload is one archive of the official runner.
 type RunnerDownload struct {
 	// OS is linux, osx or win; Arch x64, arm or arm64, in GitHub's spelling.

@@ -361,7 +361,7 @@ func (a *Activities) LookAtRunner(ctx context.Context, ref RunnerRef) (step, err
 		AgentLost: a.Times.AgentLost, Sealed: a.Times.SealedAfter,
 	}
 	if p, err := a.Store.Pool(ctx, ref.Workspace, r.Pool); err == nil {
-		l.NoJob, l.MaxAge = p.NoJobTimeout, p.MaxAge
+		l.NoJob, l.MaxAge, l.ByName = p.NoJobTimeout, p.MaxAge, p.Registration == muster.RegistrationToken
 		if p.ConnectTimeout > 0 {
 			l.Connect = p.ConnectTimeout
 		}
@@ -431,7 +431,11 @@ func (a *Activities) Deregister(ctx context.Context, ref RunnerRef, s step) erro
 	if r.Busy && a.jobDone(ctx, r).IsZero() {
 		return nil // a job came in between: the next look waits for it
 	}
-	if r.GitHubID != 0 {
+	registered, err := a.mayBeRegistered(ctx, r)
+	if err != nil {
+		return err
+	}
+	if registered {
 		if err := a.removeRegistration(ctx, r); err != nil {
 			return fmt.Errorf("deregister %s: %w", r.Name, err)
 		}
@@ -440,7 +444,7 @@ func (a *Activities) Deregister(ctx context.Context, ref RunnerRef, s step) erro
 		// Draining makes a boot that is under way give up its registration.
 		r.State, err = r.State.To(muster.RunnerDraining)
 		r.Reason, r.Failed = s.Reason, r.Failed || s.Failed
-		if r.GitHubID != 0 {
+		if registered {
 			r.DeregisteredAt = a.Now()
 		}
 		return err
@@ -448,7 +452,18 @@ func (a *Activities) Deregister(ctx context.Context, ref RunnerRef, s step) erro
 	return err
 }
 
-// removeRegistration deletes the runner's registration; gone is success.
+// mayBeRegistered asks the pool how its runners register; of a pool that is gone
+// it is not known, and then only an id counts.
+func (a *Activities) mayBeRegistered(ctx context.Context, r muster.Runner) (bool, error) {
+	p, err := a.Store.Pool(ctx, r.Workspace, r.Pool)
+	if err != nil && muster.CodeOf(err) != muster.CodeNotFound {
+		return false, fmt.Errorf("pool of %s: %w", r.ID, err)
+	}
+	return mayBeRegistered(r, p.Registration == muster.RegistrationToken), nil
+}
+
+// removeRegistration deletes the runner's registration; gone is success. One whose
+// id was never learnt is looked up by its name.
 func (a *Activities) removeRegistration(ctx context.Context, r muster.Runner) error {
 	pool, err := a.Store.Pool(ctx, r.Workspace, r.Pool)
 	if err != nil {
@@ -457,6 +472,16 @@ func (a *Activities) removeRegistration(ctx context.Context, r muster.Runner) er
 	gh, ok := a.GitHub[pool.App]
 	if !ok {
 		return fmt.Errorf("app %s is not configured", pool.App)
+	}
+	if r.GitHubID == 0 {
+		remote, err := gh.RunnerByName(ctx, pool.Scope, r.Name)
+		if muster.CodeOf(err) == muster.CodeNotFound {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		r.GitHubID = remote.ID
 	}
 	if err := gh.RemoveRunner(ctx, pool.Scope, r.GitHubID); err != nil && muster.CodeOf(err) != muster.CodeNotFound {
 		return err
@@ -492,7 +517,13 @@ func (a *Activities) Destroy(ctx context.Context, ref RunnerRef, s step) error {
 			return fmt.Errorf("delete instance of %s: %w", r.ID, err)
 		}
 	}
-	if r.GitHubID != 0 && r.DeregisteredAt.IsZero() && !ranJob(r) {
+	registered, err := a.mayBeRegistered(ctx, r)
+	if err != nil {
+		return err
+	}
+	// A runner that registers itself may have done so after Deregister found nothing;
+	// now it cannot any more.
+	if registered && (r.DeregisteredAt.IsZero() || r.GitHubID == 0) && !ranJob(r) {
 		// The machine is gone, so nothing is killed by this. A registration that
 		// GitHub still holds for busy, or that cannot be reached now, is left to the
 		// sweep: it costs nothing.

@@ -10,10 +10,12 @@ import (
 	"github.com/muster-ci/muster/internal/wire"
 )
 
-// Boot trades a boot token for a JIT configuration. The agent calls it at the
-// moment when it can listen, because an unused JIT registration lives for minutes
-// only (4-9). The answer holds secrets that are kept nowhere: an agent that lost
-// it asks again with the same nonce, and gets a new registration under a new name.
+// Boot trades a boot token for a JIT configuration, or for a registration token in
+// pools whose runners register themselves. The agent calls it at the moment when it
+// can listen, because an unused JIT registration lives for minutes only, and a
+// token for an hour (4-9). The answer holds secrets that are kept nowhere: an agent
+// that lost it asks again with the same nonce. It gets a new registration under a
+// new name, or a token again, which nobody can have used.
 func (c *Client) Boot(ctx context.Context, token string, req wire.BootRequest) (resp wire.BootResponse, err error) {
 	began := c.Now()
 	claims, err := c.Tokens.VerifyBoot(token, began)
@@ -43,7 +45,13 @@ func (c *Client) Boot(ctx context.Context, token string, req wire.BootRequest) (
 	if !ok {
 		return resp, c.bootRefused(ctx, r, fmt.Errorf("app %s is not configured", pool.App))
 	}
-	jit, err := c.register(ctx, gh, pool, &r)
+	var jit muster.JIT
+	var own *wire.Registration
+	if pool.Registration == muster.RegistrationToken {
+		own, err = c.handToken(ctx, gh, pool, &r)
+	} else {
+		jit, err = c.register(ctx, gh, pool, &r)
+	}
 	if err != nil {
 		return resp, err
 	}
@@ -54,10 +62,12 @@ func (c *Client) Boot(ctx context.Context, token string, req wire.BootRequest) (
 	if err := c.Store.PutSession(ctx, r.Workspace, r.ID, hash); err != nil {
 		return resp, err
 	}
-	c.log.Info("runner registered", "runner", r.ID, "pool", r.Pool, "name", r.Name, "github_id", r.GitHubID, "trace_id", r.TraceID)
+	if own == nil {
+		c.log.Info("runner registered", "runner", r.ID, "pool", r.Pool, "name", r.Name, "github_id", r.GitHubID, "trace_id", r.TraceID)
+	}
 	resp = wire.BootResponse{
 		Runner: string(r.ID), Name: r.Name,
-		SessionToken: session.Reveal(), JITConfig: jit.Config.Reveal(),
+		SessionToken: session.Reveal(), JITConfig: jit.Config.Reveal(), Registration: own,
 		NoJobSeconds:     int(pool.NoJobTimeout / time.Second),
 		HeartbeatSeconds: max(1, int(c.Times.Heartbeat/time.Second)),
 		MaxSeconds:       int(pool.MaxAge / time.Second),
@@ -127,6 +137,88 @@ func (c *Client) register(ctx context.Context, gh GitHub, pool muster.Pool, r *m
 		}
 	}
 	return muster.JIT{}, c.bootRefused(ctx, *r, errors.New("every name that was tried is taken"))
+}
+
+// handToken gives a runner what it registers itself with. Whether it did is learnt
+// from GitHub, by its name, when the agent says that the runner has started.
+func (c *Client) handToken(ctx context.Context, gh GitHub, pool muster.Pool, r *muster.Runner) (*wire.Registration, error) {
+	given, err := gh.TokenRegistration(ctx, pool.Scope, pool.RunnerGroup)
+	switch muster.CodeOf(err) {
+	case "":
+	case muster.CodeUnavailable, muster.CodeInternal:
+		return nil, asUnavailable(err)
+	default: // refused for good: permissions, group
+		return nil, c.bootRefused(ctx, *r, err)
+	}
+	// Written before the agent has the token: from then on there may be a
+	// registration of this name, whatever becomes of this process.
+	updated, err := c.Store.UpdateRunner(ctx, r.Workspace, r.ID, c.Now(), "given a registration token of "+pool.Scope.String(), func(r *muster.Runner) error {
+		if r.State != muster.RunnerProvisioning && r.State != muster.RunnerRegistered || r.Drain != "" {
+			return muster.Errorf(muster.CodeGone, "runner %s is no longer needed", r.ID)
+		}
+		r.Tries = max(r.Tries, 1)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	*r = updated
+	c.log.Info("registration token given", "runner", r.ID, "pool", r.Pool, "name", r.Name, "trace_id", r.TraceID)
+	return &wire.Registration{URL: given.URL, Token: given.Token.Reveal(), Labels: pool.RunnerLabels, RunnerGroup: given.Group, Ephemeral: true}, nil
+}
+
+// learnTimeout bounds what an agent's report waits for GitHub. What is not learnt
+// with this one is with the next, a heartbeat at the latest.
+const learnTimeout = 3 * time.Second
+
+// learn finds the id of a runner that registered itself (S1-12). A runner that
+// listens and that GitHub does not list for as long as an agent may be silent can
+// never be told busy from idle, and goes.
+func (c *Client) learn(ctx context.Context, r muster.Runner) (muster.Runner, error) {
+	pool, err := c.Store.Pool(ctx, r.Workspace, r.Pool)
+	if err != nil {
+		return r, err
+	}
+	gh, ok := c.GitHub[pool.App]
+	if !ok {
+		return r, fmt.Errorf("app %s is not configured", pool.App)
+	}
+	asking, cancel := context.WithTimeout(ctx, learnTimeout)
+	remote, err := gh.RunnerByName(asking, pool.Scope, r.Name)
+	cancel()
+	if err != nil {
+		if muster.CodeOf(err) == muster.CodeNotFound && !r.Busy && !r.ListeningAt.IsZero() && c.Now().Sub(r.ListeningAt) >= c.Times.AgentLost {
+			return c.unlisted(ctx, r, pool.Scope)
+		}
+		return r, err
+	}
+	learnt, err := c.Store.UpdateRunner(ctx, r.Workspace, r.ID, c.Now(), "registered at "+pool.Scope.String(), func(r *muster.Runner) (err error) {
+		r.GitHubID = remote.ID
+		if r.State == muster.RunnerProvisioning {
+			r.State, err = r.State.To(muster.RunnerRegistered)
+		}
+		return err
+	})
+	if err != nil {
+		return r, err
+	}
+	c.log.Info("runner registered", "runner", r.ID, "pool", r.Pool, "name", r.Name, "github_id", learnt.GitHubID, "trace_id", r.TraceID)
+	return learnt, nil
+}
+
+// unlisted asks a runner to go that GitHub does not list.
+func (c *Client) unlisted(ctx context.Context, r muster.Runner, scope muster.Scope) (muster.Runner, error) {
+	reason := fmt.Sprintf("RunnerRegistrationError: it listens, but %s lists no runner %s", scope, r.Name)
+	asked, err := c.Store.UpdateRunner(ctx, r.Workspace, r.ID, c.Now(), "asked to drain: "+reason, func(r *muster.Runner) error {
+		if r.Drain == "" {
+			r.Drain, r.Failed = reason, true
+		}
+		return nil
+	})
+	if err != nil {
+		return r, err
+	}
+	return asked, c.runner(ctx, RunnerRef{r.Workspace, r.ID})
 }
 
 // noteTry writes the name before GitHub is asked, so that the sweep knows whose
@@ -243,6 +335,12 @@ func (c *Client) Report(ctx context.Context, sessionToken string, rep wire.Repor
 	if err != nil {
 		return wire.Answer{}, err
 	}
+	if c.unknown(r) {
+		var err error
+		if r, err = c.learn(ctx, r); err != nil {
+			c.log.Info("id of a runner not learnt yet", "runner", r.ID, "name", r.Name, "error", err, "trace_id", r.TraceID)
+		}
+	}
 	if r.State != before {
 		c.Observer.RunnerChanged(r)
 	}
@@ -272,6 +370,13 @@ func (c *Client) Report(ctx context.Context, sessionToken string, rep wire.Repor
 	return wire.Answer{}, nil
 }
 
+// unknown reports whether the runner has registered itself, under an id that is not
+// known yet. A job consumes the registration, and then there is nothing to learn.
+func (c *Client) unknown(r muster.Runner) bool {
+	return r.GitHubID == 0 && r.Tries > 0 && r.Drain == "" && !ranJob(r) && !gone(r) &&
+		(r.State == muster.RunnerProvisioning || r.State == muster.RunnerRegistered) && !latest(r.StartedAt, r.ListeningAt).IsZero()
+}
+
 // apply folds a report into the runner's row. Reports may be repeated and late.
 func (c *Client) apply(r *muster.Runner, rep wire.Report) (err error) {
 	now := c.Now()
@@ -284,6 +389,10 @@ func (c *Client) apply(r *muster.Runner, rep wire.Report) (err error) {
 	case wire.PhaseListening:
 		if r.ListeningAt.IsZero() {
 			r.ListeningAt = now
+		}
+		if r.State == muster.RunnerProvisioning {
+			// It registered itself; which id it has may be learnt later.
+			r.State, err = r.State.To(muster.RunnerRegistered)
 		}
 	case wire.PhaseRunning:
 		r.Busy = true

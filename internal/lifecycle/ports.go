@@ -60,6 +60,8 @@ type GitHub interface {
 	// GenerateScaleSetJIT registers a runner with a scale set, which has its labels
 	// and its group.
 	GenerateScaleSetJIT(ctx context.Context, scope muster.Scope, set, name string) (muster.JIT, error)
+	// TokenRegistration is what a runner of the scope and group registers itself with.
+	TokenRegistration(ctx context.Context, scope muster.Scope, group int64) (muster.TokenRegistration, error)
 	RemoveRunner(ctx context.Context, scope muster.Scope, id int64) error
 	Runner(ctx context.Context, scope muster.Scope, id int64) (muster.RemoteRunner, error)
 	RunnerByName(ctx context.Context, scope muster.Scope, name string) (muster.RemoteRunner, error)

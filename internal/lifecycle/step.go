@@ -39,6 +39,8 @@ type limits struct {
 	MaxAge    time.Duration
 	AgentLost time.Duration
 	Sealed    time.Duration
+	// ByName: the runner registers itself, and may have done so before its id is known.
+	ByName bool
 }
 
 // registerWithin is how long an agent may take from connecting to listening: it
@@ -59,7 +61,7 @@ func next(r muster.Runner, jobDone time.Time, l limits, now time.Time) step {
 	switch {
 	case r.State == muster.RunnerDestroyed:
 		return step{Act: actDone, Reason: r.Reason}
-	case r.State == muster.RunnerDraining && (gone(r) || r.GitHubID == 0 || !r.DeregisteredAt.IsZero()):
+	case r.State == muster.RunnerDraining && (gone(r) || !mayBeRegistered(r, l.ByName) || !r.DeregisteredAt.IsZero()):
 		return step{Act: actDestroy, Reason: r.Reason, Failed: r.Failed}
 	case gone(r):
 		return step{Act: actDestroy, Reason: ended(r), Failed: r.Failed}
@@ -139,6 +141,12 @@ func ended(r muster.Runner) string {
 		return r.Reason
 	}
 	return "runner ended"
+}
+
+// mayBeRegistered reports whether GitHub may know the runner: it said so, or the
+// runner was given what it takes to register itself.
+func mayBeRegistered(r muster.Runner, byName bool) bool {
+	return r.GitHubID != 0 || byName && r.Tries > 0
 }
 
 // ranJob reports whether the runner was ever given a job: then its one-job

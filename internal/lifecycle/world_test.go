@@ -343,6 +343,23 @@ func (g *gitHub) GenerateScaleSetJIT(ctx context.Context, s muster.Scope, set, n
 	return g.GenerateJIT(ctx, s, name, 0, nil)
 }
 
+func (g *gitHub) TokenRegistration(_ context.Context, s muster.Scope, _ int64) (muster.TokenRegistration, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return muster.TokenRegistration{URL: "https://github.test/" + s.String(), Token: canaryToken}, g.call("token")
+}
+
+// canaryToken must never be seen but by agents.
+const canaryToken = "canary-registration-token-LLBF3JGZDX3P5"
+
+// join is what config.sh does.
+func (g *gitHub) join(name string, labels muster.Labels) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.nextID++
+	g.byName[name] = &muster.RemoteRunner{ID: g.nextID, Name: name, Labels: labels, Ephemeral: true}
+}
+
 func (g *gitHub) RemoveRunner(_ context.Context, _ muster.Scope, id int64) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -380,6 +397,9 @@ func (g *gitHub) Runner(_ context.Context, _ muster.Scope, id int64) (muster.Rem
 func (g *gitHub) RunnerByName(_ context.Context, _ muster.Scope, name string) (muster.RemoteRunner, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if err := g.call("by name"); err != nil {
+		return muster.RemoteRunner{}, err
+	}
 	if r, ok := g.byName[name]; ok {
 		return *r, nil
 	}
