@@ -17,13 +17,17 @@ import (
 
 func TestUnsupported(t *testing.T) {
 	kept := muster.Pool{Name: "vms-fine", Lifecycle: muster.LifecycleKept, Registration: muster.RegistrationPreregistered, Machine: "vm"}
-	nameless, jit, byHand, token := kept, kept, muster.Pool{Name: "by-hand", Registration: muster.RegistrationPreregistered}, muster.Pool{Name: "token", Registration: muster.RegistrationToken}
+	nameless, jit, byHand, token := kept, kept, muster.Pool{Name: "by-hand", Registration: muster.RegistrationPreregistered}, kept
+	token.Name, token.Registration = "token", muster.RegistrationToken
+	fine := muster.Pool{Name: "registers-itself", Labels: muster.Labels{"linux"}, Registration: muster.RegistrationToken} // C4
+	hostile := fine
+	hostile.Name, hostile.Labels = "hostile", muster.Labels{"--replace"} // 4-32
 	nameless.Name, nameless.Machine = "nameless", ""
 	jit.Name, jit.Registration = "jit", muster.RegistrationJIT
-	if err := unsupported(config.Config{Pools: []muster.Pool{muster.Pool{Name: "fine"}.WithDefaults(), kept}}); err != nil {
+	if err := unsupported(config.Config{Pools: []muster.Pool{muster.Pool{Name: "fine"}.WithDefaults(), kept, fine.WithDefaults()}}); err != nil {
 		t.Error(err)
 	}
-	for _, p := range []muster.Pool{nameless, jit, byHand, token} {
+	for _, p := range []muster.Pool{nameless, jit, byHand, token, hostile} {
 		if err := unsupported(config.Config{Pools: []muster.Pool{p.WithDefaults(), kept}}); err == nil || !strings.Contains(err.Error(), "pool "+p.Name+": ") || strings.Contains(err.Error(), "fine") {
 			t.Errorf("%s: got %v", p.Name, err)
 		}
