@@ -77,7 +77,7 @@ func Notes(s Snapshot, now time.Time) (out []Note) {
 	}
 	if c := p.Canary; c.Offering != "" {
 		k := s.Canary
-		text := fmt.Sprintf("%d %% of new runners try offering %s: %d of %d so far, %d failed of at most %d", c.Percent, c.Offering, k.Canaries, k.Made, k.Failed, c.MaxFailures)
+		text := fmt.Sprintf("%d %% of new runners try offering %s: %d of %d so far, %d failed of at most %d", c.Percent, c.Offering, k.Canaries, k.Made, k.Failed, first(c.MaxFailures, defaultCanaryFailures))
 		if k.Reverted {
 			text = fmt.Sprintf("offering %s was given up after %s of it failed", c.Offering, count(k.Failed, "runner"))
 		}

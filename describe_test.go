@@ -1,6 +1,7 @@
 package muster_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,6 +47,10 @@ func TestNotes(t *testing.T) {
 	}
 	if a, b := strings.Join(got, "\n"), strings.Join(want, "\n"); a != b {
 		t.Errorf("got\n%s\nwant\n%s", a, b)
+	}
+	s.Pool.Canary.MaxFailures = 0 // not set: the default
+	if notes := muster.Notes(s, now); !slices.ContainsFunc(notes, func(n muster.Note) bool { return strings.HasSuffix(n.Text, "1 failed of at most 3") }) {
+		t.Errorf("without a limit of its own: %+v", notes)
 	}
 	s.Canary.Reverted = true
 	for _, n := range muster.Notes(s, now) {

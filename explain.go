@@ -162,7 +162,7 @@ func ranOn(j Job) string {
 // pool is the pool that serves the job, or the causes why none does.
 func (s Situation) pool() (Pool, []Cause) {
 	j := s.Job
-	var refused, unfit []Cause
+	var refused, unfit, unfitToo []Cause // unfitToo would also refuse the job
 	nearest, distance := "", -1
 	routed, found := Pool{}, false
 	pools := s.Pools
@@ -185,14 +185,10 @@ func (s Situation) pool() (Pool, []Cause) {
 			refused = append(refused, Cause{Code: CausePoolDisabled, Text: fmt.Sprintf("%s: enable it with `muster pool enable %s`", refusal, p.Name)})
 		case m.Serves():
 			refused = append(refused, Cause{Code: CauseRefused, Text: refusal})
-		case m.Triggered && p.Keeps():
-			unfit = append(unfit, Cause{Code: CauseNotEligible, Text: fmt.Sprintf(
-				"pool %s is asked for by its labels [%s], but the runner of its machine %s is registered at GitHub without [%s], with [%s] only, so GitHub would never give it the job and the machine is not started: give the runner the label in the settings of %s, or correct runs-on",
-				p.Name, p.Labels, p.Machine, m.Missing, registered, p.Scope)})
+		case m.Triggered && refusal == "":
+			unfit = append(unfit, notEligible(p, m, registered))
 		case m.Triggered:
-			unfit = append(unfit, Cause{Code: CauseNotEligible, Text: fmt.Sprintf(
-				"pool %s is asked for by its labels [%s], but its runners would register without [%s], so GitHub would never give them the job: add to runner_labels what the machines really offer, or correct runs-on",
-				p.Name, p.Labels, m.Missing)})
+			unfitToo = append(unfitToo, notEligible(p, m, registered))
 		default:
 			lacks, extra := p.Labels.Missing(j.Labels), j.Labels.Missing(runnerLabels)
 			if d := len(lacks) + len(extra); distance < 0 || d < distance {
@@ -204,11 +200,12 @@ func (s Situation) pool() (Pool, []Cause) {
 	if found {
 		return routed, nil
 	}
-	if refused != nil {
-		return Pool{}, refused
-	}
-	if unfit != nil {
-		return Pool{}, unfit
+	// A pool that would take the job but for its labels says more than those of
+	// other repositories, which refuse it.
+	for _, causes := range [][]Cause{unfit, refused, unfitToo} {
+		if causes != nil {
+			return Pool{}, causes
+		}
 	}
 	text := fmt.Sprintf("no pool serves the labels [%s]", j.Labels)
 	switch {
@@ -232,6 +229,18 @@ func difference(lacks, extra Labels) string {
 		parts = append(parts, fmt.Sprintf("its runners lack [%s]", extra))
 	}
 	return strings.Join(parts, " and ")
+}
+
+// notEligible says which labels a pool's runners lack. Those of a kept machine's
+// runner are given to it at GitHub.
+func notEligible(p Pool, m Match, registered Labels) Cause {
+	text := fmt.Sprintf("pool %s is asked for by its labels [%s], but its runners would register without [%s], so GitHub would never give them the job: add to runner_labels what the machines really offer, or correct runs-on",
+		p.Name, p.Labels, m.Missing)
+	if p.Keeps() {
+		text = fmt.Sprintf("pool %s is asked for by its labels [%s], but the runner of its machine %s is registered at GitHub without [%s], with [%s] only, so GitHub would never give it the job and the machine is not started: give the runner the label in the settings of %s, or correct runs-on",
+			p.Name, p.Labels, p.Machine, m.Missing, registered, p.Scope)
+	}
+	return Cause{Code: CauseNotEligible, Text: text}
 }
 
 // runnerLabels are the labels of a pool's runners. Those of a kept machine's runner

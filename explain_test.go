@@ -51,6 +51,10 @@ func TestExplain(t *testing.T) {
 			"no_pool", []string{"no label", "group"}},
 		"NotEligible": {muster.Situation{Job: job(func(j *muster.Job) { j.Labels = muster.Labels{"muster", "gpu"} }), Pools: []muster.Pool{ci}},
 			"not_eligible", []string{"pool ci", "[gpu]", "runner_labels"}},
+		// Those of other repositories do not hide the one that is meant.
+		"NotEligibleBesideOthers": {muster.Situation{Job: job(func(j *muster.Job) { j.Labels, j.Pool = muster.Labels{"muster", "gpu"}, "" }), Pools: []muster.Pool{
+			named("theirs", func(p *muster.Pool) { p.Scope.Owner, p.RunnerLabels = "other", muster.Labels{"muster", "gpu"} }), ci}},
+			"not_eligible", []string{"pool ci", "[gpu]"}},
 		// 4-31
 		"Refused": {muster.Situation{Job: job(func(j *muster.Job) { j.PublicRepo = true }), Pools: []muster.Pool{named("ci", func(p *muster.Pool) { p.Lifecycle = muster.LifecycleKept })}},
 			"refused", []string{"public", "allow_public"}},
