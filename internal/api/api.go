@@ -83,6 +83,7 @@ func (a *API) Register(mux *http.ServeMux) {
 	serve := func(path string, h http.Handler) { mux.Handle(path, a.guard(path, h)) }
 	serve(musterv1connect.NewPoolServiceHandler(pools{a}, opts...))
 	serve(musterv1connect.NewRunnerServiceHandler(runners{a}, opts...))
+	serve(musterv1connect.NewMachineServiceHandler(machines{a}, opts...))
 	serve(musterv1connect.NewJobServiceHandler(jobs{a}, opts...))
 	serve(musterv1connect.NewDeliveryServiceHandler(deliveries{a}, opts...))
 	serve(musterv1connect.NewUsageServiceHandler(books{a}, opts...))

@@ -65,6 +65,13 @@ func poolOf(p muster.Pool) *v1.Pool {
 	if p.ConnectTimeout > 0 {
 		out.ConnectTimeout = span(p.ConnectTimeout)
 	}
+	if d := p.Scaling.ScaleDownCooldown; d > 0 {
+		out.Scaling.ScaleDownCooldown = span(d)
+	}
+	if d := p.Scaling.MinRunTime; d > 0 {
+		out.Scaling.MinRunTime = span(d)
+	}
+	out.Machine, out.Zone = p.Machine, p.Zone
 	out.Suspended, out.ScaleSet, out.InactiveMinutes = p.Suspended, p.ScaleSet, int32(p.InactiveMinutes)
 	if p.JobWait > 0 {
 		out.JobWait = span(p.JobWait)

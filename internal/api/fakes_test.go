@@ -42,6 +42,8 @@ type store struct {
 	rows       []api.UsageRow
 	deliveries []muster.Delivery // newest first
 	installs   []muster.Installation
+	machines   []muster.Machine
+	demands    map[muster.MachineID]muster.MachineDemand
 	broken     error
 	panics     any
 
@@ -145,6 +147,19 @@ func (s *store) SpentSince(_ context.Context, ws, project string, since time.Tim
 	}
 	return sum, s.in(ws)
 }
+func (s *store) Machine(_ context.Context, ws string, id muster.MachineID) (muster.Machine, error) {
+	if err := s.in(ws); err != nil {
+		return muster.Machine{}, err
+	}
+	return find(s.machines, "machine", id, func(m muster.Machine) bool { return m.ID == id })
+}
+func (s *store) Machines(_ context.Context, ws string) ([]muster.Machine, error) {
+	return s.machines, s.in(ws)
+}
+func (s *store) MachineDemand(_ context.Context, ws string, id muster.MachineID) (muster.MachineDemand, error) {
+	return s.demands[id], s.in(ws)
+}
+
 func (s *store) Runners(_ context.Context, ws string, f api.RunnerFilter) (out []muster.Runner, err error) {
 	for _, r := range s.runners {
 		if (f.Pool == "" || f.Pool == r.Pool) && (!f.Live || r.State.Live()) && (len(f.States) == 0 || slices.Contains(f.States, r.State)) && (f.Limit == 0 || len(out) < f.Limit) {
@@ -264,6 +279,7 @@ type commands struct {
 	err       error
 	refusal   string
 	refusedAt time.Time
+	answer    muster.MachineAnswer
 }
 
 func (c *commands) note(format string, args ...any) error {
@@ -290,6 +306,12 @@ func (c *commands) SetPool(_ context.Context, ws, pool string, o muster.PoolOver
 }
 func (c *commands) RedispatchDelivery(_ context.Context, guid string) error {
 	return c.note("redispatch %s", guid)
+}
+func (c *commands) StartMachine(_ context.Context, ws string, id muster.MachineID) (muster.MachineAnswer, error) {
+	return c.answer, c.note("start %s/%s", ws, id)
+}
+func (c *commands) StopMachine(_ context.Context, ws string, id muster.MachineID, generation int64) (muster.MachineAnswer, error) {
+	return c.answer, c.note("stop %s/%s %d", ws, id, generation)
 }
 func (c *commands) Healthy(_ context.Context, ws string, id muster.RunnerID) bool {
 	return c.note("health of %s/%s", ws, id) == nil && id == "r-busy"
@@ -374,6 +396,7 @@ type world struct {
 	system        musterv1connect.SystemServiceClient
 	runs          musterv1connect.RunServiceClient
 	senses        musterv1connect.SenseServiceClient
+	machines      musterv1connect.MachineServiceClient
 }
 
 func newWorld(t *testing.T, change func(*api.Config, *world), opts ...connect.ClientOption) *world {
@@ -398,6 +421,7 @@ func newWorld(t *testing.T, change func(*api.Config, *world), opts ...connect.Cl
 	w.installations = musterv1connect.NewInstallationServiceClient(srv.Client(), srv.URL, opts...)
 	w.system = musterv1connect.NewSystemServiceClient(srv.Client(), srv.URL, opts...)
 	w.runs = musterv1connect.NewRunServiceClient(srv.Client(), srv.URL, opts...)
+	w.machines = musterv1connect.NewMachineServiceClient(srv.Client(), srv.URL, opts...)
 	w.senses = musterv1connect.NewSenseServiceClient(srv.Client(), srv.URL, opts...)
 	return w
 }

@@ -124,6 +124,7 @@ func TestPoolSettings(t *testing.T) {
 	p.Quotas = []muster.Quota{{Name: "mobile", Repositories: []string{"octo/m*"}, MaxRunners: 3, Each: true}}
 	p.Priorities = []muster.Priority{{Label: "fast", Branch: "main", Repository: "octo/*", Event: "push", Weight: -4}}
 	p.Canary = muster.Canary{Offering: "next", Percent: 10, MaxFailures: 2}
+	p.Scaling.ScaleDownCooldown, p.Scaling.MinRunTime = 10*time.Minute, 5*time.Minute
 	snap := w.store.snapshots["linux"]
 	snap.Pool = *p
 	w.store.snapshots["linux"] = snap
@@ -137,6 +138,9 @@ func TestPoolSettings(t *testing.T) {
 		Overflow:  &v1.Overflow{Pool: "cloud", After: durationpb.New(time.Minute)}, Quotas: []*v1.Quota{{Name: "mobile", Repositories: []string{"octo/m*"}, Each: true, MaxRunners: 3}},
 		Priorities: []*v1.Priority{{Label: "fast", Branch: "main", Repository: "octo/*", Event: "push", Weight: -4}}, Canary: &v1.Canary{Offering: "next", Percent: 10, MaxFailures: 2}}
 	got := resp.Pool
+	if sc := got.Scaling; sc.ScaleDownCooldown.AsDuration() != 10*time.Minute || sc.MinRunTime.AsDuration() != 5*time.Minute {
+		t.Errorf("scaling %v", sc)
+	}
 	only := &v1.Pool{Suspended: got.Suspended, ScaleSet: got.ScaleSet, JobWait: got.JobWait, InactiveMinutes: got.InactiveMinutes, Schedules: got.Schedules, Overflow: got.Overflow, Quotas: got.Quotas, Priorities: got.Priorities, Canary: got.Canary}
 	if d := cmp.Diff(want, only, protocmp.Transform()); d != "" {
 		t.Error(d)

@@ -189,6 +189,9 @@ func (a *API) Situation(ctx context.Context, j muster.Job) (sit muster.Situation
 	if sit.Pools, err = a.Store.Pools(ctx, j.Workspace); err != nil {
 		return sit, last, err
 	}
+	if err := a.keptOf(ctx, &sit); err != nil {
+		return sit, last, err
+	}
 	if j.Pool == "" {
 		return sit, last, a.surroundings(ctx, &sit)
 	}

@@ -60,6 +60,11 @@ func (s pools) view(ctx context.Context, p muster.Pool) (*v1.Pool, error) {
 	if ok {
 		out.Status.LastDecision = decisionOf(last)
 	}
+	if p.Keeps() {
+		if out.Status.Machine, err = s.machine(ctx, p.Workspace, p.MachineID()); err != nil {
+			return nil, err
+		}
+	}
 	return out, nil
 }
 

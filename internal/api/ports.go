@@ -28,6 +28,12 @@ type Store interface {
 	Supply(ctx context.Context, workspace, pool string, since, until time.Time) ([]muster.Runner, error)
 	LastDecision(ctx context.Context, workspace, pool string) (muster.DecisionRecord, bool, error)
 
+	// Machine is what is known of a kept machine, CodeNotFound before anything is;
+	// Machines are all such. MachineDemand is what speaks for and against stopping one.
+	Machine(ctx context.Context, workspace string, id muster.MachineID) (muster.Machine, error)
+	Machines(ctx context.Context, workspace string) ([]muster.Machine, error)
+	MachineDemand(ctx context.Context, workspace string, id muster.MachineID) (muster.MachineDemand, error)
+
 	// Runners are newest first.
 	Runners(ctx context.Context, workspace string, f RunnerFilter) ([]muster.Runner, error)
 	Runner(ctx context.Context, workspace string, id muster.RunnerID) (muster.Runner, error)
@@ -124,6 +130,10 @@ type Commands interface {
 	DrainRunner(ctx context.Context, workspace string, id muster.RunnerID, reason string) error
 	SetPool(ctx context.Context, workspace, pool string, o muster.PoolOverride) error
 	RedispatchDelivery(ctx context.Context, guid string) error
+	// StartMachine and StopMachine say what a wish about a kept machine comes to.
+	// Generation 0 is an operator's wish.
+	StartMachine(ctx context.Context, workspace string, id muster.MachineID) (muster.MachineAnswer, error)
+	StopMachine(ctx context.Context, workspace string, id muster.MachineID, generation int64) (muster.MachineAnswer, error)
 	// Healthy asks GitHub whether the runner is online; not to be known is no.
 	Healthy(ctx context.Context, workspace string, id muster.RunnerID) bool
 	// ProviderRefusal is the provider's last refusal to a pool in its own words

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,6 +63,28 @@ func monthOf(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month(), 1, 0, 0, 0, 0, time.UTC)
 }
 
+// keptOf adds what is known of kept machines: all of them, because the labels of
+// their runners decide which pool a job is for, and what runs on the job's own.
+func (a *API) keptOf(ctx context.Context, sit *muster.Situation) (err error) {
+	if !slices.ContainsFunc(sit.Pools, muster.Pool.Keeps) {
+		return nil
+	}
+	if sit.Machines, err = a.Store.Machines(ctx, sit.Job.Workspace); err != nil {
+		return err
+	}
+	for _, p := range sit.Pools {
+		if p.Name != sit.Job.Pool || !p.Keeps() {
+			continue
+		}
+		d, err := a.Store.MachineDemand(ctx, sit.Job.Workspace, p.MachineID())
+		if err != nil {
+			return err
+		}
+		sit.OnMachine = d.Running
+	}
+	return nil
+}
+
 // surroundings adds to a situation what lies outside of the pool: how GitHub
 // treats us, what the App and the runner group allow, what became of the runner,
 // and who told of the job.
@@ -107,7 +130,8 @@ func (a *API) surroundings(ctx context.Context, sit *muster.Situation) error {
 	}
 	sit.AppProblem = a.Access.AppProblem(ctx, j.App, owner)
 	sit.ScaleSetProblem = a.Access.ScaleSetProblem(sit.Snapshot.Pool)
-	if queued := j.QueuedAt(); j.State == muster.JobQueued && j.Pool != "" && !queued.IsZero() && now.Sub(queued) >= groupAfter {
+	// The runner of a kept machine is in the group that its operator registered it in.
+	if queued := j.QueuedAt(); j.State == muster.JobQueued && j.Pool != "" && !sit.Snapshot.Pool.Keeps() && !queued.IsZero() && now.Sub(queued) >= groupAfter {
 		sit.GroupProblem = a.Access.GroupProblem(ctx, sit.Snapshot.Pool, j)
 	}
 	return nil

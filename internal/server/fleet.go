@@ -326,6 +326,8 @@ func (s fleetStore) Subscribe(ctx context.Context) <-chan muster.Change {
 	return none
 }
 
+var errNoMachines = muster.Errorf(muster.CodeNotFound, "a fleet keeps no machines")
+
 // fleetCommands is what operators may ask of a fleet.
 type fleetCommands struct{ f *fleet.Fleet }
 
@@ -335,6 +337,14 @@ func (c fleetCommands) DrainRunner(_ context.Context, _ string, id muster.Runner
 
 func (c fleetCommands) SetPool(_ context.Context, _, pool string, o muster.PoolOverride) error {
 	return c.f.SetPool(pool, o)
+}
+
+func (c fleetCommands) StartMachine(context.Context, string, muster.MachineID) (muster.MachineAnswer, error) {
+	return muster.MachineAnswer{}, errNoMachines
+}
+
+func (c fleetCommands) StopMachine(context.Context, string, muster.MachineID, int64) (muster.MachineAnswer, error) {
+	return muster.MachineAnswer{}, errNoMachines
 }
 
 func (c fleetCommands) RedispatchDelivery(context.Context, string) error {

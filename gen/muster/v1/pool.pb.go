@@ -38,8 +38,12 @@ type Scaling struct {
 	ScaleUpThreshold   int32                `protobuf:"varint,4,opt,name=scale_up_threshold,json=scaleUpThreshold,proto3" json:"scale_up_threshold,omitempty"`
 	ScaleDownThreshold int32                `protobuf:"varint,5,opt,name=scale_down_threshold,json=scaleDownThreshold,proto3" json:"scale_down_threshold,omitempty"`
 	Cooldown           *durationpb.Duration `protobuf:"bytes,6,opt,name=cooldown,proto3" json:"cooldown,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// scale_down_cooldown is how long no runner is ended after a scaling; absent means cooldown.
+	ScaleDownCooldown *durationpb.Duration `protobuf:"bytes,7,opt,name=scale_down_cooldown,json=scaleDownCooldown,proto3" json:"scale_down_cooldown,omitempty"`
+	// min_run_time is how old a runner is before it may be ended; absent means a minute.
+	MinRunTime    *durationpb.Duration `protobuf:"bytes,8,opt,name=min_run_time,json=minRunTime,proto3" json:"min_run_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Scaling) Reset() {
@@ -114,6 +118,20 @@ func (x *Scaling) GetCooldown() *durationpb.Duration {
 	return nil
 }
 
+func (x *Scaling) GetScaleDownCooldown() *durationpb.Duration {
+	if x != nil {
+		return x.ScaleDownCooldown
+	}
+	return nil
+}
+
+func (x *Scaling) GetMinRunTime() *durationpb.Duration {
+	if x != nil {
+		return x.MinRunTime
+	}
+	return nil
+}
+
 // Pool is a wish: which jobs to serve, where to register, on what to run.
 type Pool struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -165,8 +183,11 @@ type Pool struct {
 	Canary *Canary `protobuf:"bytes,32,opt,name=canary,proto3" json:"canary,omitempty"`
 	// inactive_minutes is how long a kept machine stays up after its last job; 0 is 3.
 	InactiveMinutes int32 `protobuf:"varint,33,opt,name=inactive_minutes,json=inactiveMinutes,proto3" json:"inactive_minutes,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// machine is the kept machine's name, zone where it is.
+	Machine       string `protobuf:"bytes,34,opt,name=machine,proto3" json:"machine,omitempty"`
+	Zone          string `protobuf:"bytes,35,opt,name=zone,proto3" json:"zone,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Pool) Reset() {
@@ -428,6 +449,20 @@ func (x *Pool) GetInactiveMinutes() int32 {
 		return x.InactiveMinutes
 	}
 	return 0
+}
+
+func (x *Pool) GetMachine() string {
+	if x != nil {
+		return x.Machine
+	}
+	return ""
+}
+
+func (x *Pool) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
 }
 
 // Schedule changes a pool's limits for a while each time that its cron expression fires.
@@ -842,7 +877,9 @@ type PoolStatus struct {
 	// jobs_unnamed are waiting jobs that are known only by number.
 	JobsUnnamed int32 `protobuf:"varint,9,opt,name=jobs_unnamed,json=jobsUnnamed,proto3" json:"jobs_unnamed,omitempty"`
 	// notes are the rules beyond the limits by which the pool decides.
-	Notes         []*Note `protobuf:"bytes,10,rep,name=notes,proto3" json:"notes,omitempty"`
+	Notes []*Note `protobuf:"bytes,10,rep,name=notes,proto3" json:"notes,omitempty"`
+	// machine is the one that a kept pool starts and stops; such a pool has no runners.
+	Machine       *Machine `protobuf:"bytes,11,opt,name=machine,proto3" json:"machine,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -943,6 +980,13 @@ func (x *PoolStatus) GetJobsUnnamed() int32 {
 func (x *PoolStatus) GetNotes() []*Note {
 	if x != nil {
 		return x.Notes
+	}
+	return nil
+}
+
+func (x *PoolStatus) GetMachine() *Machine {
+	if x != nil {
+		return x.Machine
 	}
 	return nil
 }
@@ -2189,7 +2233,7 @@ var File_muster_v1_pool_proto protoreflect.FileDescriptor
 
 const file_muster_v1_pool_proto_rawDesc = "" +
 	"\n" +
-	"\x14muster/v1/pool.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x02\n" +
+	"\x14muster/v1/pool.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17muster/v1/machine.proto\"\x92\x03\n" +
 	"\aScaling\x12\x1f\n" +
 	"\vmin_runners\x18\x01 \x01(\x05R\n" +
 	"minRunners\x12\x1f\n" +
@@ -2198,7 +2242,10 @@ const file_muster_v1_pool_proto_rawDesc = "" +
 	"\x0fjobs_per_runner\x18\x03 \x01(\x05R\rjobsPerRunner\x12,\n" +
 	"\x12scale_up_threshold\x18\x04 \x01(\x05R\x10scaleUpThreshold\x120\n" +
 	"\x14scale_down_threshold\x18\x05 \x01(\x05R\x12scaleDownThreshold\x125\n" +
-	"\bcooldown\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bcooldown\"\x8a\n" +
+	"\bcooldown\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bcooldown\x12I\n" +
+	"\x13scale_down_cooldown\x18\a \x01(\v2\x19.google.protobuf.DurationR\x11scaleDownCooldown\x12;\n" +
+	"\fmin_run_time\x18\b \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"minRunTime\"\xb8\n" +
 	"\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
@@ -2236,7 +2283,9 @@ const file_muster_v1_pool_proto_rawDesc = "" +
 	"priorities\x18\x1f \x03(\v2\x13.muster.v1.PriorityR\n" +
 	"priorities\x12)\n" +
 	"\x06canary\x18  \x01(\v2\x11.muster.v1.CanaryR\x06canary\x12)\n" +
-	"\x10inactive_minutes\x18! \x01(\x05R\x0finactiveMinutes\"\xd4\x01\n" +
+	"\x10inactive_minutes\x18! \x01(\x05R\x0finactiveMinutes\x12\x18\n" +
+	"\amachine\x18\" \x01(\tR\amachine\x12\x12\n" +
+	"\x04zone\x18# \x01(\tR\x04zone\"\xd4\x01\n" +
 	"\bSchedule\x12\x12\n" +
 	"\x04cron\x18\x01 \x01(\tR\x04cron\x12\x1b\n" +
 	"\ttime_zone\x18\x02 \x01(\tR\btimeZone\x12+\n" +
@@ -2270,7 +2319,7 @@ const file_muster_v1_pool_proto_rawDesc = "" +
 	"\fmax_failures\x18\x03 \x01(\x05R\vmaxFailures\"0\n" +
 	"\x04Note\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x12\n" +
-	"\x04text\x18\x02 \x01(\tR\x04text\"\xbd\x03\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"\xeb\x03\n" +
 	"\n" +
 	"PoolStatus\x12\x1f\n" +
 	"\vjobs_queued\x18\x01 \x01(\x05R\n" +
@@ -2284,7 +2333,8 @@ const file_muster_v1_pool_proto_rawDesc = "" +
 	"\rlast_decision\x18\b \x01(\v2\x13.muster.v1.DecisionR\flastDecision\x12!\n" +
 	"\fjobs_unnamed\x18\t \x01(\x05R\vjobsUnnamed\x12%\n" +
 	"\x05notes\x18\n" +
-	" \x03(\v2\x0f.muster.v1.NoteR\x05notes\"\xd5\x01\n" +
+	" \x03(\v2\x0f.muster.v1.NoteR\x05notes\x12,\n" +
+	"\amachine\x18\v \x01(\v2\x12.muster.v1.MachineR\amachine\"\xd5\x01\n" +
 	"\fQueueMetrics\x12!\n" +
 	"\fpending_jobs\x18\x01 \x01(\x05R\vpendingJobs\x12(\n" +
 	"\x10in_progress_jobs\x18\x02 \x01(\x05R\x0einProgressJobs\x12\x1f\n" +
@@ -2448,72 +2498,76 @@ var file_muster_v1_pool_proto_goTypes = []any{
 	nil,                            // 25: muster.v1.DryRunRequest.SetEntry
 	(*durationpb.Duration)(nil),    // 26: google.protobuf.Duration
 	(*timestamppb.Timestamp)(nil),  // 27: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),        // 28: google.protobuf.Struct
+	(*Machine)(nil),                // 28: muster.v1.Machine
+	(*structpb.Struct)(nil),        // 29: google.protobuf.Struct
 }
 var file_muster_v1_pool_proto_depIdxs = []int32{
 	26, // 0: muster.v1.Scaling.cooldown:type_name -> google.protobuf.Duration
-	0,  // 1: muster.v1.Pool.scaling:type_name -> muster.v1.Scaling
-	26, // 2: muster.v1.Pool.no_job_timeout:type_name -> google.protobuf.Duration
-	26, // 3: muster.v1.Pool.rotation_interval:type_name -> google.protobuf.Duration
-	26, // 4: muster.v1.Pool.max_age:type_name -> google.protobuf.Duration
-	26, // 5: muster.v1.Pool.connect_timeout:type_name -> google.protobuf.Duration
-	8,  // 6: muster.v1.Pool.status:type_name -> muster.v1.PoolStatus
-	26, // 7: muster.v1.Pool.job_wait:type_name -> google.protobuf.Duration
-	2,  // 8: muster.v1.Pool.schedules:type_name -> muster.v1.Schedule
-	3,  // 9: muster.v1.Pool.overflow:type_name -> muster.v1.Overflow
-	4,  // 10: muster.v1.Pool.quotas:type_name -> muster.v1.Quota
-	5,  // 11: muster.v1.Pool.priorities:type_name -> muster.v1.Priority
-	6,  // 12: muster.v1.Pool.canary:type_name -> muster.v1.Canary
-	26, // 13: muster.v1.Schedule.for:type_name -> google.protobuf.Duration
-	26, // 14: muster.v1.Overflow.after:type_name -> google.protobuf.Duration
-	27, // 15: muster.v1.PoolStatus.oldest_queued_at:type_name -> google.protobuf.Timestamp
-	10, // 16: muster.v1.PoolStatus.last_decision:type_name -> muster.v1.Decision
-	7,  // 17: muster.v1.PoolStatus.notes:type_name -> muster.v1.Note
-	27, // 18: muster.v1.QueueMetrics.timestamp:type_name -> google.protobuf.Timestamp
-	27, // 19: muster.v1.Decision.at:type_name -> google.protobuf.Timestamp
-	9,  // 20: muster.v1.Decision.metrics:type_name -> muster.v1.QueueMetrics
-	27, // 21: muster.v1.Decision.wake_at:type_name -> google.protobuf.Timestamp
-	27, // 22: muster.v1.Decision.last_at:type_name -> google.protobuf.Timestamp
-	1,  // 23: muster.v1.ListPoolsResponse.pools:type_name -> muster.v1.Pool
-	1,  // 24: muster.v1.GetPoolResponse.pool:type_name -> muster.v1.Pool
-	19, // 25: muster.v1.GetPoolResponse.offering:type_name -> muster.v1.RunnerOffering
-	10, // 26: muster.v1.ListDecisionsResponse.decisions:type_name -> muster.v1.Decision
-	1,  // 27: muster.v1.SetPoolResponse.pool:type_name -> muster.v1.Pool
-	27, // 28: muster.v1.ReplayDecisionRequest.at:type_name -> google.protobuf.Timestamp
-	10, // 29: muster.v1.ReplayDecisionResponse.recorded:type_name -> muster.v1.Decision
-	10, // 30: muster.v1.ReplayDecisionResponse.recomputed:type_name -> muster.v1.Decision
-	1,  // 31: muster.v1.ReplayDecisionResponse.pool:type_name -> muster.v1.Pool
-	27, // 32: muster.v1.ReplayDecisionResponse.last_scaling:type_name -> google.protobuf.Timestamp
-	28, // 33: muster.v1.ReplayDecisionResponse.snapshot:type_name -> google.protobuf.Struct
-	25, // 34: muster.v1.DryRunRequest.set:type_name -> muster.v1.DryRunRequest.SetEntry
-	27, // 35: muster.v1.DryRunRequest.since:type_name -> google.protobuf.Timestamp
-	27, // 36: muster.v1.DryRunRequest.until:type_name -> google.protobuf.Timestamp
-	26, // 37: muster.v1.DryRunResult.wait_p50:type_name -> google.protobuf.Duration
-	26, // 38: muster.v1.DryRunResult.wait_p95:type_name -> google.protobuf.Duration
-	26, // 39: muster.v1.DryRunResult.wait_max:type_name -> google.protobuf.Duration
-	26, // 40: muster.v1.DryRunResult.runner_time:type_name -> google.protobuf.Duration
-	23, // 41: muster.v1.DryRunResponse.measured:type_name -> muster.v1.DryRunResult
-	23, // 42: muster.v1.DryRunResponse.before:type_name -> muster.v1.DryRunResult
-	23, // 43: muster.v1.DryRunResponse.after:type_name -> muster.v1.DryRunResult
-	27, // 44: muster.v1.DryRunResponse.since:type_name -> google.protobuf.Timestamp
-	27, // 45: muster.v1.DryRunResponse.until:type_name -> google.protobuf.Timestamp
-	11, // 46: muster.v1.PoolService.ListPools:input_type -> muster.v1.ListPoolsRequest
-	13, // 47: muster.v1.PoolService.GetPool:input_type -> muster.v1.GetPoolRequest
-	15, // 48: muster.v1.PoolService.ListDecisions:input_type -> muster.v1.ListDecisionsRequest
-	17, // 49: muster.v1.PoolService.SetPool:input_type -> muster.v1.SetPoolRequest
-	20, // 50: muster.v1.PoolService.ReplayDecision:input_type -> muster.v1.ReplayDecisionRequest
-	22, // 51: muster.v1.PoolService.DryRun:input_type -> muster.v1.DryRunRequest
-	12, // 52: muster.v1.PoolService.ListPools:output_type -> muster.v1.ListPoolsResponse
-	14, // 53: muster.v1.PoolService.GetPool:output_type -> muster.v1.GetPoolResponse
-	16, // 54: muster.v1.PoolService.ListDecisions:output_type -> muster.v1.ListDecisionsResponse
-	18, // 55: muster.v1.PoolService.SetPool:output_type -> muster.v1.SetPoolResponse
-	21, // 56: muster.v1.PoolService.ReplayDecision:output_type -> muster.v1.ReplayDecisionResponse
-	24, // 57: muster.v1.PoolService.DryRun:output_type -> muster.v1.DryRunResponse
-	52, // [52:58] is the sub-list for method output_type
-	46, // [46:52] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	26, // 1: muster.v1.Scaling.scale_down_cooldown:type_name -> google.protobuf.Duration
+	26, // 2: muster.v1.Scaling.min_run_time:type_name -> google.protobuf.Duration
+	0,  // 3: muster.v1.Pool.scaling:type_name -> muster.v1.Scaling
+	26, // 4: muster.v1.Pool.no_job_timeout:type_name -> google.protobuf.Duration
+	26, // 5: muster.v1.Pool.rotation_interval:type_name -> google.protobuf.Duration
+	26, // 6: muster.v1.Pool.max_age:type_name -> google.protobuf.Duration
+	26, // 7: muster.v1.Pool.connect_timeout:type_name -> google.protobuf.Duration
+	8,  // 8: muster.v1.Pool.status:type_name -> muster.v1.PoolStatus
+	26, // 9: muster.v1.Pool.job_wait:type_name -> google.protobuf.Duration
+	2,  // 10: muster.v1.Pool.schedules:type_name -> muster.v1.Schedule
+	3,  // 11: muster.v1.Pool.overflow:type_name -> muster.v1.Overflow
+	4,  // 12: muster.v1.Pool.quotas:type_name -> muster.v1.Quota
+	5,  // 13: muster.v1.Pool.priorities:type_name -> muster.v1.Priority
+	6,  // 14: muster.v1.Pool.canary:type_name -> muster.v1.Canary
+	26, // 15: muster.v1.Schedule.for:type_name -> google.protobuf.Duration
+	26, // 16: muster.v1.Overflow.after:type_name -> google.protobuf.Duration
+	27, // 17: muster.v1.PoolStatus.oldest_queued_at:type_name -> google.protobuf.Timestamp
+	10, // 18: muster.v1.PoolStatus.last_decision:type_name -> muster.v1.Decision
+	7,  // 19: muster.v1.PoolStatus.notes:type_name -> muster.v1.Note
+	28, // 20: muster.v1.PoolStatus.machine:type_name -> muster.v1.Machine
+	27, // 21: muster.v1.QueueMetrics.timestamp:type_name -> google.protobuf.Timestamp
+	27, // 22: muster.v1.Decision.at:type_name -> google.protobuf.Timestamp
+	9,  // 23: muster.v1.Decision.metrics:type_name -> muster.v1.QueueMetrics
+	27, // 24: muster.v1.Decision.wake_at:type_name -> google.protobuf.Timestamp
+	27, // 25: muster.v1.Decision.last_at:type_name -> google.protobuf.Timestamp
+	1,  // 26: muster.v1.ListPoolsResponse.pools:type_name -> muster.v1.Pool
+	1,  // 27: muster.v1.GetPoolResponse.pool:type_name -> muster.v1.Pool
+	19, // 28: muster.v1.GetPoolResponse.offering:type_name -> muster.v1.RunnerOffering
+	10, // 29: muster.v1.ListDecisionsResponse.decisions:type_name -> muster.v1.Decision
+	1,  // 30: muster.v1.SetPoolResponse.pool:type_name -> muster.v1.Pool
+	27, // 31: muster.v1.ReplayDecisionRequest.at:type_name -> google.protobuf.Timestamp
+	10, // 32: muster.v1.ReplayDecisionResponse.recorded:type_name -> muster.v1.Decision
+	10, // 33: muster.v1.ReplayDecisionResponse.recomputed:type_name -> muster.v1.Decision
+	1,  // 34: muster.v1.ReplayDecisionResponse.pool:type_name -> muster.v1.Pool
+	27, // 35: muster.v1.ReplayDecisionResponse.last_scaling:type_name -> google.protobuf.Timestamp
+	29, // 36: muster.v1.ReplayDecisionResponse.snapshot:type_name -> google.protobuf.Struct
+	25, // 37: muster.v1.DryRunRequest.set:type_name -> muster.v1.DryRunRequest.SetEntry
+	27, // 38: muster.v1.DryRunRequest.since:type_name -> google.protobuf.Timestamp
+	27, // 39: muster.v1.DryRunRequest.until:type_name -> google.protobuf.Timestamp
+	26, // 40: muster.v1.DryRunResult.wait_p50:type_name -> google.protobuf.Duration
+	26, // 41: muster.v1.DryRunResult.wait_p95:type_name -> google.protobuf.Duration
+	26, // 42: muster.v1.DryRunResult.wait_max:type_name -> google.protobuf.Duration
+	26, // 43: muster.v1.DryRunResult.runner_time:type_name -> google.protobuf.Duration
+	23, // 44: muster.v1.DryRunResponse.measured:type_name -> muster.v1.DryRunResult
+	23, // 45: muster.v1.DryRunResponse.before:type_name -> muster.v1.DryRunResult
+	23, // 46: muster.v1.DryRunResponse.after:type_name -> muster.v1.DryRunResult
+	27, // 47: muster.v1.DryRunResponse.since:type_name -> google.protobuf.Timestamp
+	27, // 48: muster.v1.DryRunResponse.until:type_name -> google.protobuf.Timestamp
+	11, // 49: muster.v1.PoolService.ListPools:input_type -> muster.v1.ListPoolsRequest
+	13, // 50: muster.v1.PoolService.GetPool:input_type -> muster.v1.GetPoolRequest
+	15, // 51: muster.v1.PoolService.ListDecisions:input_type -> muster.v1.ListDecisionsRequest
+	17, // 52: muster.v1.PoolService.SetPool:input_type -> muster.v1.SetPoolRequest
+	20, // 53: muster.v1.PoolService.ReplayDecision:input_type -> muster.v1.ReplayDecisionRequest
+	22, // 54: muster.v1.PoolService.DryRun:input_type -> muster.v1.DryRunRequest
+	12, // 55: muster.v1.PoolService.ListPools:output_type -> muster.v1.ListPoolsResponse
+	14, // 56: muster.v1.PoolService.GetPool:output_type -> muster.v1.GetPoolResponse
+	16, // 57: muster.v1.PoolService.ListDecisions:output_type -> muster.v1.ListDecisionsResponse
+	18, // 58: muster.v1.PoolService.SetPool:output_type -> muster.v1.SetPoolResponse
+	21, // 59: muster.v1.PoolService.ReplayDecision:output_type -> muster.v1.ReplayDecisionResponse
+	24, // 60: muster.v1.PoolService.DryRun:output_type -> muster.v1.DryRunResponse
+	55, // [55:61] is the sub-list for method output_type
+	49, // [49:55] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_pool_proto_init() }
@@ -2521,6 +2575,7 @@ func file_muster_v1_pool_proto_init() {
 	if File_muster_v1_pool_proto != nil {
 		return
 	}
+	file_muster_v1_machine_proto_init()
 	file_muster_v1_pool_proto_msgTypes[2].OneofWrappers = []any{}
 	file_muster_v1_pool_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
