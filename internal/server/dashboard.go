@@ -150,6 +150,15 @@ func (d *dashboard) PoolSnapshot(ctx context.Context, pool string) (muster.Snaps
 	return d.snapshot(ctx, workspace, pool)
 }
 
+func (d *dashboard) Machine(ctx context.Context, id muster.MachineID) (v web.MachineView, err error) {
+	if v.Machine, err = d.store.Machine(ctx, workspace, id); err != nil && muster.CodeOf(err) != muster.CodeNotFound {
+		return v, err
+	}
+	v.ID = id
+	v.Demand, err = d.store.MachineDemand(ctx, workspace, id)
+	return v, err
+}
+
 func (d *dashboard) Decisions(ctx context.Context, pool string, limit int) ([]muster.DecisionRecord, error) {
 	return d.store.Decisions(ctx, workspace, pool, limit)
 }
@@ -326,6 +335,14 @@ func (c webCommands) DrainRunner(ctx context.Context, id muster.RunnerID, reason
 
 func (c webCommands) SetPool(ctx context.Context, pool string, o muster.PoolOverride) error {
 	return c.Client.SetPool(ctx, workspace, pool, o)
+}
+
+func (c webCommands) StartMachine(ctx context.Context, id muster.MachineID) (muster.MachineAnswer, error) {
+	return c.Client.StartMachine(ctx, workspace, id)
+}
+
+func (c webCommands) StopMachine(ctx context.Context, id muster.MachineID) (muster.MachineAnswer, error) {
+	return c.Client.StopMachine(ctx, workspace, id, 0)
 }
 
 func (c webCommands) NudgePool(ctx context.Context, pool string) error {

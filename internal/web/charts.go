@@ -236,6 +236,9 @@ func (c capacity) Title() string {
 
 func capacityOf(s muster.Snapshot) capacity {
 	c := capacity{Min: s.Pool.Scaling.MinRunners, Max: s.Pool.Scaling.MaxRunners}
+	if s.Pool.Keeps() { // it has a machine and no size
+		c.Min, c.Max = 0, 0
+	}
 	for _, j := range s.Jobs {
 		switch j.State {
 		case muster.JobQueued:

@@ -34,6 +34,8 @@ type fake struct {
 	spendings  []web.ProjectSpending
 	findingsOf []web.Finding
 	health     web.Health
+	machines   map[muster.MachineID]web.MachineView
+	answer     muster.MachineAnswer // to wishes about machines
 	commands   []string
 	subs       map[chan muster.Change]bool
 	broken     error // returned by every read while set
@@ -616,6 +618,14 @@ func (f *fake) PoolSnapshot(_ context.Context, pool string) (muster.Snapshot, er
 	return s, err
 }
 
+func (f *fake) Machine(_ context.Context, id muster.MachineID) (web.MachineView, error) {
+	unlock, err := f.lock()
+	defer unlock()
+	v := f.machines[id]
+	v.ID = id
+	return v, err
+}
+
 func (f *fake) Decisions(_ context.Context, pool string, limit int) ([]web.DecisionRecord, error) {
 	unlock, err := f.lock()
 	defer unlock()
@@ -791,6 +801,16 @@ func (f *fake) NudgePool(_ context.Context, pool string) error {
 func (f *fake) RedispatchDelivery(_ context.Context, guid string) error {
 	f.change(muster.Change{Kind: "delivery", ID: guid}, func() { f.commands = append(f.commands, "redispatch "+guid) })
 	return nil
+}
+
+func (f *fake) StartMachine(_ context.Context, id muster.MachineID) (muster.MachineAnswer, error) {
+	f.change(muster.Change{Kind: "machine", ID: id.String()}, func() { f.commands = append(f.commands, "start "+id.String()) })
+	return f.answer, f.broken
+}
+
+func (f *fake) StopMachine(_ context.Context, id muster.MachineID) (muster.MachineAnswer, error) {
+	f.change(muster.Change{Kind: "machine", ID: id.String()}, func() { f.commands = append(f.commands, "stop "+id.String()) })
+	return f.answer, f.broken
 }
 
 func (f *fake) asked() []string {

@@ -14,6 +14,7 @@ import (
 type poolRow struct {
 	PoolView
 	Capacity capacity
+	Machine  *MachineView // nil for a pool that makes runners
 	Last     *DecisionRecord
 	queue    []muster.PlanJob // queued, oldest first
 }
@@ -52,6 +53,9 @@ func (s *site) pools(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	for i := range rows {
+		if rows[i].Machine, err = s.keptMachine(r, rows[i].PoolView); err != nil {
+			return err
+		}
 		last, err := s.Reads.Decisions(r.Context(), rows[i].Name, 1)
 		if err != nil {
 			return err
@@ -94,6 +98,9 @@ func (s *site) pool(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if v.Snapshot, err = s.Reads.PoolSnapshot(ctx, v.Name); err != nil {
+		return err
+	}
+	if v.Machine, err = s.keptMachine(r, v.PoolView); err != nil {
 		return err
 	}
 	v.Notes = muster.Notes(v.Snapshot, s.Now())
@@ -186,6 +193,7 @@ type decisionView struct {
 	Notes    []muster.Note
 	Oldest   []muster.PlanJob // the first of the queue
 	More     int
+	Kept     bool // decided about a machine, not by the planner
 }
 
 // decision shows what the planner saw and decides again from it.
@@ -203,6 +211,7 @@ func (s *site) decision(w http.ResponseWriter, r *http.Request) error {
 	}
 	v := decisionView{DecisionRecord: d, Again: muster.Plan(d.Snapshot, d.At), Capacity: capacityOf(d.Snapshot), Notes: muster.Notes(d.Snapshot, d.At)}
 	a, b := d.Decision, v.Again
+	v.Kept = d.Snapshot.Pool.Keeps()
 	v.Same = a.Action == b.Action && a.Target == b.Target && a.Rule == b.Rule && a.Create == b.Create && a.Warm == b.Warm && slices.Equal(a.Drain, b.Drain)
 	v.Oldest = queueOf(d.Snapshot)
 	const shown = 10

@@ -58,6 +58,9 @@ type PoolReads interface {
 	// Decisions are the pool's decisions, newest first; pool "" means all pools.
 	// They may be without their snapshots.
 	Decisions(ctx context.Context, pool string, limit int) ([]DecisionRecord, error)
+	// Machine is a kept machine as it is known; one that nothing was ever written
+	// about has its name and pools only.
+	Machine(ctx context.Context, id muster.MachineID) (MachineView, error)
 	// Decision is one decision with its snapshot.
 	Decision(ctx context.Context, id int64) (DecisionRecord, error)
 }
@@ -100,6 +103,10 @@ type Commands interface {
 	SetPool(ctx context.Context, pool string, o muster.PoolOverride) error
 	// NudgePool has the pool decided anew.
 	NudgePool(ctx context.Context, pool string) error
+	// StartMachine and StopMachine say what a wish about a kept machine comes to; a
+	// busy one is stopped as soon as it is idle.
+	StartMachine(ctx context.Context, id muster.MachineID) (muster.MachineAnswer, error)
+	StopMachine(ctx context.Context, id muster.MachineID) (muster.MachineAnswer, error)
 	// RedispatchDelivery acts on a stored delivery once more; repeats are harmless.
 	RedispatchDelivery(ctx context.Context, guid string) error
 }
@@ -178,6 +185,12 @@ type PoolView struct {
 	muster.Pool
 	Offer      muster.Offering
 	Overridden bool
+}
+
+// MachineView is a kept machine and what speaks for and against stopping it.
+type MachineView struct {
+	muster.Machine
+	Demand muster.MachineDemand
 }
 
 // Health is the state of what Muster stands on.

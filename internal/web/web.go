@@ -133,6 +133,7 @@ func (s *site) pages() http.Handler {
 	get("/pools/{name}", s.pool)
 	post("/pools/{name}", s.setPool)
 	post("/pools/{name}/nudge", s.nudgePool)
+	post("/pools/{name}/machine", s.doMachine)
 	get("/pools/{name}/decisions/{id}", s.decision)
 	get("/runs/{id}", s.run)
 	get("/insights", s.insights)
@@ -327,6 +328,12 @@ var notices = map[string]string{
 	"scale":      "The limits are changed and the pool is being decided anew.",
 	"nudge":      "The pool is being decided anew.",
 	"redispatch": "The delivery is being dispatched again.",
+
+	"machine-" + muster.MachineAnswerStarting: "The machine is being started. One that is still stopping is started once it has stopped.",
+	"machine-" + muster.MachineAnswerRunning:  "The machine is up already.",
+	"machine-" + muster.MachineAnswerStopping: "The machine is being stopped.",
+	"machine-" + muster.MachineAnswerStopped:  "The machine is stopped already.",
+	"machine-" + muster.MachineAnswerBusy:     "A job runs on the machine or waits for it, or GitHub does not say: it is stopped at the first minute at which it is idle.",
 }
 
 // done answers a form: back to the page, with the notice.
