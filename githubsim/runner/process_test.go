@@ -250,6 +250,32 @@ func TestRealProcess(t *testing.T) {
 		}
 	})
 
+	// reference/github.md 9.2: inputs come from ACTIONS_RUNNER_INPUT_*, too; a runner of one job forgets itself.
+	t.Run("ConfiguredForOneJob", func(t *testing.T) {
+		own := copyOf(t, dir)
+		token := fmt.Sprint(s.post("registration-token", nil)["token"])
+		cmd := exec.Command(filepath.Join(own, "config.sh"), "--unattended", "--url", s.url+"/acme", "--name", "once", "--labels", "mine", "--no-default-labels", "--ephemeral", "--disableupdate")
+		cmd.Env = append(os.Environ(), "ACTIONS_RUNNER_INPUT_TOKEN="+token)
+		if out, err := cmd.CombinedOutput(); err != nil || strings.Contains(string(out), token) {
+			t.Fatalf("config.sh: %v\n%s", err, out)
+		}
+		truth := s.Truth()
+		i := slices.IndexFunc(truth.Runners, func(r githubsim.RunnerTruth) bool { return r.Name == "once" })
+		if i < 0 || !slices.Equal(truth.Runners[i].Labels, []string{"mine"}) || !truth.Runners[i].Ephemeral {
+			t.Fatalf("runners %+v", truth.Runners)
+		}
+		p := launch(t, own, "")
+		p.line(t, ": Listening for Jobs")
+		if _, err := s.InjectJob(githubsim.JobOptions{Repo: "acme/web", Labels: []string{"mine"}, Duration: time.Millisecond}); err != nil {
+			t.Fatal(err)
+		}
+		p.line(t, "completed with result: Succeeded")
+		p.end(t)
+		if left := s.Truth().Runners; len(left) > 0 || exists(own, ".runner") || exists(own, ".credentials") {
+			t.Errorf("still registered: %+v", left)
+		}
+	})
+
 	t.Run("Configured", func(t *testing.T) {
 		own := copyOf(t, dir)
 		config := func(args ...string) string {

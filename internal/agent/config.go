@@ -32,7 +32,8 @@ type Config struct {
 	WorkDir string
 	// CacheDir keeps downloaded archives; "" means none are kept.
 	CacheDir string
-	// Download allows RunnerDir to be without run.sh.
+	// Download allows RunnerDir to be without run.sh, or with a runner of another
+	// version than GitHub offers.
 	Download bool
 	// JITArgument passes the configuration as --jitconfig, where every user of the
 	// machine can read it, because runners before 2.293 do not take it otherwise.
@@ -111,7 +112,7 @@ func load(args, environ []string, help io.Writer) (Config, error) {
 	flags.StringVar(&c.RunnerDir, "runner-dir", c.RunnerDir, "`directory` that holds run.sh (MUSTER_RUNNER_DIR)")
 	flags.StringVar(&c.WorkDir, "work-dir", c.WorkDir, "`directory` for the work of jobs; default: _work in the runner's (MUSTER_WORK_DIR)")
 	flags.StringVar(&c.CacheDir, "cache-dir", c.CacheDir, "`directory` that keeps downloaded runners (MUSTER_CACHE_DIR)")
-	flags.BoolVar(&c.Download, "download", c.Download, "download GitHub's runner if the directory has none (MUSTER_DOWNLOAD=1)")
+	flags.BoolVar(&c.Download, "download", c.Download, "download GitHub's runner if the directory has none, or another version (MUSTER_DOWNLOAD=1)")
 	flags.Usage = func() {
 		fmt.Fprint(help, "muster-agent runs one GitHub Actions runner for a Muster control plane.\n\n"+
 			"The boot token comes from MUSTER_BOOT_TOKEN_FILE (a file, which is removed, or /dev/stdin)\n"+
