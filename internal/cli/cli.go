@@ -151,7 +151,7 @@ Commands talk to the control plane at --server (MUSTER_SERVER). Start one with
 		}
 	}
 	add("run", a.initCommand(), a.configCommand(), a.serveCommand(), a.demoCommand(), a.simCommand())
-	add("look", a.statusCommand(), a.poolCommand(), a.runnerCommand(), a.jobCommand(), a.runCommand(), a.deliveryCommand(), a.senseCommand(), a.usageCommand(), a.budgetCommand(), a.installationCommand())
+	add("look", a.statusCommand(), a.poolCommand(), a.machineCommand(), a.runnerCommand(), a.jobCommand(), a.runCommand(), a.deliveryCommand(), a.senseCommand(), a.usageCommand(), a.budgetCommand(), a.installationCommand())
 	root.AddCommand(a.fleetCommand(), a.versionCommand())
 	return root
 }

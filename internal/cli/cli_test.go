@@ -37,6 +37,7 @@ func TestMain(m *testing.M) {
 func TestOutput(t *testing.T) {
 	for _, args := range []string{
 		"status", "pool list", "pool show linux", "pool decisions linux", "pool scale linux --min 1 --max 8", "pool disable linux", "pool enable linux", "pool suspend linux", "pool resume linux", "pool replay linux --at 11:58", "pool dry-run linux --set max_runners=20 --set job_wait=30s --last 24h",
+		"pool show box", "machine list", "machine start build-box --zone us-central1-a", "machine start gpu-box", "machine stop gpu-box", "machine stop build-box --zone us-central1-a",
 		"runner list", "runner show r-busy", "runner show r-busy --check", "runner show linux-late", "runner show linux-late --check", "runner log r-busy", "runner drain r-busy --reason maintenance", "runner drain r-late",
 		"job list", "job show 101/2", "job why 104", "job why 102", "job log 101",
 		"delivery list", "delivery show guid-1", "delivery show guid-1 --body", "delivery redispatch guid-1",
@@ -118,12 +119,12 @@ func TestInspectionMistakes(t *testing.T) {
 
 func TestCommandsReachThePlane(t *testing.T) {
 	p := newPlane(t)
-	for _, args := range []string{"pool scale linux --max 8", "pool disable linux", "pool suspend linux", "pool replay linux --at 11:58", "pool replay linux --json", "pool dry-run linux --set max=20 --last 7d", "sense report --grace 2m", "runner drain r-busy --reason x", "runner list --pool linux --state active,draining --all", "delivery redispatch guid-1", "usage summary --by day --since 7d", "job list --since 2026-11-19"} {
+	for _, args := range []string{"pool scale linux --max 8", "pool disable linux", "pool suspend linux", "machine start build-box --zone b --provider here", "machine stop gpu-box", "pool replay linux --at 11:58", "pool replay linux --json", "pool dry-run linux --set max=20 --last 7d", "sense report --grace 2m", "runner drain r-busy --reason x", "runner list --pool linux --state active,draining --all", "delivery redispatch guid-1", "usage summary --by day --since 7d", "job list --since 2026-11-19"} {
 		if r := p.muster(t, strings.Fields(args)...); r.code != 0 {
 			t.Fatalf("%s: %s", args, r.errOut)
 		}
 	}
-	want := []string{"set linux max=8", "set linux enabled=false", "set linux suspended=true", "replay linux at=2026-11-20T11:58:00Z snapshot=false", "replay linux at=1970-01-01T00:00:00Z snapshot=true", "dry-run linux set=map[max:20] since=2026-11-13T12:00:00Z", "senses since=2026-11-13 grace=2m0s", `drain r-busy "x"`, "runners pool=linux states=[active draining] all=true", "redispatch guid-1", "summary by=day since=2026-11-13", "jobs since 2026-11-19T00:00:00Z"}
+	want := []string{"set linux max=8", "set linux enabled=false", "set linux suspended=true", `start build-box in "b" of "here"`, `stop gpu-box in "" of ""`, "replay linux at=2026-11-20T11:58:00Z snapshot=false", "replay linux at=1970-01-01T00:00:00Z snapshot=true", "dry-run linux set=map[max:20] since=2026-11-13T12:00:00Z", "senses since=2026-11-13 grace=2m0s", `drain r-busy "x"`, "runners pool=linux states=[active draining] all=true", "redispatch guid-1", "summary by=day since=2026-11-13", "jobs since 2026-11-19T00:00:00Z"}
 	if d := cmp.Diff(want, p.asked); d != "" {
 		t.Error(d)
 	}

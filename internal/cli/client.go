@@ -41,6 +41,7 @@ type client struct {
 	system        musterv1connect.SystemServiceClient
 	runs          musterv1connect.RunServiceClient
 	senses        musterv1connect.SenseServiceClient
+	machines      musterv1connect.MachineServiceClient
 }
 
 // address is the control plane that is meant.
@@ -89,6 +90,7 @@ func (a *app) dial() (*client, error) {
 		system:        musterv1connect.NewSystemServiceClient(hc, base, opt),
 		runs:          musterv1connect.NewRunServiceClient(hc, base, opt),
 		senses:        musterv1connect.NewSenseServiceClient(hc, base, opt),
+		machines:      musterv1connect.NewMachineServiceClient(hc, base, opt),
 	}, nil
 }
 

@@ -87,6 +87,7 @@ func newPlane(t *testing.T) *plane {
 	mux.Handle(musterv1connect.NewUsageServiceHandler(usageService{p: p}))
 	mux.Handle(musterv1connect.NewInstallationServiceHandler(installationService{p: p}))
 	mux.Handle(musterv1connect.NewSystemServiceHandler(systemService{p: p}))
+	mux.Handle(musterv1connect.NewMachineServiceHandler(machineService{p: p}))
 	mux.Handle(musterv1connect.NewRunServiceHandler(runService{p: p}))
 	mux.Handle(musterv1connect.NewSenseServiceHandler(senseService{p: p}))
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -115,9 +116,12 @@ type poolService struct {
 }
 
 func (s poolService) ListPools(context.Context, *v1.ListPoolsRequest) (*v1.ListPoolsResponse, error) {
-	return &v1.ListPoolsResponse{Pools: []*v1.Pool{s.p.pool}}, nil
+	return &v1.ListPoolsResponse{Pools: []*v1.Pool{s.p.pool, keptPool()}}, nil
 }
 func (s poolService) GetPool(_ context.Context, req *v1.GetPoolRequest) (*v1.GetPoolResponse, error) {
+	if req.Name == "box" {
+		return &v1.GetPoolResponse{Pool: keptPool()}, nil
+	}
 	if req.Name != s.p.pool.Name {
 		return nil, notFound("pool", req.Name)
 	}
@@ -307,6 +311,51 @@ func (s jobService) GetJobLog(_ context.Context, req *v1.GetJobLogRequest, strea
 		}
 	}
 	return nil
+}
+
+// boxes are three kept machines: one that runs a job, one that its platform does
+// not start, and one that nobody looked at yet.
+func boxes() []*v1.Machine {
+	return []*v1.Machine{
+		{Name: "gpu-box", Zone: "us-central1-a", Provider: "cloud", Status: "RUNNING", StatusAt: ago(20 * time.Second), Since: ago(42 * time.Minute), Pools: []string{"box", "box-two"}, Repositories: []string{"octo/app", "octo/ml"},
+			Occupation: "busy", AskedAt: ago(50 * time.Second), JobId: 102, JobAttempt: 1, LastJobEndedAt: ago(31 * time.Minute), Reason: "job 102 of octo/app runs on it", StopAskedAt: ago(time.Minute),
+			Deadline: timestamppb.New(now.Add(10 * time.Second)), DeadlineAction: "GitHub is asked whether its runner is idle, and it is stopped if so", Labels: map[string]*v1.RunnerLabels{"box": {Names: []string{"self-hosted", "gpu"}}}},
+		{Name: "build-box", Zone: "us-central1-a", Provider: "cloud", Status: "TERMINATED", StatusAt: ago(2 * time.Second), Since: ago(26 * time.Hour), Pools: []string{"box-three"}, Repositories: []string{"octo/web"}, JobsQueued: 2, LastJobEndedAt: ago(27 * time.Hour),
+			Reason: "the platform refused 3 times in a row", LastError: "ZONE_RESOURCE_POOL_EXHAUSTED:\nno n1 now", LastErrorAt: ago(4 * time.Second), Refusals: 3},
+		{Name: "build-box", Zone: "b", Provider: "here", Pools: []string{"box-four"}, Repositories: []string{"octo"}},
+	}
+}
+
+// keptPool keeps the first of the boxes.
+func keptPool() *v1.Pool {
+	return &v1.Pool{
+		Name: "box", Workspace: "default", Project: "default", App: "main", Scope: "octo/app", Labels: []string{"self-hosted", "gpu"}, Provider: "cloud", Lifecycle: "kept", Registration: "preregistered", Enabled: true,
+		Machine: "gpu-box", Zone: "us-central1-a", InactiveMinutes: 15, Scaling: &v1.Scaling{MaxRunners: 10, JobsPerRunner: 2}, RotationInterval: durationpb.New(24 * time.Hour), MaxAge: durationpb.New(121 * time.Hour),
+		Status: &v1.PoolStatus{JobsInProgress: 1, Machine: boxes()[0]},
+	}
+}
+
+type machineService struct {
+	musterv1connect.UnimplementedMachineServiceHandler
+	p *plane
+}
+
+func (s machineService) ListMachines(context.Context, *v1.ListMachinesRequest) (*v1.ListMachinesResponse, error) {
+	return &v1.ListMachinesResponse{Machines: boxes()}, nil
+}
+func (s machineService) StartMachine(_ context.Context, req *v1.StartMachineRequest) (*v1.StartMachineResponse, error) {
+	s.p.ask("start %s in %q of %q", req.Name, req.Zone, req.Provider)
+	if req.Name == "gpu-box" {
+		return &v1.StartMachineResponse{Status: "already_running", Machine: boxes()[0]}, nil
+	}
+	return &v1.StartMachineResponse{Status: "starting", Operation: "operation-17", Machine: boxes()[1]}, nil
+}
+func (s machineService) StopMachine(_ context.Context, req *v1.StopMachineRequest) (*v1.StopMachineResponse, error) {
+	s.p.ask("stop %s in %q of %q", req.Name, req.Zone, req.Provider)
+	if req.Name == "gpu-box" {
+		return &v1.StopMachineResponse{Status: "busy", Message: "Job 102/1 runs on it, scheduled another stop task in 1 minute", Machine: boxes()[0]}, nil
+	}
+	return &v1.StopMachineResponse{Status: "already_stopped", Machine: boxes()[1]}, nil
 }
 
 type deliveryService struct {

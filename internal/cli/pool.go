@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -31,11 +33,19 @@ func (a *app) poolList() *cobra.Command {
 					queued += " (" + short(a.Now().Sub(s.OldestQueuedAt.AsTime())) + ")"
 				}
 				t.row(p.Name, enabled(p), p.Scope, strings.Join(p.Labels, ","), queued, s.GetJobsInProgress(), s.GetRunnersIdle(), s.GetRunnersStarting(),
-					fmt.Sprintf("%d–%d", p.Scaling.GetMinRunners(), p.Scaling.GetMaxRunners()), a.decisionLine(s.GetLastDecision()))
+					limits(p), a.decisionLine(s.GetLastDecision()))
 			}
 			return t.print(w, "No pools. They are configured under pools: in muster.yaml.")
 		})
 	})
+}
+
+// limits are how many runners a pool may have, or the machine that it keeps.
+func limits(p *v1.Pool) string {
+	if m := p.Status.GetMachine(); m != nil {
+		return strings.TrimSpace(m.Name + " " + m.Status)
+	}
+	return fmt.Sprintf("%d–%d", p.Scaling.GetMinRunners(), p.Scaling.GetMaxRunners())
 }
 
 func enabled(p *v1.Pool) cell {
@@ -72,12 +82,12 @@ func (a *app) poolShow() *cobra.Command {
 }
 
 func (a *app) printPool(w io.Writer, p *v1.Pool, o *v1.RunnerOffering) error {
-	s, sc := p.Status, p.Scaling
+	s := p.Status
 	size := p.Offering
 	if o != nil {
 		size = fmt.Sprintf("%s (%s)", o.Name, offering(o))
 	}
-	err := a.facts(w,
+	facts := slices.Concat([]any{
 		"name", cell{p.Name, bold},
 		"state", enabled(p),
 		"scope", p.Scope,
@@ -87,19 +97,52 @@ func (a *app) printPool(w io.Writer, p *v1.Pool, o *v1.RunnerOffering) error {
 		"app", p.App,
 		"provider", p.Provider,
 		"offering", size,
-		"lifecycle", fmt.Sprintf("%s, registered by %s", p.Lifecycle, p.Registration),
-		"runners", fmt.Sprintf("%d to %d, %d provisioning at once", sc.GetMinRunners(), sc.GetMaxRunners(), p.Provisioning),
-		"scaling", fmt.Sprintf("%d jobs per runner, up above %d, down above %d, cooldown %s", sc.GetJobsPerRunner(), sc.GetScaleUpThreshold(), sc.GetScaleDownThreshold(), span(sc.GetCooldown())),
-		"times", fmt.Sprintf("no job %s, rotation %s, maximum age %s", span(p.NoJobTimeout), span(p.RotationInterval), span(p.MaxAge)),
+		"lifecycle", fmt.Sprintf("%s, registered by %s", p.Lifecycle, registrar(p)),
+	}, sizeFacts(p), []any{
 		"jobs", fmt.Sprintf("%d queued, %d in progress", s.GetJobsQueued(), s.GetJobsInProgress()),
 		"oldest queued", a.when(s.GetOldestQueuedAt()),
-		"runners now", fmt.Sprintf("%d starting, %d idle, %d busy, %d draining", s.GetRunnersStarting(), s.GetRunnersIdle(), s.GetRunnersBusy(), s.GetRunnersDraining()),
-		"last decision", a.decisionLine(s.GetLastDecision()),
-	)
+	})
+	if s.GetMachine() == nil {
+		facts = append(facts, "runners now", fmt.Sprintf("%d starting, %d idle, %d busy, %d draining", s.GetRunnersStarting(), s.GetRunnersIdle(), s.GetRunnersBusy(), s.GetRunnersDraining()))
+	}
+	err := a.facts(w, append(facts, "last decision", a.decisionLine(s.GetLastDecision()))...)
 	if err != nil {
 		return err
 	}
+	if m := s.GetMachine(); m != nil {
+		if err := a.printMachine(w, m); err != nil {
+			return err
+		}
+	}
 	return a.notes(w, s.GetNotes())
+}
+
+// registrar says how a pool's runners get to GitHub.
+func registrar(p *v1.Pool) string {
+	if p.Registration == "preregistered" {
+		return "hand"
+	}
+	return p.Registration
+}
+
+// sizeFacts are the rules of a pool's size. A kept pool has a machine instead.
+func sizeFacts(p *v1.Pool) []any {
+	if p.Status.GetMachine() != nil {
+		return []any{"times", fmt.Sprintf("stopped %dm after its last job, rotation %s, maximum age %s", cmp.Or(p.InactiveMinutes, 3), span(p.RotationInterval), span(p.MaxAge))}
+	}
+	sc := p.Scaling
+	scaling := fmt.Sprintf("%d jobs per runner, up above %d, down above %d, cooldown %s", sc.GetJobsPerRunner(), sc.GetScaleUpThreshold(), sc.GetScaleDownThreshold(), span(sc.GetCooldown()))
+	if sc.GetScaleDownCooldown() != nil {
+		scaling += fmt.Sprintf(", %s before going down", span(sc.ScaleDownCooldown))
+	}
+	if sc.GetMinRunTime() != nil {
+		scaling += ", a runner lives at least " + span(sc.MinRunTime)
+	}
+	return []any{
+		"runners", fmt.Sprintf("%d to %d, %d provisioning at once", sc.GetMinRunners(), sc.GetMaxRunners(), p.Provisioning),
+		"scaling", scaling,
+		"times", fmt.Sprintf("no job %s, rotation %s, maximum age %s", span(p.NoJobTimeout), span(p.RotationInterval), span(p.MaxAge)),
+	}
 }
 
 // notes prints a pool's rules beyond its limits.
