@@ -26,12 +26,16 @@ setup: ## Install what the tests need and this machine lacks (Debian, as root)
 .PHONY: test
 test: setup build ## Run every test, the real databases, browsers and drivers included
 	go vet ./...
-	go test -timeout 40m ./...
+	go test -timeout 60m ./...
 	@$(MAKE) --no-print-directory requirements-check
 
 .PHONY: race
 race: setup ## Run the concurrent packages under the race detector
 	CGO_ENABLED=1 go test -race -timeout 40m . ./provider/... ./githubsim/... ./internal/agent/... ./internal/api/... ./internal/config/... ./internal/dryrun/... ./internal/fleet/... ./internal/github/... ./internal/ingress/... ./internal/metrics/... ./internal/schedule/... ./internal/secretbox/... ./internal/store/... ./internal/usage/... ./internal/web/...
+
+.PHONY: cover
+cover: ## Fail if the packages of the fleet tool are covered by less than 80 % (S1-117)
+	@go test -cover ./internal/fleet ./internal/github . ./internal/schedule | awk '{print} /coverage:/ { sub(/%/, "", $$5); if ($$5 + 0 < 80) low = 1 } END { exit low }'
 
 .PHONY: bench
 bench: build ## Measure what the docs claim and write bench/results/
