@@ -327,7 +327,7 @@ func TestBrowser(t *testing.T) {
 	})
 
 	t.Run("NothingIsWiderThanAPhone", func(t *testing.T) {
-		f := newFake()
+		f := newFake().addKept()
 		tb := openTab(t, browser, config(f))
 		tb.do(screen(400, 850, 1))
 		for _, p := range paths(f) {
@@ -339,7 +339,7 @@ func TestBrowser(t *testing.T) {
 	})
 
 	t.Run("EveryPageIsSound", func(t *testing.T) {
-		f := newFake()
+		f := newFake().addKept()
 		tb := openTab(t, browser, config(f))
 		for _, p := range paths(f) {
 			tb.open(p)
@@ -433,6 +433,36 @@ func TestBrowser(t *testing.T) {
 		}
 	})
 
+	t.Run("KeptMachine", func(t *testing.T) {
+		f := newFake().addKept()
+		id := f.findPool("gpu-box-vision").MachineID()
+		tb := openTab(t, browser, config(f))
+		tb.open("/pools")
+		tb.settled()
+		if got := tb.js(`document.getElementById('pool-gpu-box-vision').querySelector('td.bars').textContent`); !strings.HasPrefix(got, "up, busy") || strings.Contains(got, "of 0") {
+			t.Errorf("the list says %q of a machine that runs a job", got)
+		}
+		tb.open("/pools/gpu-box-vision")
+		tb.settled()
+		f.answer = muster.MachineAnswer{Status: muster.MachineAnswerRunning}
+		tb.do(chromedp.Click(chromedp.CSS(`button[value=start]`)))
+		tb.until(`location.search === '?done=machine-already_running' && document.querySelector('.notice')?.textContent.includes('up already')`)
+		f.answer = muster.MachineAnswer{Status: muster.MachineAnswerBusy}
+		tb.do(chromedp.Click(chromedp.Search(`//summary[starts-with(., "Stop machine")]`)), chromedp.Click(chromedp.CSS(`button[value=stop]`)))
+		tb.until(`location.search === '?done=machine-busy' && document.querySelector('.notice')?.textContent.includes('at the first minute')`)
+		if got := f.asked(); strings.Join(got, "|") != "start "+id.String()+"|stop "+id.String() {
+			t.Errorf("commands: %q", got)
+		}
+		// What the machine does arrives without a reload.
+		tb.settled()
+		f.change(muster.Change{Kind: "machine", ID: id.String()}, func() {
+			m := f.machines[id]
+			m.Status, m.StoppedAt, m.Demand.Running, m.Deadline = muster.MachineStopping, fakeNow, nil, time.Time{}
+			f.machines[id] = m
+		})
+		tb.until(`document.querySelector('#r-machine h2').textContent.includes('stopping')`)
+	})
+
 	t.Run("SignIn", func(t *testing.T) {
 		cfg := config(newFake())
 		cfg.Token = "correct-horse-battery"
@@ -484,7 +514,7 @@ func TestBrowser(t *testing.T) {
 		if dir == "" {
 			return // pictures for the documentation are made on request, into an absolute path
 		}
-		f := newFake()
+		f := newFake().addKept()
 		tb := openTab(t, browser, config(f))
 		done := ""
 		for _, j := range f.jobs {
@@ -505,8 +535,8 @@ func TestBrowser(t *testing.T) {
 		}{
 			{"overview-light", "/", "light", 1360, 0}, {"overview-dark", "/", "dark", 1360, 0}, {"overview-phone", "/", "light", 400, 850},
 			{"jobs", "/jobs", "light", 1360, 900}, {"job", "/jobs/" + done, "light", 1360, 0}, {"job-waiting", "/jobs/" + waits, "dark", 1360, 0},
-			{"pools", "/pools", "light", 1360, 560}, {"usage", "/usage?period=30d", "light", 1360, 0}, {"insights", "/insights", "light", 1360, 0},
-			{"pool", "/pools/linux-large", "light", 1360, 0}, {"run", fmt.Sprintf("/runs/%d", f.jobs[40].RunID), "light", 1360, 0},
+			{"pools", "/pools", "light", 1360, 720}, {"usage", "/usage?period=30d", "light", 1360, 0}, {"insights", "/insights", "light", 1360, 0},
+			{"pool", "/pools/linux-large", "light", 1360, 0}, {"machine", "/pools/gpu-box-vision", "light", 1360, 0}, {"machine-refused", "/pools/build-box", "dark", 400, 0}, {"run", fmt.Sprintf("/runs/%d", f.jobs[40].RunID), "light", 1360, 0},
 			{"decision", fmt.Sprintf("/pools/%s/decisions/%d", f.decisions[0].Pool, f.decisions[0].ID), "dark", 1360, 0},
 		}
 		for _, s := range shots {

@@ -82,6 +82,39 @@ func emptyFake() *fake {
 	return &fake{runners: map[muster.RunnerID]muster.Runner{}, events: map[muster.RunnerID][]web.RunnerEvent{}, receipts: map[muster.JobKey]muster.Receipt{}, subs: map[chan muster.Change]bool{}}
 }
 
+// addKept adds two pools that share a machine which is up, and one whose machine its
+// platform does not start. The world without them is what the other tests count.
+func (f *fake) addKept() *fake {
+	kept := func(name, repo, machine string) muster.Pool {
+		p := muster.Pool{
+			Name: name, App: "muster", Enabled: true, Scope: muster.Scope{Kind: muster.ScopeRepository, Owner: "acme", Repo: repo}, Labels: muster.Labels{"self-hosted", "gpu"}, Provider: "cloud", Zone: "us-central1-a",
+			Machine: machine, Lifecycle: muster.LifecycleKept, Registration: muster.RegistrationPreregistered, InactiveMinutes: 15,
+		}.WithDefaults()
+		f.pools = append(f.pools, web.PoolView{Pool: p})
+		return p
+	}
+	vision, ledger, mobile := kept("gpu-box-vision", "vision", "gpu-box"), kept("gpu-box-ledger", "ledger", "gpu-box"), kept("build-box", "mobile", "build-box")
+	running := f.newJob(rand.New(rand.NewPCG(1, 2)), 6, 61_000_000_000, fakeNow.Add(-9*time.Minute))
+	running.Pool, running.State, running.StartedAt, running.RunnerName = vision.Name, muster.JobInProgress, fakeNow.Add(-8*time.Minute), "gpu-box"
+	waits := f.newJob(rand.New(rand.NewPCG(1, 3)), 5, 61_000_000_001, fakeNow.Add(-3*time.Minute))
+	waits.Pool = mobile.Name
+	f.jobs = append([]muster.Job{waits, running}, f.jobs...)
+	f.machines = map[muster.MachineID]web.MachineView{
+		vision.MachineID(): {
+			Machine: muster.Machine{ID: vision.MachineID(), Status: muster.MachineRunning, StatusAt: fakeNow.Add(-20 * time.Second), StartedAt: fakeNow.Add(-48 * time.Minute), UpAt: fakeNow.Add(-47 * time.Minute), DoneAt: fakeNow.Add(-26 * time.Minute),
+				Work: muster.WorkBusy, WorkAt: fakeNow.Add(-40 * time.Second), AskedAt: fakeNow.Add(-40 * time.Second), Deadline: fakeNow.Add(20 * time.Second), StopAsked: fakeNow.Add(-40 * time.Second),
+				Labels: map[string]muster.Labels{vision.Name: {"self-hosted", "Linux", "X64", "gpu"}}, Reason: "job 61000000000 of acme/vision runs on it"},
+			Demand: muster.MachineDemand{Pools: []muster.Pool{vision, ledger}, Running: []muster.Job{running}},
+		},
+		mobile.MachineID(): {
+			Machine: muster.Machine{ID: mobile.MachineID(), Status: muster.MachineTerminated, StatusAt: fakeNow.Add(-4 * time.Second), StartedAt: fakeNow.Add(-hours(6)), UpAt: fakeNow.Add(-hours(6)), StoppedAt: fakeNow.Add(-hours(5)), DoneAt: fakeNow.Add(-hours(5.3)),
+				Refusal: "ZONE_RESOURCE_POOL_EXHAUSTED: the zone us-central1-a does not have enough resources", Refusals: 5, RefusedAt: fakeNow.Add(-15 * time.Second), Reason: "the platform refused 5 times in a row"},
+			Demand: muster.MachineDemand{Pools: []muster.Pool{mobile}, Queued: []muster.Job{waits}},
+		},
+	}
+	return f
+}
+
 func (f *fake) addPools() {
 	add := func(p muster.Pool, o muster.Offering, overridden bool) {
 		p.Offering = o.Name

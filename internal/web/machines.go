@@ -7,8 +7,16 @@ import (
 	"github.com/muster-ci/muster"
 )
 
-// Word is the machine's status in a word of ours; the platform's own stands beside it.
+// Word is State, and whether a job runs on the machine.
 func (m MachineView) Word() string {
+	if m.Status == muster.MachineRunning && m.Occupation(m.Demand.Running) == muster.WorkBusy {
+		return m.State() + ", busy"
+	}
+	return m.State()
+}
+
+// State is the machine's status in a word of ours; the platform's own stands beside it.
+func (m MachineView) State() string {
 	switch {
 	case m.Status == "":
 		return "not looked at yet"
@@ -18,8 +26,6 @@ func (m MachineView) Word() string {
 		return "starting"
 	case m.Status.Stopping():
 		return "stopping"
-	case m.Status == muster.MachineRunning && m.Work == muster.WorkBusy, m.Status == muster.MachineRunning && len(m.Demand.Running) > 0:
-		return "up, busy"
 	case m.Status == muster.MachineRunning:
 		return "up"
 	case m.Status == muster.MachineTerminated:
@@ -75,9 +81,6 @@ type machineError struct {
 	Words string
 	At    moment
 }
-
-// Up reports whether the machine is up or on its way.
-func (m MachineView) Up() bool { return m.Status == muster.MachineRunning || m.Status.Starting() }
 
 // keptMachine is the machine of a pool that keeps one, nil for others.
 func (s *site) keptMachine(r *http.Request, p PoolView) (*MachineView, error) {
