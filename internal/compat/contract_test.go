@@ -954,6 +954,22 @@ func failsClosed(t *testing.T, s *site) {
 	if code, body := s.control("start", vm); code != 503 || strings.Contains(body, "my-project") || !strings.Contains(body, `"trace_id": "`) {
 		t.Errorf("%d %s", code, body)
 	}
+	// An operator reads them in the machine's row, and those of a platform that does
+	// not say how the machine stands. 4-52
+	if words, _ := s.row(vm).Trouble(); !strings.Contains(words, "quota of my-project is used up") {
+		t.Errorf("the row says %q", words)
+	}
+	s.cloud.Heal()
+	s.cloud.Fail(fake.Fault{Call: fake.Status, Runner: muster.RunnerID(vm), Err: fmt.Errorf("%w: compute.instances.get is needed", provider.ErrTransient)})
+	s.control("start", vm)
+	if m := s.row(vm); !strings.Contains(m.StatusError, "compute.instances.get is needed") || m.StatusErrorAt.IsZero() {
+		t.Errorf("the row says %q since %s", m.StatusError, m.StatusErrorAt)
+	}
+	s.cloud.Heal()
+	s.control("start", vm)
+	if m := s.row(vm); m.StatusError != "" {
+		t.Errorf("the platform answers again, and the row says %q", m.StatusError)
+	}
 }
 
 // S3-42 S3-43 S3-44: what anybody may see.

@@ -157,6 +157,15 @@ func (a *Activities) observe(ctx context.Context, ref MachineRef) (muster.Machin
 	now := a.Now()
 	st, err := k.Status(ctx, platformName(ref.ID))
 	if err != nil {
+		_, kept := a.Store.UpdateMachine(context.WithoutCancel(ctx), ref.Workspace, ref.ID, func(m *muster.Machine) error {
+			if m.StatusError != err.Error() {
+				m.StatusError, m.StatusErrorAt = err.Error(), now
+			}
+			return nil
+		})
+		if kept != nil {
+			a.Log.Warn("why a machine's platform does not answer could not be kept", "machine", ref.ID.String(), "error", kept)
+		}
 		return muster.Machine{}, fmt.Errorf("status of machine %s: %w", ref.ID, err)
 	}
 	was := muster.MachineStatus("")
@@ -178,6 +187,7 @@ func (a *Activities) observe(ctx context.Context, ref MachineRef) (muster.Machin
 			m.Work, m.WorkAt, m.MissingAt = "", time.Time{}, time.Time{} // said of a life that is over
 		}
 		m.Status, m.StatusAt = st.Status, now
+		m.StatusError, m.StatusErrorAt = "", time.Time{}
 		return nil
 	})
 	if err != nil {
