@@ -73,6 +73,14 @@ func TestMachines(t *testing.T) {
 		t.Errorf("the pool's machine is another:\n%s", d)
 	}
 
+	_, replay := w.pools.ReplayDecision(t.Context(), &v1.ReplayDecisionRequest{Pool: "far"})
+	_, dry := w.pools.DryRun(t.Context(), &v1.DryRunRequest{Pool: "far", Set: map[string]string{"max_runners": "2"}})
+	for _, err := range []error{replay, dry} {
+		if codeOf(err) != connect.CodeInvalidArgument || !strings.Contains(err.Error(), "not by the planner") {
+			t.Errorf("%v", err)
+		}
+	}
+
 	w.commands.answer = muster.MachineAnswer{Status: muster.MachineAnswerStarting, Operation: "op-1"}
 	started, err := w.machines.StartMachine(t.Context(), &v1.StartMachineRequest{Name: "box", Zone: "b"})
 	if err != nil || started.Status != "starting" || started.Operation != "op-1" || started.Machine.Zone != "b" {

@@ -21,8 +21,12 @@ import (
 // a difference means that the planner has changed since.
 func (s pools) ReplayDecision(ctx context.Context, req *v1.ReplayDecisionRequest) (*v1.ReplayDecisionResponse, error) {
 	ws := workspaceOf(ctx)
-	if _, err := s.Store.Pool(ctx, ws, req.Pool); err != nil {
+	p, err := s.Store.Pool(ctx, ws, req.Pool)
+	if err != nil {
 		return nil, err
+	}
+	if p.Keeps() {
+		return nil, unplanned(p)
 	}
 	d, err := s.Store.DecisionAt(ctx, ws, req.Pool, cmp.Or(when(req.At), s.Now()))
 	if err != nil {
@@ -103,11 +107,19 @@ const (
 	dryRunTimeout = 25 * time.Second
 )
 
+// unplanned says that a pool is not the planner's.
+func unplanned(p muster.Pool) error {
+	return muster.Errorf(muster.CodeInvalid, "pool %s keeps a machine, which is started and stopped by rules of its own and not by the planner: muster pool decisions %s and muster machine list say what was done and why", p.Name, p.Name)
+}
+
 func (s pools) DryRun(ctx context.Context, req *v1.DryRunRequest) (*v1.DryRunResponse, error) {
 	ws := workspaceOf(ctx)
 	p, err := s.Store.Pool(ctx, ws, req.Pool)
 	if err != nil {
 		return nil, err
+	}
+	if p.Keeps() {
+		return nil, unplanned(p)
 	}
 	changed, err := dryrun.Set(p, req.Set)
 	if err != nil {
