@@ -98,6 +98,9 @@ type Snapshot struct {
 	// because what it made failed, and ProviderError its last words; zero if it works.
 	ProviderHeld  time.Time `json:"provider_held,omitzero"`
 	ProviderError string    `json:"provider_error,omitempty"`
+	// ProviderRoom is how many runners may be starting while the room of a provider
+	// that was full is felt for; 0 is no such limit.
+	ProviderRoom int `json:"provider_room,omitempty"`
 }
 
 // PlanJob is what a decision needs to know of a job.
@@ -452,6 +455,11 @@ func Plan(s Snapshot, now time.Time) Decision {
 			d.Rule, d.Target = RuleProviderRefusing, d.Current
 			d.Reason = fmt.Sprintf("%d wanted, but the provider is left alone until %s: %s", up, clock(s.ProviderHeld), first(s.ProviderError, "it refused"))
 			up = 0
+		case s.ProviderRoom > 0 && up > max(0, s.ProviderRoom-f.starting) && s.ProviderRoom-f.starting < slots:
+			slots = max(0, s.ProviderRoom-f.starting)
+			d.Rule = RuleProviderRefusing
+			d.Reason = fmt.Sprintf("%s; %d of %d wait because the provider was full and is asked for %d at a time", d.Reason, up-slots, up, s.ProviderRoom)
+			up = slots
 		case up > slots:
 			d.Rule = RuleProvisioningLimit
 			d.Reason = fmt.Sprintf("%s; %d of %d wait because %d of at most %d are starting", d.Reason, up-slots, up, f.starting, p.Provisioning)

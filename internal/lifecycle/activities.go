@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -181,6 +182,9 @@ type refusal struct {
 	Text  string    `json:"text"`
 	// Full is set when the provider had no room: a machine that goes makes some.
 	Full bool `json:"full,omitempty"`
+	// Room is how many may be starting while the room of a provider that was full is
+	// felt for. It doubles with each that the provider takes.
+	Room int `json:"room,omitempty"`
 	// Later is set when the machine was made and failed before it listened for
 	// jobs: another machine that is made proves nothing, only one that listens.
 	Later bool `json:"later,omitempty"`
@@ -210,7 +214,7 @@ func (a *Activities) refusal(ctx context.Context, ref PoolRef) (r refusal) {
 
 func (a *Activities) setRefusal(ctx context.Context, ref PoolRef, r refusal) {
 	text := ""
-	if r.Count > 0 {
+	if r != (refusal{}) {
 		b, err := json.Marshal(r)
 		if err != nil {
 			return
@@ -225,27 +229,64 @@ func (a *Activities) setRefusal(ctx context.Context, ref PoolRef, r refusal) {
 // noteRefusal remembers one more runner that could not be had.
 func (a *Activities) noteRefusal(ctx context.Context, ref PoolRef, r refusal) {
 	was := a.refusal(ctx, ref)
-	r.Count, r.At = was.Count, was.At
+	if r.Count, r.At = was.Count, was.At; r.Full {
+		r.Room = 1
+	}
 	if now := a.Now(); !now.Before(was.until()) {
 		r.Count, r.At = was.Count+1, now
 	}
 	a.setRefusal(ctx, ref, r)
 }
 
-// roomMade lets the pools of a provider that was full ask again at once, now that
-// a machine is gone from it (4-53).
+// noteAccepted takes back what holds a pool off: its provider made a machine.
+func (a *Activities) noteAccepted(ctx context.Context, ref PoolRef) error {
+	was := a.refusal(ctx, ref)
+	switch {
+	case was == refusal{} || was.Later:
+		return nil
+	case !was.Full || 2*was.Room > roomFelt:
+		a.setRefusal(ctx, ref, refusal{})
+		return nil
+	}
+	a.setRefusal(ctx, ref, refusal{Full: true, Room: 2 * max(1, was.Room)})
+	return a.wake.pool(ctx, ref)
+}
+
+// roomFelt is how many machines in a row a provider that was full has to take
+// until it counts as one that has room.
+const roomFelt = 16
+
+// roomMade lets the pools of a provider that was full ask again, now that a
+// machine is gone from it (4-53): those two whose jobs wait longest, and for one
+// machine each. If all asked at once, all but one would be refused, with a
+// runner's whole life for each refusal (4-52).
 func (a *Activities) roomMade(ctx context.Context, r muster.Runner) error {
 	pools, err := a.Store.Pools(ctx, r.Workspace)
 	if err != nil {
 		return fmt.Errorf("list pools: %w", err)
 	}
+	type held struct {
+		ref    PoolRef
+		oldest time.Time
+	}
+	var waiting []held
 	for _, p := range pools {
 		ref := PoolRef{p.Workspace, p.Name}
-		if p.Provider != r.Provider || !a.refusal(ctx, ref).Full {
+		if was := a.refusal(ctx, ref); p.Provider != r.Provider || !was.Full || was.Count == 0 {
 			continue
 		}
-		a.setRefusal(ctx, ref, refusal{})
-		if err := a.wake.pool(ctx, ref); err != nil {
+		oldest, ok, err := a.Store.OldestQueued(ctx, p.Workspace, p.Name)
+		if err != nil {
+			return fmt.Errorf("oldest job of pool %s: %w", p.Name, err)
+		}
+		if ok {
+			waiting = append(waiting, held{ref, oldest})
+		}
+	}
+	slices.SortFunc(waiting, func(x, y held) int { return x.oldest.Compare(y.oldest) })
+	for _, w := range waiting[:min(2, len(waiting))] {
+		a.setRefusal(ctx, w.ref, refusal{Full: true, Room: 1})
+		if err := a.wake.pool(ctx, w.ref); err != nil {
 			return err
 		}
 	}
@@ -297,8 +338,8 @@ func (a *Activities) Launch(ctx context.Context, ref RunnerRef) error {
 		return a.refused(ctx, r, backend.Name, err)
 	}
 	poolRef := PoolRef{r.Workspace, r.Pool}
-	if was := a.refusal(ctx, poolRef); was.Count > 0 && !was.Later {
-		a.setRefusal(ctx, poolRef, refusal{})
+	if err := a.noteAccepted(ctx, poolRef); err != nil {
+		a.Log.Warn("wake pool", "pool", r.Pool, "error", err) // it decides by itself soon
 	}
 	r, err = a.Store.UpdateRunner(ctx, r.Workspace, r.ID, a.Now(), "machine accepted by "+backend.Name, func(r *muster.Runner) error {
 		r.LaunchedAt, r.Instance = a.Now(), in.ID

@@ -27,6 +27,8 @@ func (a *Activities) snapshot(ctx context.Context, ref PoolRef, now time.Time) (
 	if r := a.refusal(ctx, ref); now.Before(r.until()) {
 		snap.ProviderHeld = r.until()
 		snap.ProviderError = fmt.Sprintf("it failed %d times in a row, last: %s", r.Count, r.Text)
+	} else {
+		snap.ProviderRoom = r.Room
 	}
 	if a.DemandKnown != nil && !a.DemandKnown(snap.Pool, now) {
 		snap.DemandUnknown = true

@@ -16,6 +16,9 @@ type Store interface {
 
 	ApplyJobEvent(ctx context.Context, workspace string, e muster.JobEvent, route func(muster.Job) string) (muster.Applied, error)
 	Job(ctx context.Context, workspace string, key muster.JobKey) (muster.Job, error)
+	// OldestQueued is when the first of a pool's queued jobs was queued; ok is false
+	// if none is.
+	OldestQueued(ctx context.Context, workspace, pool string) (at time.Time, ok bool, err error)
 	// MoveJobs hands those of the jobs that still wait in one pool to another.
 	MoveJobs(ctx context.Context, workspace, from, to string, ids []int64) (moved int, err error)
 

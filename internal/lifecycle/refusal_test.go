@@ -72,3 +72,63 @@ func TestRunnersThatBreakAreHeldOff(t *testing.T) {
 		t.Errorf("a runner listened, and %q is still shown", text)
 	}
 }
+
+// asleep is a waker that leaves pools alone.
+type asleep struct{ waker }
+
+func (asleep) pool(context.Context, PoolRef) error { return nil }
+
+// 4-52 4-53: many pools share a platform that is full. A machine that goes lets the two
+// pools ask whose jobs wait longest, for one machine each, and not all of them at once;
+// one that takes machines is asked for twice as many each time.
+func TestRoomIsFeltFor(t *testing.T) {
+	w := theWorld(t)
+	now := time.Now()
+	a := w.deciding(&now, func(*Deps) {})
+	a.wake = asleep{}
+	var pools []muster.Pool
+	for i := range 5 {
+		p := w.pool(t, nil, func(p *muster.Pool) { p.Provider = "shared"; p.Scaling.MaxRunners = 50 })
+		w.queue(t, p, 20, now.Add(-time.Duration(i)*time.Minute)) // later pools wait longer
+		a.noteRefusal(t.Context(), PoolRef{defaultWorkspace, p.Name}, refusal{Text: "full", Full: true})
+		pools = append(pools, p)
+	}
+	room := func(p muster.Pool) (held bool, room int) {
+		t.Helper()
+		s, err := a.snapshot(t.Context(), PoolRef{defaultWorkspace, p.Name}, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return !s.ProviderHeld.IsZero(), s.ProviderRoom
+	}
+	if err := a.roomMade(t.Context(), muster.Runner{Workspace: defaultWorkspace, Provider: "shared"}); err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range pools {
+		if held, n := room(p); held != (i < 3) || n != 0 && held || n != 1 && !held {
+			t.Errorf("pool %d: held %v, room %d", i, held, n)
+		}
+	}
+	oldest := pools[4]
+	ref := PoolRef{defaultWorkspace, oldest.Name}
+	for _, want := range []int{2, 4, 8, 16, 0} {
+		if err := a.noteAccepted(t.Context(), ref); err != nil {
+			t.Fatal(err)
+		}
+		if _, n := room(oldest); n != want {
+			t.Errorf("room for %d, want %d", n, want)
+		}
+	}
+	a.noteRefusal(t.Context(), ref, refusal{Text: "full", Full: true})
+	now = now.Add(10 * time.Minute)
+	if held, n := room(oldest); held || n != 1 {
+		t.Errorf("after the hold: %v, room %d", held, n)
+	}
+	s, err := a.snapshot(t.Context(), ref, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := muster.Plan(s, now); d.Create != 1 || !strings.Contains(d.Reason, "asked for 1 at a time") {
+		t.Errorf("%+v", d)
+	}
+}

@@ -274,6 +274,18 @@ func (s *Store) TriedJob(ctx context.Context, workspace string, id int64, at tim
 	})
 }
 
+// OldestQueued returns when the first of a pool's queued jobs was queued; ok is
+// false if none is.
+func (s *Store) OldestQueued(ctx context.Context, workspace, pool string) (at time.Time, ok bool, err error) {
+	err = s.read(ctx, func(t *tx) error {
+		var us int64
+		ok, err = t.row("SELECT queued_at FROM jobs WHERE workspace = ? AND pool = ? AND state = ? ORDER BY queued_at LIMIT 1", []any{workspace, pool, muster.JobQueued}, &us)
+		at = instant(us)
+		return err
+	})
+	return at, ok, err
+}
+
 // Ahead returns how many queued jobs of a pool were queued before a time.
 func (s *Store) Ahead(ctx context.Context, workspace, pool string, queuedBefore time.Time) (int, error) {
 	var n int

@@ -246,6 +246,13 @@ func staleJobs(t *testing.T, s *store.Store) {
 	}
 	want(t, "all", stale(at(0), 9), []int64{3, 2, 1})
 	want(t, "two", stale(at(0), 2), []int64{3, 2})
+	first, ok, err := s.OldestQueued(ctx, ws, "a")
+	if err != nil || !ok || !first.Equal(utc(at(-4*time.Hour))) {
+		t.Errorf("the oldest is of %s, %v, %v", first, ok, err)
+	}
+	if _, ok, err := s.OldestQueued(ctx, ws, "b"); ok || err != nil {
+		t.Errorf("an empty pool: %v, %v", ok, err)
+	}
 	want(t, "older than two hours", stale(at(-2*time.Hour), 9), []int64{3})
 }
 
