@@ -32,9 +32,11 @@ func (s Situation) waitKept(p Pool, now time.Time) (causes []Cause) {
 	}
 	since := m.Since()
 	ago := sinceOf(since, now)
+	// A job that runs proves that the machine is up, before its platform is asked again.
+	isUp := m.Status == MachineRunning || m.Status.Starting() && len(s.OnMachine) > 0
 	up := s.machineUp(p, m, place, now)
 	switch {
-	case m.Status == MachineRunning && up.Code != CauseStarting:
+	case isUp && up.Code != CauseStarting:
 		causes = append(causes, up)
 	case m.Status.Stopping() && !held:
 		add(CauseMachineStopping, since, "machine %s is %s%s and is started for the job as soon as it has stopped%s", p.Machine, m.Status, ago, place)
@@ -52,9 +54,9 @@ func (s Situation) waitKept(p Pool, now time.Time) (causes []Cause) {
 		add(CauseGitHubPaused, time.Time{}, "GitHub's rate limit holds calls back until %s (in %s)%s: jobs are looked for more slowly; nothing is lost", clock(s.GitHubPaused), s.GitHubPaused.Sub(now).Truncate(time.Second), colon(s.GitHubWords))
 	}
 	switch {
-	case m.Status == MachineRunning && up.Code == CauseStarting:
+	case isUp && up.Code == CauseStarting:
 		causes = append(causes, up)
-	case m.Status.Starting():
+	case m.Status.Starting() && !isUp:
 		add(CauseStarting, since, "machine %s is starting (%s)%s; its runner takes the job once it listens%s", p.Machine, m.Status, ago, place)
 	}
 	if len(causes) > 0 {

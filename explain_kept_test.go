@@ -41,6 +41,9 @@ func TestExplainKept(t *testing.T) {
 		"RunsAnotherJob": {m: muster.Machine{Status: muster.MachineRunning, UpAt: ago(time.Hour)},
 			change: func(s *muster.Situation) { s.OnMachine, s.Ahead = []muster.Job{busy}, 2 },
 			codes:  "machine_busy", words: []string{"machine box is up and runs job", "7", "train of acme/app", "3m0s ago", "number 3 in the queue of pool ci"}},
+		"RunsAJobBeforeThePlatformSaysSo": {m: muster.Machine{Status: muster.MachineProvisioning, StartedAt: ago(10 * time.Second)},
+			change: func(s *muster.Situation) { s.OnMachine = []muster.Job{busy} },
+			codes:  "machine_busy", words: []string{"runs job"}},
 		"BusyWithWhatNobodyTold": {m: muster.Machine{Status: muster.MachineRunning, UpAt: ago(time.Hour), Work: muster.WorkBusy, WorkAt: ago(2 * time.Minute)},
 			codes: "machine_busy", words: []string{"GitHub says that its runner is busy", "2m0s ago", "not told of"}},
 		// 4-30 4-43

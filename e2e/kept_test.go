@@ -2,6 +2,9 @@ package e2e
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -130,6 +133,28 @@ RUNNER_CONFIG='[{"repo": "%s", "labels": ["self-hosted", "linux"], "vm_instance_
 			return j.Status == "completed" && j.Conclusion == "success" && j.Runner == "github-runner-a", fmt.Sprintf("%+v", j)
 		})
 	}
+	// An operator sees the machine, may wish, and is told why a job waits for it.
+	sum := hmac.New(sha256.New, []byte(secret))
+	sum.Write([]byte("muster/operator"))
+	cli := func(args ...string) string {
+		c := exec.CommandContext(t.Context(), filepath.Join(s.bin, "muster"), args...)
+		c.Env = append(os.Environ(), "MUSTER_SERVER="+base, "MUSTER_TOKEN="+hex.EncodeToString(sum.Sum(nil)))
+		out, _ := c.CombinedOutput() // a refusal is an answer, too
+		return string(out)
+	}
+	long, next := s.Inject(t, 1, 4*time.Second)[0], s.Inject(t, 1, 300*time.Millisecond)[0]
+	says := func(want string, args ...string) {
+		t.Helper()
+		eventually(t, time.Minute, func() (bool, string) { out := cli(args...); return strings.Contains(out, want), out })
+	}
+	says(fmt.Sprintf("machine_busy: machine github-runner-a is up and runs job %d", long), "job", "why", fmt.Sprint(next))
+	says(fmt.Sprintf("busy with job %d", long), "machine", "list")
+	says("machine github-runner-a: busy: ", "machine", "stop", "github-runner-a")
+	says("machine github-runner-a: already running", "machine", "start", "github-runner-a", "--zone", "asia-northeast1-a")
+	says("no pool keeps a machine nobody", "machine", "stop", "nobody")
+	if err := s.Sim.CancelJob(next); err != nil {
+		t.Fatal(err)
+	}
 	stopped := false
 	eventually(t, time.Minute, func() (bool, string) {
 		status, body := call("POST", "/runner/stop", secret)
@@ -139,6 +164,8 @@ RUNNER_CONFIG='[{"repo": "%s", "labels": ["self-hosted", "linux"], "vm_instance_
 	if !stopped {
 		t.Error("the machine was never told to stop")
 	}
+	says("TERMINATED", "machine", "list")
+	says("machine github-runner-a: already stopped", "machine", "stop", "github-runner-a")
 	if pids := tagged(filepath.Join(dir, "machines")); len(pids) > 0 {
 		t.Errorf("processes of the stopped machine: %v", pids)
 	}
