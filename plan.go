@@ -115,8 +115,8 @@ type PlanJob struct {
 	Priority int `json:"priority,omitempty"`
 	// Overflows is set when the pool's overflow pool could serve the job too.
 	Overflows bool `json:"overflows,omitempty"`
-	// Tries is how many runners that were made for the job have listened, TriedAt
-	// when the last of them began to.
+	// Tries is how many runners that were made for the job listened in vain or were
+	// taken by jobs of other pools, TriedAt when the last of them was.
 	Tries   int       `json:"tries,omitempty"`
 	TriedAt time.Time `json:"tried_at,omitzero"`
 }

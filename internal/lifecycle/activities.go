@@ -659,7 +659,18 @@ func (a *Activities) writeWaste(ctx context.Context, r muster.Runner) error {
 	if fresh {
 		a.Observer.Waste(w)
 	}
+	if fresh && r.For != 0 && !r.ListeningAt.IsZero() {
+		a.countTry(ctx, a.Log, r)
+	}
 	return nil
+}
+
+// countTry counts a runner that was made for a job and never got it, nor another
+// one of its pool: it listened in vain, or somebody else's job took it (4-2).
+func (d *Deps) countTry(ctx context.Context, log *slog.Logger, r muster.Runner) {
+	if err := d.Store.TriedJob(ctx, r.Workspace, r.For, d.Now()); err != nil {
+		log.Warn("count a try for a job", "runner", r.ID, "job", r.For, "error", err) // one more try at most
+	}
 }
 
 // priceOf reads what a receipt needs; a pool or offering that is gone from the

@@ -327,11 +327,7 @@ func (c *Client) Report(ctx context.Context, sessionToken string, rep wire.Repor
 	}
 	phase = string(rep.Phase)
 	before := r.State
-	listens := false
-	r, err = c.Store.UpdateRunner(ctx, r.Workspace, r.ID, c.Now(), note(rep), func(r *muster.Runner) error {
-		listens = r.ListeningAt.IsZero() && rep.Phase == wire.PhaseListening
-		return c.apply(r, rep)
-	})
+	r, err = c.Store.UpdateRunner(ctx, r.Workspace, r.ID, c.Now(), note(rep), func(r *muster.Runner) error { return c.apply(r, rep) })
 	if err != nil {
 		return wire.Answer{}, err
 	}
@@ -343,11 +339,6 @@ func (c *Client) Report(ctx context.Context, sessionToken string, rep wire.Repor
 	}
 	if r.State != before {
 		c.Observer.RunnerChanged(r)
-	}
-	if listens && r.For != 0 {
-		if err := c.Store.TriedJob(ctx, r.Workspace, r.For, c.Now()); err != nil {
-			c.log.Warn("count a try for a job", "runner", r.ID, "job", r.For, "error", err) // one more try at most
-		}
 	}
 	if rep.Phase == wire.PhaseListening {
 		a := Activities{Deps: c.Deps, Log: c.log}

@@ -102,6 +102,11 @@ func (c *Client) Job(ctx context.Context, e muster.JobEvent) (outcome string, er
 		c.log.Info("job "+string(j.State), "job", j.Key.String(), "repository", j.Repository, "name", j.Name, "pool", j.Pool,
 			"runner", applied.Runner, "conclusion", j.Conclusion, "sense", e.Sense, "delivery", e.Delivery, "trace_id", j.TraceID)
 	}
+	if applied.Stolen && applied.Change == muster.JobAdvanced && j.State == muster.JobInProgress {
+		if r, err := c.Store.Runner(ctx, workspace, applied.Runner); err == nil && r.For != 0 {
+			c.countTry(ctx, c.log, r)
+		}
+	}
 	if j.Pool == "" && applied.Runner == "" {
 		return fmt.Sprintf("job %s: no pool wants [%s]", j.State, j.Labels), nil
 	}

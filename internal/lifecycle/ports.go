@@ -42,7 +42,7 @@ type Store interface {
 	PutSession(ctx context.Context, workspace string, id muster.RunnerID, tokenHash []byte) error
 	RunnerBySession(ctx context.Context, tokenHash []byte) (muster.Runner, error)
 
-	// TriedJob counts a runner that was made for a job and now listens.
+	// TriedJob counts a runner that was made for a job and did not get it.
 	TriedJob(ctx context.Context, workspace string, id int64, at time.Time) error
 	// SpentSince is what a project's jobs and wastes cost since a time.
 	SpentSince(ctx context.Context, workspace, project string, since time.Time) (microUSD int64, err error)

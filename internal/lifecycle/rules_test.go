@@ -1,12 +1,15 @@
 package lifecycle
 
 import (
+	"context"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/wire"
 )
 
 // deciding returns activities that decide about pools whose workflow nobody has
@@ -266,4 +269,60 @@ func TestUnknownDemandChangesNothing(t *testing.T) {
 	}
 	w.disable(t, p)
 	w.untilDestroyed(t, p, 1)
+}
+
+// 4-2: a runner that idled in vain counts as a try for the job that it was made
+// for; one that another job of the pool took does not.
+func TestTriesAreCounted(t *testing.T) {
+	w := theWorld(t)
+	jobs, done := make(chan int64, 2), make(chan struct{})
+	close(done)
+	var idle atomic.Bool
+	serve := runOneJob(jobs, done)
+	p := w.pool(t, func(ctx context.Context, a *agent) string {
+		if !idle.Load() {
+			return serve(ctx, a)
+		}
+		if err := a.boot(ctx); err != nil {
+			return err.Error()
+		}
+		_, _ = a.report(ctx, wire.Report{Phase: wire.PhaseListening})
+		_, _ = a.report(ctx, wire.Report{Phase: wire.PhaseFinished, Reason: "no job within 2m0s"})
+		idle.Store(false)
+		return ""
+	}, func(p *muster.Pool) { p.Scaling.MaxRunners = 1 })
+	tries := func(id int64) int {
+		s, err := w.store.PoolSnapshot(t.Context(), defaultWorkspace, p.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, j := range s.Jobs {
+			if j.ID == id {
+				return j.Tries
+			}
+		}
+		return -1
+	}
+	first, second := w.newJob(), w.newJob()
+	a, b := w.event(p, first, "queued"), w.event(p, second, "queued")
+	a.CreatedAt = a.CreatedAt.Add(-time.Minute) // the first runner is made for it
+	w.send(t, a)
+	w.send(t, b)
+	jobs <- second // and GitHub gives it to the other
+	w.until(t, "the other job on the runner", func() bool {
+		j, err := w.store.JobByID(t.Context(), defaultWorkspace, second)
+		return err == nil && j.Runner != ""
+	})
+	if n := tries(first); n != 0 {
+		t.Errorf("a runner that another job of the pool took counts: %d", n)
+	}
+	jobs <- first
+	w.untilDestroyed(t, p, 2)
+
+	idle.Store(true)
+	third := w.newJob()
+	w.send(t, w.event(p, third, "queued"))
+	w.until(t, "a try", func() bool { return tries(third) == 1 })
+	jobs <- third
+	w.untilDestroyed(t, p, 4)
 }

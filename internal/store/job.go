@@ -265,7 +265,7 @@ func (s *Store) MoveJobs(ctx context.Context, workspace, from, to string, ids []
 	return moved, err
 }
 
-// TriedJob counts a runner that was made for a queued job and now listens. It
+// TriedJob counts a runner that was made for a queued job and did not get it. It
 // counts for the latest attempt, and is no error for a job that does not wait.
 func (s *Store) TriedJob(ctx context.Context, workspace string, id int64, at time.Time) error {
 	return s.write(ctx, func(t *tx) error {
