@@ -603,7 +603,9 @@ func oneJob(t *testing.T, s *site) {
 	// And when the time has come, the task of the current deadline stops it (S3-5, S3-39).
 	s.ahead.Add(int64(3 * time.Minute))
 	task, _ = s.queue.last(vm)
-	if code, body := call(); code != 200 || !strings.HasPrefix(body, `{"status": "stopping", "operation": "operation-`) {
+	// The workflow may have been woken by late news right after the clock moved, and
+	// then has stopped the machine before the task does.
+	if code, body := call(); code != 200 || !strings.HasPrefix(body, `{"status": "stopping", "operation": "operation-`) && !strings.Contains(body, `"status": "skipped"`) {
 		t.Errorf("%d %s", code, body)
 	}
 	s.untilStatus(vm, muster.MachineTerminated)
