@@ -21,7 +21,9 @@ type session struct {
 	owner   string
 	queue   []message.Broker
 	wake    chan struct{}
-	polling int       // long polls under way
+	polling int // long polls under way
+	turn    int // of the latest of them, which alone is told anything
+	fetched message.Broker
 	seen    time.Time // last sign of life
 	lost    bool      // did not fetch a job in time
 	ghost   bool      // its registration was consumed without a job
@@ -212,7 +214,7 @@ func (s *Server) watchOffline(x *session) {
 
 // serveMessage is the runner's long poll.
 func (s *Server) serveMessage(w http.ResponseWriter, r *http.Request) {
-	x, problem := s.enterPoll(r)
+	x, turn, problem := s.enterPoll(r)
 	if problem != nil {
 		refuse(w, brokerSource, problem.status, problem.doc, "%s", problem.message)
 		return
@@ -221,7 +223,7 @@ func (s *Server) serveMessage(w http.ResponseWriter, r *http.Request) {
 	limit := time.NewTimer(max(s.cfg.LongPoll, time.Millisecond))
 	defer limit.Stop()
 	for {
-		m, wake, problem := s.fetch(r, x)
+		m, wake, problem := s.fetch(r, x, turn)
 		switch {
 		case problem != nil:
 			refuse(w, brokerSource, problem.status, problem.doc, "%s", problem.message)
@@ -248,25 +250,32 @@ func brokerError(status int, kind, text string) *apiError {
 	return &apiError{status: status, doc: kind, message: text}
 }
 
-func (s *Server) enterPoll(r *http.Request) (*session, *apiError) {
+func (s *Server) enterPoll(r *http.Request) (*session, int, *apiError) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, secret := credentials(r)
 	one, x := s.oauth[secret], s.sessions[r.URL.Query().Get("sessionId")]
 	switch {
 	case one == nil:
-		return nil, brokerError(http.StatusUnauthorized, "", "The access token is not valid.")
+		return nil, 0, brokerError(http.StatusUnauthorized, "", "The access token is not valid.")
 	case one.removed && (x == nil || !x.ghost):
-		return nil, brokerError(http.StatusForbidden, message.KindRunnerNotFound, goneText)
+		return nil, 0, brokerError(http.StatusForbidden, message.KindRunnerNotFound, goneText)
 	case x == nil || x.runner != one:
-		return nil, brokerError(http.StatusBadRequest, message.KindRunnerSessionInvalid, "The session is not valid.")
+		return nil, 0, brokerError(http.StatusBadRequest, message.KindRunnerSessionInvalid, "The session is not valid.")
 	}
 	x.polling++
 	x.seen, x.lost = s.now(), false
 	s.agenda.cancel(x.offline)
 	s.agenda.cancel(one.absence)
+	x.turn++
+	// A runner ends its poll when its job ends. What was just being told then has
+	// not arrived: who polls again without having acquired its job never heard of it.
+	if j := one.job; j != nil && j.assigned == one && j.status == queued && x.fetched.MessageID == j.messageID {
+		x.queue = append([]message.Broker{x.fetched}, x.queue...)
+		x.fetched = message.Broker{}
+	}
 	s.offer(one)
-	return x, nil
+	return x, x.turn, nil
 }
 
 func (s *Server) leavePoll(x *session) {
@@ -280,7 +289,7 @@ func (s *Server) leavePoll(x *session) {
 }
 
 // fetch takes the session's next message, or says what to wait for.
-func (s *Server) fetch(r *http.Request, x *session) (*message.Broker, <-chan struct{}, *apiError) {
+func (s *Server) fetch(r *http.Request, x *session, turn int) (*message.Broker, <-chan struct{}, *apiError) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -288,10 +297,11 @@ func (s *Server) fetch(r *http.Request, x *session) (*message.Broker, <-chan str
 		return nil, nil, brokerError(http.StatusForbidden, message.KindRunnerNotFound, goneText)
 	case s.sessions[x.id] != x:
 		return nil, nil, brokerError(http.StatusBadRequest, message.KindRunnerSessionInvalid, "The session is not valid.")
-	case len(x.queue) == 0 || r.Context().Err() != nil:
+	case len(x.queue) == 0 || r.Context().Err() != nil || turn != x.turn:
 		return nil, x.wake, nil
 	}
 	m := x.queue[0]
+	x.fetched = m
 	x.queue = x.queue[1:]
 	return &m, nil, nil
 }
