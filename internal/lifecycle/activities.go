@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -185,6 +184,8 @@ type refusal struct {
 	// Room is how many may be starting while the room of a provider that was full is
 	// felt for. It doubles with each that the provider takes.
 	Room int `json:"room,omitempty"`
+	// Granted is set when a machine went and this pool may ask for its place.
+	Granted bool `json:"granted,omitempty"`
 	// Later is set when the machine was made and failed before it listened for
 	// jobs: another machine that is made proves nothing, only one that listens.
 	Later bool `json:"later,omitempty"`
@@ -195,7 +196,7 @@ func refusalKey(ref PoolRef) string { return "provider_refusal/" + ref.Workspace
 // until is when the provider may be asked again: 2, 4, 8 … seconds, at most five
 // minutes after the last refusal (4-52).
 func (r refusal) until() time.Time {
-	if r.Count == 0 {
+	if r.Count == 0 || r.Granted {
 		return time.Time{}
 	}
 	return r.At.Add(min(5*time.Minute, time.Second<<min(r.Count, 9)))
@@ -232,7 +233,7 @@ func (a *Activities) noteRefusal(ctx context.Context, ref PoolRef, r refusal) {
 	if r.Count, r.At = was.Count, was.At; r.Full {
 		r.Room = 1
 	}
-	if now := a.Now(); !now.Before(was.until()) {
+	if now := a.Now(); !was.Granted && !now.Before(was.until()) {
 		r.Count, r.At = was.Count+1, now
 	}
 	a.setRefusal(ctx, ref, r)
@@ -243,6 +244,10 @@ func (a *Activities) noteAccepted(ctx context.Context, ref PoolRef) error {
 	was := a.refusal(ctx, ref)
 	switch {
 	case was == refusal{} || was.Later:
+		return nil
+	case was.Granted: // that place is taken, and nothing is known of others
+		was.Granted = false
+		a.setRefusal(ctx, ref, was)
 		return nil
 	case !was.Full || 2*was.Room > roomFelt:
 		a.setRefusal(ctx, ref, refusal{})
@@ -256,41 +261,38 @@ func (a *Activities) noteAccepted(ctx context.Context, ref PoolRef) error {
 // until it counts as one that has room.
 const roomFelt = 16
 
-// roomMade lets the pools of a provider that was full ask again, now that a
-// machine is gone from it (4-53): those two whose jobs wait longest, and for one
-// machine each. If all asked at once, all but one would be refused, with a
+// roomMade lets one pool of a provider that was full ask again, now that a
+// machine is gone from it (4-53): the one whose jobs wait longest, and for one
+// machine. If all asked at once, all but one would be refused, with a
 // runner's whole life for each refusal (4-52).
 func (a *Activities) roomMade(ctx context.Context, r muster.Runner) error {
 	pools, err := a.Store.Pools(ctx, r.Workspace)
 	if err != nil {
 		return fmt.Errorf("list pools: %w", err)
 	}
-	type held struct {
-		ref    PoolRef
-		oldest time.Time
-	}
-	var waiting []held
+	var next PoolRef
+	var state refusal
+	var since time.Time
 	for _, p := range pools {
 		ref := PoolRef{p.Workspace, p.Name}
-		if was := a.refusal(ctx, ref); p.Provider != r.Provider || !was.Full || was.Count == 0 {
+		was := a.refusal(ctx, ref)
+		if p.Provider != r.Provider || !was.Full || was.Count == 0 || was.Granted {
 			continue
 		}
 		oldest, ok, err := a.Store.OldestQueued(ctx, p.Workspace, p.Name)
 		if err != nil {
 			return fmt.Errorf("oldest job of pool %s: %w", p.Name, err)
 		}
-		if ok {
-			waiting = append(waiting, held{ref, oldest})
+		if ok && (next.Pool == "" || oldest.Before(since)) {
+			next, state, since = ref, was, oldest
 		}
 	}
-	slices.SortFunc(waiting, func(x, y held) int { return x.oldest.Compare(y.oldest) })
-	for _, w := range waiting[:min(2, len(waiting))] {
-		a.setRefusal(ctx, w.ref, refusal{Full: true, Room: 1})
-		if err := a.wake.pool(ctx, w.ref); err != nil {
-			return err
-		}
+	if next.Pool == "" {
+		return nil
 	}
-	return nil
+	state.Granted, state.Room = true, 1
+	a.setRefusal(ctx, next, state)
+	return a.wake.pool(ctx, next)
 }
 
 // Launch asks the provider for the runner's machine. Whatever goes wrong for good

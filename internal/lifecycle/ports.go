@@ -42,6 +42,9 @@ type Store interface {
 	PutSession(ctx context.Context, workspace string, id muster.RunnerID, tokenHash []byte) error
 	RunnerBySession(ctx context.Context, tokenHash []byte) (muster.Runner, error)
 
+	// Unreceipted returns completed jobs of pools which have no receipt, those first
+	// heard of from one time until another.
+	Unreceipted(ctx context.Context, workspace string, from, to time.Time, limit int) ([]muster.Job, error)
 	// TriedJob counts a runner that was made for a job and did not get it.
 	TriedJob(ctx context.Context, workspace string, id int64, at time.Time) error
 	// SpentSince is what a project's jobs and wastes cost since a time.

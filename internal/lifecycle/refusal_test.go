@@ -78,9 +78,9 @@ type asleep struct{ waker }
 
 func (asleep) pool(context.Context, PoolRef) error { return nil }
 
-// 4-52 4-53: many pools share a platform that is full. A machine that goes lets the two
-// pools ask whose jobs wait longest, for one machine each, and not all of them at once;
-// one that takes machines is asked for twice as many each time.
+// 4-52 4-53: many pools share a platform that is full. A machine that goes lets the
+// pool ask whose jobs wait longest, for one machine, and not all of them at once. A
+// platform that takes machines after a while is asked for twice as many each time.
 func TestRoomIsFeltFor(t *testing.T) {
 	w := theWorld(t)
 	now := time.Now()
@@ -105,12 +105,19 @@ func TestRoomIsFeltFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, p := range pools {
-		if held, n := room(p); held != (i < 3) || n != 0 && held || n != 1 && !held {
+		if held, n := room(p); held != (i < 4) || n != 0 && held || n != 1 && !held {
 			t.Errorf("pool %d: held %v, room %d", i, held, n)
 		}
 	}
 	oldest := pools[4]
 	ref := PoolRef{defaultWorkspace, oldest.Name}
+	if err := a.noteAccepted(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	if held, _ := room(oldest); !held {
+		t.Error("one place was free, and the pool asks for more")
+	}
+	now = now.Add(10 * time.Minute)
 	for _, want := range []int{2, 4, 8, 16, 0} {
 		if err := a.noteAccepted(t.Context(), ref); err != nil {
 			t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/store"
 	"github.com/muster-ci/muster/internal/wire"
 )
 
@@ -325,4 +326,30 @@ func TestTriesAreCounted(t *testing.T) {
 	w.until(t, "a try", func() bool { return tries(third) == 1 })
 	jobs <- third
 	w.untilDestroyed(t, p, 4)
+}
+
+// 4-51: a completion that was recorded, and of which no workflow was told before the
+// process died, gets its receipt by the sweep.
+func TestSweepClosesForgottenJobs(t *testing.T) {
+	w := theWorld(t)
+	now := time.Now().Add(2 * time.Minute)
+	p := w.pool(t, nil, noRunners)
+	id := w.newJob()
+	e := w.event(p, id, "completed")
+	e.Conclusion, e.CompletedAt, e.RunnerName = "success", e.StartedAt.Add(time.Second), "somebody-elses"
+	if _, err := w.store.ApplyJobEvent(t.Context(), defaultWorkspace, e, func(muster.Job) string { return p.Name }); err != nil {
+		t.Fatal(err)
+	}
+	has := func() bool {
+		rs, err := w.store.Receipts(t.Context(), defaultWorkspace, store.UsageFilter{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(rs, func(r muster.Receipt) bool { return r.Job.ID == id })
+	}
+	if has() {
+		t.Fatal("the receipt is there already")
+	}
+	w.deciding(&now, func(*Deps) {}).closeForgotten(t.Context(), now)
+	w.until(t, "the receipt", has)
 }

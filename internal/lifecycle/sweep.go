@@ -79,10 +79,40 @@ func (a *Activities) Sweep(ctx context.Context, before Suspects) (Suspects, erro
 		a.sweepRegistrations(ctx, known, before, &after)
 	}
 	a.wakeSilent(ctx, live)
+	a.closeForgotten(ctx, now)
 	after.Instances = after.Instances[:min(len(after.Instances), maxSuspects)]
 	after.Registrations = after.Registrations[:min(len(after.Registrations), maxSuspects)]
 	after.Ghosts = after.Ghosts[:min(len(after.Ghosts), maxSuspects)]
 	return after, nil
+}
+
+// forgottenFor is how far back the sweep looks for jobs without a receipt, and
+// forgottenAfter how long a job's own workflow has to write it.
+const (
+	forgottenFor   = 24 * time.Hour
+	forgottenAfter = time.Minute
+)
+
+// closeForgotten offers the completion of jobs again that have no receipt: the
+// process may have died between recording what polling or a scale set told and
+// waking the job's workflow, and neither tells it twice (4-51).
+func (a *Activities) closeForgotten(ctx context.Context, now time.Time) {
+	jobs, err := a.Store.Unreceipted(ctx, defaultWorkspace, now.Add(-forgottenFor), now.Add(-forgottenAfter), maxSuspects)
+	if err != nil {
+		a.logger(ctx).Warn("sweep: jobs without a receipt", "error", err)
+		return
+	}
+	for _, j := range jobs {
+		e := muster.JobEvent{
+			Action: "completed", Status: muster.JobCompleted, Conclusion: j.Conclusion, ID: j.Key.ID, Attempt: j.Key.Attempt, RunID: j.RunID,
+			App: j.App, InstallationID: j.Installation, Repository: j.Repository, Labels: j.Labels, RunnerName: j.RunnerName,
+			CreatedAt: j.CreatedAt, StartedAt: j.StartedAt, CompletedAt: j.CompletedAt, ReceivedAt: now,
+		}
+		if err := a.wake.sink(ctx, e); err != nil {
+			a.logger(ctx).Warn("sweep: job without a receipt", "job", j.Key.String(), "error", err)
+			return
+		}
+	}
 }
 
 // due reports whether it is time for the next look; rounds are not punctual.

@@ -274,6 +274,18 @@ func (s *Store) TriedJob(ctx context.Context, workspace string, id int64, at tim
 	})
 }
 
+// Unreceipted returns jobs of pools that are completed and have no receipt, that were first heard of from one time until another.
+func (s *Store) Unreceipted(ctx context.Context, workspace string, from, to time.Time, limit int) ([]muster.Job, error) {
+	var out []muster.Job
+	err := s.read(ctx, func(t *tx) (err error) {
+		out, err = all[muster.Job](t, `SELECT j.doc FROM jobs j LEFT JOIN receipts r ON r.workspace = j.workspace AND r.job = j.id AND r.attempt = j.attempt
+			WHERE j.workspace = ? AND j.seen_at >= ? AND j.seen_at < ? AND j.state = ? AND j.pool <> '' AND r.job IS NULL ORDER BY j.seen_at, j.id LIMIT ?`,
+			workspace, from, to, muster.JobCompleted, limit)
+		return err
+	})
+	return out, err
+}
+
 // OldestQueued returns when the first of a pool's queued jobs was queued; ok is
 // false if none is.
 func (s *Store) OldestQueued(ctx context.Context, workspace, pool string) (at time.Time, ok bool, err error) {

@@ -57,6 +57,7 @@ func isolation(t *testing.T, s *store.Store) {
 		"UnnamedRunners": func() (any, error) { return s.UnnamedRunners(ctx, other, at(-time.Hour), at(time.Hour), 9) },
 		"TriedJob":       func() (any, error) { return nil, s.TriedJob(ctx, other, one.ID, at(time.Hour)) },
 		"OldestQueued":   func() (any, error) { at, _, err := s.OldestQueued(ctx, other, "a"); return at, err },
+		"Unreceipted":    func() (any, error) { return s.Unreceipted(ctx, other, at(-time.Hour), at(time.Hour), 9) },
 		"MoveJobs":       func() (any, error) { return s.MoveJobs(ctx, other, "a", "b", []int64{one.ID}) },
 		"Pool":           func() (any, error) { return s.Pool(ctx, other, "a") },
 		"Pools":          func() (any, error) { return s.Pools(ctx, other) },

@@ -246,6 +246,16 @@ func staleJobs(t *testing.T, s *store.Store) {
 	}
 	want(t, "all", stale(at(0), 9), []int64{3, 2, 1})
 	want(t, "two", stale(at(0), 2), []int64{3, 2})
+	apply(t, s, event(5, "completed", "foreign"))
+	forgotten := func() (ids []int64) {
+		for _, j := range must(s.Unreceipted(ctx, ws, at(-24*time.Hour), at(24*time.Hour), 9))(t) {
+			ids = append(ids, j.Key.ID)
+		}
+		return ids
+	}
+	want(t, "without a receipt", forgotten(), []int64{5})
+	must(s.WriteReceipt(ctx, receipt(5, "")))(t)
+	want(t, "with a receipt", len(forgotten()), 0)
 	first, ok, err := s.OldestQueued(ctx, ws, "a")
 	if err != nil || !ok || !first.Equal(utc(at(-4*time.Hour))) {
 		t.Errorf("the oldest is of %s, %v, %v", first, ok, err)
