@@ -49,8 +49,8 @@ func TestEachSenseKeepsTheSameBooks(t *testing.T) {
 		t.Run(sense.name, func(t *testing.T) {
 			o := sense.options
 			o.Sim = githubsim.Config{Seed: 5, LongPoll: 2 * time.Second}
-			poll := "1h" // webhooks are on their own
-			if o.NoWebhook {
+			poll := "1h" // the other senses are on their own
+			if sense.sense == muster.SensePoll {
 				poll = "1s"
 			}
 			o.Settings = `

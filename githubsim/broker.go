@@ -270,7 +270,7 @@ func (s *Server) enterPoll(r *http.Request) (*session, int, *apiError) {
 	x.turn++
 	// A runner ends its poll when its job ends. What was just being told then has
 	// not arrived: who polls again without having acquired its job never heard of it.
-	if j := one.job; j != nil && j.assigned == one && j.status == queued && x.fetched.MessageID == j.messageID {
+	if j := one.job; j != nil && j.assigned == one && j.status == queued && x.fetched.MessageID != 0 && x.fetched.MessageID == j.messageID {
 		x.queue = append([]message.Broker{x.fetched}, x.queue...)
 		x.fetched = message.Broker{}
 	}

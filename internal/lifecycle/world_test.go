@@ -36,6 +36,7 @@ type world struct {
 	seen   *observer
 	box    *secretbox.Box
 
+	syncing sync.Mutex // of the list of pools
 	mu      sync.Mutex
 	scripts map[string]func(context.Context, *agent) string // by pool
 	jobs    int64
@@ -133,6 +134,8 @@ func (w *world) pool(t *testing.T, script func(context.Context, *agent) string, 
 	w.mu.Lock()
 	w.scripts[name] = script
 	w.mu.Unlock()
+	w.syncing.Lock() // parallel tests would take each other's pools out
+	defer w.syncing.Unlock()
 	pools, err := w.store.Pools(t.Context(), defaultWorkspace)
 	if err != nil {
 		t.Fatal(err)
