@@ -1,7 +1,7 @@
 -- +goose Up
 
--- tries is how many runners that were made for the job listened in vain, tried_at
--- when the last of them did: a job that none of them gets is not served for ever.
+-- tries is how many runners listened that were made for the job, tried_at when the
+-- last of them began to: a job that none of them gets is not served for ever.
 ALTER TABLE jobs ADD COLUMN tries INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN tried_at INTEGER NOT NULL DEFAULT 0;
 DROP INDEX jobs_pool;
