@@ -2,6 +2,7 @@ package githubsim
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -170,7 +171,7 @@ func (s *Server) answerService(w http.ResponseWriter, out any, err error) {
 	h.Set("ActivityId", s.chance.uuid("activity"))
 	s.mu.Unlock()
 	if err != nil {
-		e, known := err.(*exception)
+		e, known := errors.AsType[*exception](err)
 		if !known {
 			e = exceptionf(http.StatusInternalServerError, runtimeErrors+"RuntimeException", "%v", err)
 		}

@@ -82,7 +82,7 @@ type scaler struct {
 	set    int
 	client *scaleset.Client
 	most   int
-	ctx    context.Context // of the runners
+	ctx    context.Context //nolint:containedctx // of the runners, which outlive the call that starts them
 
 	mu        sync.Mutex
 	live      int

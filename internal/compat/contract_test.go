@@ -24,7 +24,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/worker" //nolint:depguard // the contract is proven on the real engine
 
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/githubsim"
@@ -61,24 +61,23 @@ const runnerConfig = `[
 // and workflows, a platform in memory whose machines run a real program, and a
 // simulated GitHub. Its clock can be moved forward.
 type site struct {
-	t        *testing.T
-	dir      string
-	sim      *githubsim.Server
-	cloud    *fake.Cloud
-	store    *store.Store
-	engine   *engine.Engine
-	deps     lifecycle.Deps
-	client   *lifecycle.Client
-	worker   worker.Worker
-	manager  *config.RunnerManager
-	url      string
-	queue    *safeQueue
-	calls    *githubCalls
-	ahead    atomic.Int64 // how far the clock was moved
-	jobs     int64
-	log      *safeBuffer
-	logger   *slog.Logger
-	restarts int
+	t       *testing.T
+	dir     string
+	sim     *githubsim.Server
+	cloud   *fake.Cloud
+	store   *store.Store
+	engine  *engine.Engine
+	deps    lifecycle.Deps
+	client  *lifecycle.Client
+	worker  worker.Worker
+	manager *config.RunnerManager
+	url     string
+	queue   *safeQueue
+	calls   *githubCalls
+	ahead   atomic.Int64 // how far the clock was moved
+	jobs    int64
+	log     *safeBuffer
+	logger  *slog.Logger
 }
 
 func (s *site) now() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())) }

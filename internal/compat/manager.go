@@ -137,7 +137,7 @@ func (m *Manager) Register(mux *http.ServeMux) {
 // only answers 405 for other methods (S3-6); GET has HEAD with it.
 func only(method string, h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != method && !(method == http.MethodGet && r.Method == http.MethodHead) {
+		if r.Method != method && (method != http.MethodGet || r.Method != http.MethodHead) {
 			w.Header().Set("Allow", method)
 			write(w, http.StatusMethodNotAllowed, problem{Detail: "Method Not Allowed"})
 			return

@@ -369,7 +369,7 @@ func (a *Activities) StopKept(ctx context.Context, ref MachineRef, s keptStep) e
 		return err
 	}
 	if !s.Forced {
-		if m, err = a.ask(ctx, ref, d); err != nil {
+		if _, err = a.ask(ctx, ref, d); err != nil {
 			return err
 		}
 		if m, d, err = a.situation(ctx, ref); err != nil {
