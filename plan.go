@@ -283,7 +283,8 @@ const defaultMinRunTime = time.Minute
 // supply for jobs that wait.
 //
 // Of the queued jobs, those that are younger than JobWait and those that a quota
-// has no room for are held: they may take an idle runner and make none. The others
+// has no room for are held, and those that several runners in a row were made for
+// in vain, until their next try: they may take an idle runner and make none. The others
 // are in line (see demand for the order), and the supply serves the first of them.
 //
 // The scaling formula is fed with the jobs in line as its pending jobs and the
@@ -307,7 +308,8 @@ const defaultMinRunTime = time.Minute
 //     made at once, whatever the threshold says.
 //   - The warm floor: a supply below min is filled at once, whatever threshold and
 //     cooldown say. Runners beyond what the queue wants are counted as Warm.
-//   - Nothing is made while the provider is held. The provisioning limit cuts what
+//   - Nothing is made while the provider is held, and few at a time while its room
+//     is felt for. The provisioning limit cuts what
 //     is created so that starting runners stay within Pool.Provisioning; jobs are
 //     served before the floor.
 //   - Scaling down drains idle runners only, longest idle first and none younger

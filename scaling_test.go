@@ -35,6 +35,7 @@ type scalingExample struct {
 	Runners []string      `yaml:"runners"`
 	Scaled  string        `yaml:"last_scaling"`
 	Unknown bool          `yaml:"demand_unknown"`
+	Room    int           `yaml:"provider_room"`
 	Decide  scalingAnswer `yaml:"decide"`
 }
 
@@ -174,7 +175,7 @@ func (e scalingExample) snapshot(t *testing.T, dir string) (muster.Snapshot, tim
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
-	s := muster.Snapshot{Pool: c.Pools[0], DemandUnknown: e.Unknown}
+	s := muster.Snapshot{Pool: c.Pools[0], DemandUnknown: e.Unknown, ProviderRoom: e.Room}
 	if e.Scaled != "" {
 		s.LastScaling = ago(strings.TrimSuffix(e.Scaled, " ago"))
 	}
