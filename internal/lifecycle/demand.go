@@ -30,7 +30,7 @@ func (a *Activities) snapshot(ctx context.Context, ref PoolRef, now time.Time) (
 	} else {
 		snap.ProviderRoom = r.Room
 	}
-	if a.DemandKnown != nil && !a.DemandKnown(snap.Pool, now) {
+	if a.DemandKnown != nil && !a.DemandKnown(ctx, snap.Pool, now) {
 		snap.DemandUnknown = true
 	}
 	if snap.Spending, err = a.spending(ctx, snap.Pool, now); err != nil {

@@ -177,7 +177,7 @@ type Deps struct {
 	Budgets []muster.CostBudget
 	// DemandKnown says whether a pool's queue is known at a time; nil means always.
 	// A pool that only polling tells of has no data while polling fails (4-27).
-	DemandKnown func(p muster.Pool, now time.Time) bool
+	DemandKnown func(ctx context.Context, p muster.Pool, now time.Time) bool
 	Observer    Observer
 	Now         func() time.Time
 }

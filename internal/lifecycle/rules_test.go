@@ -257,7 +257,7 @@ func TestUnknownDemandChangesNothing(t *testing.T) {
 	w := theWorld(t)
 	now := time.Now()
 	known := false
-	a := w.deciding(&now, func(d *Deps) { d.DemandKnown = func(muster.Pool, time.Time) bool { return known } })
+	a := w.deciding(&now, func(d *Deps) { d.DemandKnown = func(context.Context, muster.Pool, time.Time) bool { return known } })
 	p := w.pool(t, nil, func(p *muster.Pool) { p.Scaling.MinRunners = 1 })
 	ref := PoolRef{defaultWorkspace, p.Name}
 	for _, known = range []bool{false, true} {

@@ -79,7 +79,7 @@ const staleAfter = 10 * time.Minute
 
 // demandKnown says whether a pool's queue is known: by webhooks always, by
 // polling or a scale set alone only while they work (4-27, S1-113).
-func (s *Server) demandKnown(p muster.Pool, now time.Time) bool {
+func (s *Server) demandKnown(ctx context.Context, p muster.Pool, now time.Time) bool {
 	for _, a := range s.cfg.Apps {
 		if a.Name == p.App && hears(a) {
 			return true
@@ -87,7 +87,7 @@ func (s *Server) demandKnown(p muster.Pool, now time.Time) bool {
 	}
 	if s.listeners[p.Name] != nil {
 		// The books and not our own listener: another control plane may hold the session.
-		report, err := s.store.ScaleSet(context.Background(), workspace, p.Name)
+		report, err := s.store.ScaleSet(ctx, workspace, p.Name)
 		return err == nil && now.Sub(report.At) < staleAfter
 	}
 	poller := s.pollers[p.App]
