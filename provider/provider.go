@@ -149,14 +149,3 @@ type Consoler interface {
 type Described interface {
 	Describe() Description
 }
-
-// Description is what a provider is, for documentation, defaults and help.
-type Description struct {
-	// Kind is the word used in the configuration: "process", "container", …
-	Kind string
-	// Summary is one sentence.
-	Summary string
-	// ConnectTimeout is how long an agent of this platform may take to connect
-	// (design §7): 10 s for a process, 60 s for a container, 5 min for a VM.
-	ConnectTimeout time.Duration
-}

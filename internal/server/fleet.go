@@ -150,14 +150,9 @@ func (s *fleetServer) shutdown(ctx context.Context) error {
 
 // fleetProvider builds the provider that the command line names.
 func fleetProvider(run config.FleetRun, pools func() ([]muster.Pool, error), logger *slog.Logger) (provider.Provider, error) {
-	read, ok := kinds[run.Kind]
+	kind, ok := kindNamed(run.Kind)
 	if !ok {
-		known := make([]string, 0, len(kinds))
-		for k := range kinds {
-			known = append(known, k)
-		}
-		slices.Sort(known)
-		return nil, muster.Errorf(muster.CodeInvalid, "provider %q is unknown: use one of %v", run.Kind, known)
+		return nil, muster.Errorf(muster.CodeInvalid, "provider %q is unknown: use one of %s", run.Kind, kindNames())
 	}
 	data, err := filepath.Abs(run.DataDir)
 	if err != nil {
@@ -171,7 +166,7 @@ func fleetProvider(run config.FleetRun, pools func() ([]muster.Pool, error), log
 	if err != nil {
 		return nil, err
 	}
-	build, err := read(section, providerEnv{name: run.Kind, owner: fleetOwner, dataDir: data, dir: dir, logger: logger})
+	build, err := kind.Read(section, provider.Env{Name: run.Kind, Owner: fleetOwner, DataDir: data, Dir: dir, Logger: logger})
 	if err != nil {
 		return nil, fmt.Errorf("provider %s: %w", run.Kind, err)
 	}

@@ -294,7 +294,7 @@ func TestFleetRefusesToStart(t *testing.T) {
 			_ = os.MkdirAll(s.run.DataDir, 0o700)
 			_ = os.WriteFile(filepath.Join(s.run.DataDir, "key"), []byte("short"), 0o600)
 		}, "key is damaged: remove it"},
-		{"UnknownProvider", func(s *fleetStand, o *FleetOptions) { o.VMs, s.run.Kind = nil, "abacus" }, `provider "abacus" is unknown: use one of [`},
+		{"UnknownProvider", func(s *fleetStand, o *FleetOptions) { o.VMs, s.run.Kind = nil, "abacus" }, `provider "abacus" is unknown: use one of process`},
 		{"BadSection", func(s *fleetStand, o *FleetOptions) {
 			o.VMs, s.run.Kind, s.run.Provider = nil, "process", json.RawMessage(`{"runner_dir": "/nowhere", "colour": 1}`)
 		}, "colour: unknown key"},

@@ -1,11 +1,12 @@
 package server
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/muster-ci/muster/internal/config"
@@ -15,37 +16,35 @@ import (
 	"github.com/muster-ci/muster/provider/process"
 )
 
-// kinds are the providers that this program knows. A new one is a line here. Each
-// reads its section and tells every problem of it; what it returns then makes the
-// provider, which may touch the platform.
-var kinds = map[string]func(section json.RawMessage, env providerEnv) (func() (provider.Provider, error), error){
-	"process": newProcess,
+// kinds are the platforms that this program knows. A new one is a line here.
+var kinds = []provider.Kind{
+	process.Kind(),
 }
 
-// providerEnv is what a provider gets besides its own section.
-type providerEnv struct {
-	name    string
-	owner   string
-	dataDir string
-	// dir is the configuration file's, absolute: relative paths start there.
-	dir    string
-	logger *slog.Logger
+// Kinds describes the platforms that this program knows, in the order of the
+// documentation.
+func Kinds() []provider.Description {
+	out := make([]provider.Description, 0, len(kinds))
+	for _, k := range kinds {
+		out = append(out, k.Description)
+	}
+	return out
 }
 
-func newProcess(section json.RawMessage, env providerEnv) (func() (provider.Provider, error), error) {
-	cfg := process.Defaults()
-	cfg.Root = filepath.Join(env.dataDir, "runners", env.name)
-	err := provider.DecodeConfig(section, &cfg)
-	for _, path := range []*string{&cfg.Agent, &cfg.RunnerDir, &cfg.Root, &cfg.MachinesDir} {
-		if *path != "" && !filepath.IsAbs(*path) {
-			*path = filepath.Join(env.dir, *path)
-		}
+func kindNamed(name string) (provider.Kind, bool) {
+	i := slices.IndexFunc(kinds, func(k provider.Kind) bool { return k.Kind == name })
+	if i < 0 {
+		return provider.Kind{}, false
 	}
-	if err := errors.Join(err, cfg.Validate()); err != nil {
-		return nil, err
+	return kinds[i], true
+}
+
+func kindNames() string {
+	var names []string
+	for _, k := range kinds {
+		names = append(names, k.Kind)
 	}
-	cfg.Owner, cfg.Logger = env.owner, env.logger
-	return func() (provider.Provider, error) { return process.New(cfg) }, nil
+	return strings.Join(names, ", ")
 }
 
 // defaultConnectTimeout is for a provider that does not say how long its machines
@@ -83,9 +82,9 @@ func plans(cfg config.Config, logger *slog.Logger) ([]plan, error) {
 	var out []plan
 	for _, p := range cfg.Providers {
 		problem := func(err error) error { return p.Config.Problem("", "provider %s: %s", p.Name, err) }
-		read, ok := kinds[p.Kind]
+		kind, ok := kindNamed(p.Kind)
 		if !ok {
-			note(p.Config.Problem("use process", "provider %s: kind %q is unknown", p.Name, p.Kind))
+			note(p.Config.Problem("use one of "+kindNames(), "provider %s: kind %q is unknown", p.Name, p.Kind))
 			continue
 		}
 		section, err := p.Config.JSON()
@@ -93,7 +92,7 @@ func plans(cfg config.Config, logger *slog.Logger) ([]plan, error) {
 			note(problem(err))
 			continue
 		}
-		build, err := read(section, providerEnv{name: p.Name, owner: cfg.Name, dataDir: cfg.DataDir, dir: dir, logger: logger.With("provider", p.Name)})
+		build, err := kind.Read(section, provider.Env{Name: p.Name, Owner: cfg.Name, DataDir: cfg.DataDir, Dir: dir, Logger: logger.With("provider", p.Name)})
 		for _, one := range each(err) {
 			note(problem(one))
 		}

@@ -35,6 +35,7 @@ import (
 	"github.com/muster-ci/muster/internal/wire"
 	"github.com/muster-ci/muster/provider"
 	"github.com/muster-ci/muster/provider/fake"
+	"github.com/muster-ci/muster/provider/process"
 )
 
 const hookSecret = "server-test-webhook-secret"
@@ -57,13 +58,16 @@ var clouds struct {
 
 func init() {
 	clouds.byOwner = map[string]*fake.Cloud{}
-	kinds["fake"] = func(_ json.RawMessage, env providerEnv) (func() (provider.Provider, error), error) {
-		return func() (provider.Provider, error) {
-			clouds.Lock()
-			defer clouds.Unlock()
-			return clouds.byOwner[env.owner].Provider(env.owner), nil
-		}, nil
-	}
+	kinds = append(kinds, provider.Kind{
+		Description: provider.Description{Kind: "fake"},
+		Read: func(_ json.RawMessage, env provider.Env) (func() (provider.Provider, error), error) {
+			return func() (provider.Provider, error) {
+				clouds.Lock()
+				defer clouds.Unlock()
+				return clouds.byOwner[env.Owner].Provider(env.Owner), nil
+			}, nil
+		},
+	})
 }
 
 // newStand starts one. Its App may not write checks, although a pool wants to.
@@ -525,13 +529,13 @@ func TestProcessPathsStartAtTheFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	env := providerEnv{name: "local", owner: "test", dataDir: filepath.Join(dir, "data"), dir: dir, logger: slog.New(slog.DiscardHandler)}
+	env := provider.Env{Name: "local", Owner: "test", DataDir: filepath.Join(dir, "data"), Dir: dir, Logger: slog.New(slog.DiscardHandler)}
 	section := json.RawMessage(`{"agent":"muster-agent","runner_dir":"runner","root":"machines","cgroup":"none"}`)
-	if _, err := newProcess(section, env); err != nil {
+	if _, err := process.Kind().Read(section, env); err != nil {
 		t.Error(err)
 	}
-	env.dir = t.TempDir()
-	if _, err := newProcess(section, env); err == nil || !strings.Contains(err.Error(), filepath.Join(env.dir, "runner")) {
+	env.Dir = t.TempDir()
+	if _, err := process.Kind().Read(section, env); err == nil || !strings.Contains(err.Error(), filepath.Join(env.Dir, "runner")) {
 		t.Errorf("elsewhere: %v", err)
 	}
 }

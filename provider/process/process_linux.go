@@ -115,11 +115,9 @@ func (p *Provider) lookup(name string) error {
 
 // Describe says what this machine can enforce.
 func (p *Provider) Describe() provider.Description {
-	return provider.Description{
-		Kind:           "process",
-		Summary:        "Runners as processes of this machine, each with its own directory and session; this machine " + p.cg.String() + ".",
-		ConnectTimeout: 10 * time.Second,
-	}
+	d := description()
+	d.Summary = "Runners as processes of this machine, each with its own directory and session; this machine " + p.cg.String() + "."
+	return d
 }
 
 // name is the instance's ID: the runner and the mark of our directory, since two
