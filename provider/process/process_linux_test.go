@@ -762,3 +762,5 @@ func BenchmarkCreate(b *testing.B) {
 		b.StartTimer()
 	}
 }
+
+func TestDescription(t *testing.T) { providertest.Describe(t, Kind()) }
