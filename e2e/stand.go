@@ -39,6 +39,10 @@ type Options struct {
 	MaxRunners int
 	// Machines is the provider's limit; MaxRunners by default.
 	Machines int
+	// Provider, if set, writes the kind and config of the stand's one provider, named
+	// local, as lines of YAML: "kind: container\nconfig:\n  image: …\n". By default it
+	// is the process provider.
+	Provider func(s *Stand) string
 	// AppSettings are further settings of the App, as "key: value, key: value".
 	AppSettings string
 	// Settings are further lines of the configuration file.
@@ -165,27 +169,26 @@ func New(tb testing.TB, o Options) *Stand {
 	if o.Machines == 0 {
 		o.Machines = o.MaxRunners
 	}
+	if o.Provider == nil {
+		o.Provider = func(s *Stand) string {
+			return fmt.Sprintf("kind: process\nconfig:\n  agent: %s/muster-agent\n  runner_dir: %s\n  max: %d\n  grace: 1s\n", s.bin, o.RunnerDir, o.Machines)
+		}
+	}
 	if o.Database == "" {
 		o.Database = "sqlite:" + filepath.Join(s.Dir, "data", "muster.db")
 	}
 	must(os.WriteFile(s.Config, fmt.Appendf(nil, `data_dir: data
 listen: %[1]s
-public_url: %[9]s
+public_url: %[8]s
 database: %[6]s
 apps:
   - name: main
     id: %[2]d
     private_key_file: app.pem
-%[13]s    api_url: %[3]s/api/v3
-%[12]sproviders:
+%[11]s    api_url: %[3]s/api/v3
+%[10]sproviders:
   - name: local
-    kind: process
-    config:
-      agent: %[4]s/muster-agent
-      runner_dir: %[7]s
-      max: %[10]d
-      grace: 1s
-offerings:
+%[4]sofferings:
   - name: small
     cpus: 1
     memory_mib: 512
@@ -197,9 +200,9 @@ pools:
     provider: local
     offering: small
     scaling: {mode: on_demand, max_runners: %[5]d}
-%[11]s
-%[8]s
-`, addr, s.App.ID, api, s.bin, o.MaxRunners, o.Database, o.RunnerDir, o.Settings, public, o.Machines, poolLines(o.Pool), poolLines(o.AppSettings), secret), 0o600))
+%[9]s
+%[7]s
+`, addr, s.App.ID, api, indent(o.Provider(s)), o.MaxRunners, o.Database, o.Settings, public, poolLines(o.Pool), poolLines(o.AppSettings), secret), 0o600))
 	return s
 }
 
@@ -217,6 +220,14 @@ func poolLines(settings string) string {
 	}
 	return b.String()
 }
+
+// indent moves lines of YAML into an entry of a list.
+func indent(lines string) string {
+	return "    " + strings.ReplaceAll(strings.TrimSpace(lines), "\n", "\n    ") + "\n"
+}
+
+// Bin is the folder of the built programs.
+func (s *Stand) Bin() string { return s.bin }
 
 // RunnersRoot is where the process provider keeps its machines.
 func (s *Stand) RunnersRoot() string { return filepath.Join(s.Dir, "data", "runners", "local") }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/muster-ci/muster/internal/lifecycle"
 	"github.com/muster-ci/muster/internal/metrics"
 	"github.com/muster-ci/muster/provider"
+	"github.com/muster-ci/muster/provider/fault"
 	"github.com/muster-ci/muster/provider/process"
 )
 
@@ -128,6 +130,10 @@ func backends(cfg config.Config, reg *metrics.Registry, logger *slog.Logger) (ma
 	if err != nil {
 		return nil, err
 	}
+	spoil, err := faults(logger)
+	if err != nil {
+		return nil, err
+	}
 	out := map[string]lifecycle.Backend{}
 	var problems config.Problems
 	for _, p := range read {
@@ -144,11 +150,31 @@ func backends(cfg config.Config, reg *metrics.Registry, logger *slog.Logger) (ma
 		if d, ok := made.(provider.Described); ok {
 			b.ConnectTimeout = d.Describe().ConnectTimeout
 		}
-		b.Provider = reg.Provider(p.name, made)
+		b.Provider = reg.Provider(p.name, spoil(made))
 		out[p.name] = b
 	}
 	if len(problems) > 0 {
 		return nil, problems
 	}
 	return out, nil
+}
+
+// faultsVariable is an environment variable by which tests have a control plane's
+// providers fail now and then; see package fault. It is no setting: nobody who sets
+// it wants jobs to run.
+const faultsVariable = "MUSTER_FAULTS"
+
+// faults returns what stands before every provider: nothing, unless the environment
+// asks for faults.
+func faults(logger *slog.Logger) (spoil func(provider.Provider) provider.Provider, err error) {
+	text := os.Getenv(faultsVariable)
+	if text == "" {
+		return func(p provider.Provider) provider.Provider { return p }, nil
+	}
+	cfg, err := fault.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", faultsVariable, err)
+	}
+	logger.Error("PROVIDERS FAIL ON PURPOSE: this control plane is for tests only", faultsVariable, text)
+	return func(p provider.Provider) provider.Provider { return fault.New(p, cfg) }, nil
 }
