@@ -58,6 +58,12 @@ type Description struct {
 	// (design §7): 10 s for a process, 60 s for a container, 5 min for a VM; 0
 	// means for ever.
 	ConnectTimeout time.Duration
+	// Queues says that an accepted instance may wait in the platform's own queue, for
+	// days perhaps: then ConnectTimeout counts from when it was seen to run.
+	Queues bool
+	// CreateTimeout is how long one Create may take before it counts as hanging, at
+	// most four and a half minutes; 0 means one minute.
+	CreateTimeout time.Duration
 	// Settings are the keys of the section, in the order in which they are to be read.
 	Settings []Setting
 	// Example is a part of a configuration file in YAML that can be used as it is: the
