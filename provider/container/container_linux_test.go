@@ -1,0 +1,102 @@
+package container
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/provider"
+	"github.com/muster-ci/muster/provider/container/enginetest"
+	"github.com/muster-ci/muster/provider/providertest"
+)
+
+func listen(t testing.TB, address string) net.Listener {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(context.WithoutCancel(t.Context()), "tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// harness is the contract's suite on a real engine.
+func harness(e *enginetest.Engine, base Config, t testing.TB) providertest.Harness {
+	cfg := func(owner string) Config {
+		c := base
+		c.Owner = owner
+		return c
+	}
+	return providertest.Harness{
+		Open: func(t providertest.T, owner string) provider.Provider { return open(t, cfg(owner)) },
+		OpenWith: func(t providertest.T, owner string, max int) provider.Provider {
+			c := cfg(owner)
+			c.Max = max
+			return open(t, c)
+		},
+		End: func(pt providertest.T, owner string, id muster.RunnerID) {
+			e.Tool(t, "kill", "--signal", "TERM", cfg(owner).name(id))
+		},
+		Remains: func(pt providertest.T, owner string, id muster.RunnerID) (left []string) {
+			name := cfg(owner).name(id)
+			for _, c := range e.Containers(t) {
+				if strings.HasPrefix(c, name) {
+					left = append(left, c)
+				}
+			}
+			if len(e.Containers(t)) == 0 {
+				if v := e.Tool(t, "volume", "ls", "-q"); v != "" {
+					left = append(left, "volumes "+v)
+				}
+			}
+			return left
+		},
+		Exposed: func(pt providertest.T, owner string, id muster.RunnerID) map[string]string {
+			name := cfg(owner).name(id)
+			places := map[string]string{
+				"inspect": e.Tool(t, "inspect", name),
+				"ps":      e.Tool(t, "ps", "-a", "--no-trunc"),
+				"logs":    e.Tool(t, "logs", name),
+				"image":   e.Tool(t, "history", "--no-trunc", enginetest.Image),
+			}
+			files, _ := filepath.Glob("/proc/[0-9]*/*")
+			for _, f := range files {
+				if base := filepath.Base(f); base == "cmdline" || base == "environ" {
+					text, _ := os.ReadFile(f)
+					places[f] = string(text)
+				}
+			}
+			// The engine's own files about the container.
+			_ = filepath.WalkDir(e.Dir, func(path string, d os.DirEntry, err error) error {
+				if err != nil || d.IsDir() && (d.Name() == "merged" || d.Name() == "diff" || d.Name() == "proc") {
+					return filepath.SkipDir
+				}
+				if info, err := d.Info(); err == nil && info.Mode().IsRegular() && info.Size() < 1<<20 {
+					text, _ := os.ReadFile(path)
+					places[path] = string(text)
+				}
+				return nil
+			})
+			return places
+		},
+		Machine: func(pt providertest.T, owner string) provider.Machine {
+			name := fmt.Sprintf("kept-%d", time.Now().UnixNano())
+			e.Tool(t, "create", "--name", name, "--network", "none", "--label", labelKept+"="+owner, "--entrypoint", "/bin/sh", enginetest.Image, "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done")
+			pt.Cleanup(func() { e.Tool(t, "rm", "-f", name) })
+			return provider.Machine{Name: name}
+		},
+		Patience: 30 * time.Second,
+	}
+}
+
+func TestConformance(t *testing.T) { // 4-51 4-52 4-14
+	t.Run("podman", func(t *testing.T) {
+		e := enginetest.Podman(t, enginetest.Options{})
+		providertest.Run(t, harness(e, config(t, e), t))
+	})
+}
