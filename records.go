@@ -62,6 +62,26 @@ type BootToken struct {
 	Runner    RunnerID
 	Workspace string
 	ExpiresAt time.Time
+	// Build is what the machine is launched for.
+	Build BuildRequest
+}
+
+// BuildRequest says what a machine is asked for: the job that made Muster want it,
+// and where its runner will register. GitHub may give the runner another job of that
+// place, so that GitHubURL, and not the repository, says whose code may run (4-1).
+type BuildRequest struct {
+	// Owner and Repository name the job's repository; Repository is without the owner
+	// and "" when the machine is for no job, as those of a pool's floor are.
+	Owner      string
+	Repository string
+	// RepositoryURL is the page of the repository, "" without one.
+	RepositoryURL string
+	// GitHubURL is the page of the repository, organization or enterprise that the
+	// runner registers with.
+	GitHubURL string
+	Labels    Labels
+	// Job is the id of the job, 0 for none.
+	Job int64
 }
 
 // Finding is something that the sweep found and put right, or an accident that

@@ -37,6 +37,9 @@ type Spec struct {
 	// share a platform without sweeping each other's machines.
 	Owner    string
 	Offering muster.Offering
+	// Build is what the instance is asked for; platforms that decide by repository
+	// look at it.
+	Build muster.BuildRequest
 	// Boot is what the agent needs to start.
 	Boot Boot
 	// MaxAge is the longest that the instance may live; a provider whose

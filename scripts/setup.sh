@@ -17,6 +17,14 @@ want chromium sh -c 'command -v chromium || command -v google-chrome'
 want nodejs command -v node
 want npm command -v npm
 want git command -v git
+# Slurm and munge, for a cluster of the tests' own. Nothing is started by installing them.
+want slurmctld test -x /usr/sbin/slurmctld
+want slurmd test -x /usr/sbin/slurmd
+want slurmrestd test -x /usr/sbin/slurmrestd
+want slurm-client command -v sbatch
+want slurm-wlm-basic-plugins sh -c 'ls /usr/lib/*/slurm-wlm/select_cons_tres.so'
+want slurm-wlm-jwt-plugin sh -c 'ls /usr/lib/*/slurm-wlm/auth_jwt.so'
+want munge test -x /usr/sbin/munged
 
 if [ ${#missing[@]} -gt 0 ]; then
 	if [ "$(id -u)" != 0 ]; then
