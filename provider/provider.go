@@ -25,6 +25,15 @@ var (
 	ErrTransient = errors.New("provider failed for now")
 )
 
+// GoneError is ErrNotFound of a platform that saw why the instance went: it was
+// preempted, its node is gone, somebody deleted it.
+type GoneError struct{ Detail string }
+
+func (e *GoneError) Error() string { return ErrNotFound.Error() + ": " + e.Detail }
+
+// Unwrap makes it ErrNotFound.
+func (e *GoneError) Unwrap() error { return ErrNotFound }
+
 // Spec is what to start. Boot is secret: it is neither logged nor stored, and it
 // reaches the machine by file, pipe or channel, never by argument (4-14).
 type Spec struct {

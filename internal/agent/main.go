@@ -20,6 +20,13 @@ func Main(args []string, version string, stdout, stderr io.Writer) int {
 		return ExitDone
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
+	if dir, ok := delivery(args); ok {
+		if err := deliver(dir, os.Getenv("MUSTER_BOOT_TOKEN_FILE")); err != nil {
+			log.Error("agent not delivered", "error", err)
+			return ExitInternal
+		}
+		return ExitDone
+	}
 	environ := os.Environ()
 	cfg, err := load(args, environ, stderr)
 	if errors.Is(err, errHelp) {
