@@ -177,6 +177,15 @@ func (s *Store) SetWatermark(ctx context.Context, name, value string) error {
 	})
 }
 
+// DropWatermarks forgets the facts whose names begin with a prefix and sort before
+// another name.
+func (s *Store) DropWatermarks(ctx context.Context, prefix, before string) error {
+	return s.write(ctx, func(t *tx) error {
+		_, err := t.exec("DELETE FROM facts WHERE substr(name, 1, ?) = ? AND name < ?", len(prefix), prefix, before)
+		return err
+	})
+}
+
 // changeDelivery runs an UPDATE that returns the GUID of the delivery.
 func (t *tx) changeDelivery(seq int64, query string, args ...any) error {
 	var guid string

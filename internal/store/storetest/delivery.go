@@ -214,6 +214,14 @@ func watermark(t *testing.T, s *store.Store) {
 	ok(t, s.SetWatermark(ctx, "redelivery", "6"))
 	ok(t, s.SetWatermark(ctx, "poll", "x"))
 	want(t, "set", must(s.Watermark(ctx, "redelivery"))(t), "6")
+	for _, name := range []string{"box/10/r-a", "box/11/r-a", "box/11/r-ab", "boxes/10"} {
+		ok(t, s.SetWatermark(ctx, name, "kept"))
+	}
+	ok(t, s.DropWatermarks(ctx, "box/", "box/11/"))
+	ok(t, s.DropWatermarks(ctx, "box/11/r-a", "box/11/r-a0"))
+	for name, left := range map[string]string{"box/10/r-a": "", "box/11/r-a": "", "box/11/r-ab": "kept", "boxes/10": "kept"} {
+		want(t, "dropped "+name, must(s.Watermark(ctx, name))(t), left)
+	}
 }
 
 // canceled: a caller that left gets an error of its context, and the store goes on.

@@ -15,7 +15,7 @@ import (
 // instanceWide are the methods that are about no workspace, and why.
 var instanceWide = map[string]string{
 	"SaveDelivery": "a delivery belongs to an App", "Undispatched": "", "MarkDispatched": "", "DeferDelivery": "", "ReopenDelivery": "", "Delivery": "",
-	"Deliveries": "", "HaveDeliveries": "", "PruneDeliveries": "", "Watermark": "facts of the control plane", "SetWatermark": "",
+	"Deliveries": "", "HaveDeliveries": "", "PruneDeliveries": "", "Watermark": "facts of the control plane", "SetWatermark": "", "DropWatermarks": "",
 	"Installation": "it tells the workspace (4-40)", "PutInstallation": "", "LiveRunners": "the sweep's",
 	"UseBootToken": "the token tells the workspace", "RunnerBySession": "the token tells the workspace",
 	"PruneScaleSetJobs": "retention", "PruneDecisions": "retention", "PruneRunnerLogs": "retention", "Subscribe": "each change tells its workspace", "Ping": "", "Close": "", "Backup": "",
