@@ -27,11 +27,13 @@ var boundaries = []struct{ packages, mayImport string }{
 	{"provider", "."},
 	{"internal/wire", ""},
 	{"internal/proc", ""},
+	{"internal/guest", ""},
 	{"gen/...", "gen/..."},
 	// GitHub in a box never sees our client, nor our client it.
 	{"githubsim/...", "githubsim/..."},
 	// Adapters: never each other, never a use case.
 	{"provider/providertest", ". provider"},
+	{"provider/qemu", ". provider internal/proc internal/guest"},
 	// Its gateway speaks the words of wire.
 	{"provider/slurm", ". provider internal/proc internal/wire"},
 	{"provider/...", ". provider internal/proc"},
@@ -56,7 +58,7 @@ var boundaries = []struct{ packages, mayImport string }{
 	{"internal/compat", ". provider internal/usage internal/authz internal/trace gen/..."},
 	// The agent is small: nothing of the server reaches it.
 	{"internal/agent/bpf", ""},
-	{"internal/agent", ". internal/wire internal/proc internal/trace internal/agent/bpf gen/..."},
+	{"internal/agent", ". internal/wire internal/proc internal/guest internal/trace internal/agent/bpf gen/..."},
 	{"cmd/muster-agent", "internal/agent"},
 	// Configuration is read by the command line and handed to the server.
 	{"internal/config", ". provider internal/usage internal/schedule"},
@@ -171,7 +173,7 @@ func TestBoundaries(t *testing.T) {
 // own library, and so do tools, and the fleet's loop, whose only way out is the
 // one GitHub client (S1-114).
 func TestStandardLibraryOnly(t *testing.T) {
-	const pure = ". provider internal/wire internal/proc internal/usage internal/fleet internal/tools/..."
+	const pure = ". provider internal/wire internal/proc internal/guest internal/usage internal/fleet internal/tools/..."
 	all := sources(t)
 	for _, pkg := range sorted(all) {
 		if !match(pure, pkg) {

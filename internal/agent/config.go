@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/guest"
 )
 
 // Config is what an agent needs to know before it speaks to the control plane.
@@ -128,7 +129,9 @@ func load(args, environ []string, help io.Writer) (Config, error) {
 	if flags.NArg() > 0 {
 		problems = append(problems, fmt.Errorf("unexpected argument %q", flags.Arg(0)))
 	}
-	if u, err := url.Parse(c.URL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+	if strings.HasPrefix(c.URL, guest.URLScheme) {
+		// The control plane is at the other end of a port of this machine.
+	} else if u, err := url.Parse(c.URL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
 		problems = append(problems, errors.New("MUSTER_URL must be the http or https URL of the control plane"))
 	}
 	if c.RunnerDir == "" {

@@ -10,6 +10,8 @@ import (
 	"os/signal"
 	"slices"
 	"syscall"
+
+	"github.com/muster-ci/muster/internal/guest"
 )
 
 // Main is the program: it reads flags and environment, runs one runner and returns
@@ -27,7 +29,16 @@ func Main(args []string, version string, stdout, stderr io.Writer) int {
 		}
 		return ExitDone
 	}
+	if guest.Booting() {
+		log.Error("machine not booted", "error", guest.Init())
+		guest.PowerOff()
+	}
 	environ := os.Environ()
+	inside := os.Getenv(guest.Mark)
+	if inside != "" {
+		// The first process of a machine must not end before the machine does.
+		defer guest.PowerOff()
+	}
 	cfg, err := load(args, environ, stderr)
 	if errors.Is(err, errHelp) {
 		return ExitDone
@@ -40,15 +51,30 @@ func Main(args []string, version string, stdout, stderr io.Writer) int {
 		log.Error("agent not started", "error", err)
 		return ExitInternal
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	cfg.Logger, cfg.Output = log, stdout
+	if inside != "" {
+		guest.OnPowerButton(stop)
+	}
+	if inside == guest.KeptMark {
+		if err := runKept(ctx, cfg); err != nil {
+			log.Error("machine ended", "error", err)
+			return ExitRunner
+		}
+		return ExitDone
+	}
 	cfg.Token, err = takeToken(os.Getenv("MUSTER_BOOT_TOKEN_FILE"), os.Getenv("MUSTER_BOOT_TOKEN"), log)
 	if err != nil {
 		log.Error("agent not started", "error", err)
 		return ExitUsage
 	}
-	cfg.Logger, cfg.Output = log, stdout
-
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
+	hangUp, err := cfg.throughPort()
+	if err != nil {
+		log.Error("agent not started", "error", err)
+		return ExitUsage
+	}
+	defer hangUp()
 	code, err := Run(ctx, cfg, version)
 	if err != nil {
 		log.Error("agent ended", "error", err, "exit_code", code)
