@@ -55,6 +55,7 @@ var boundaries = []struct{ packages, mayImport string }{
 	{"internal/lifecycle", ". provider internal/usage internal/schedule internal/authz internal/trace internal/wire gen/..."},
 	{"internal/api", ". provider internal/usage internal/schedule internal/dryrun internal/authz internal/trace internal/wire gen/..."},
 	{"internal/web", ". provider internal/usage internal/authz internal/trace gen/..."},
+	{"internal/gateway", ". provider internal/wire"},
 	{"internal/compat", ". provider internal/usage internal/authz internal/trace gen/..."},
 	// The agent is small: nothing of the server reaches it.
 	{"internal/agent/bpf", ""},

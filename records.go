@@ -79,7 +79,8 @@ type BuildRequest struct {
 	// GitHubURL is the page of the repository, organization or enterprise that the
 	// runner registers with.
 	GitHubURL string
-	Labels    Labels
+	// Labels are those that the job asks for, joined by commas.
+	Labels string
 	// Job is the id of the job, 0 for none.
 	Job int64
 }

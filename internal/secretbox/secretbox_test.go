@@ -266,6 +266,54 @@ func TestTokens(t *testing.T) {
 	}
 }
 
+// S2-6 4-10: a launch token carries the build request in S2's words, and its key's id;
+// the public keys that are given out verify it.
+func TestLaunchToken(t *testing.T) {
+	tokens := newTokens(t, 2, 1)
+	c := claims
+	c.IssuedAt = noon
+	c.Build = muster.BuildRequest{
+		Owner: "acme", Repository: "web", RepositoryURL: "https://github.com/acme/web", GitHubURL: "https://github.com/acme",
+		Labels: "self-hosted,gpu", Job: 4711,
+	}
+	token := mint(t, tokens, c)
+	got, err := tokens.Verify(token, c.Audience, noon.Add(20*time.Hour)) // S2-11
+	if err != nil || got != c {
+		t.Fatalf("verified %+v: %v", got, err)
+	}
+	var keys struct {
+		Keys []struct{ Kty, Crv, Kid, X string }
+	}
+	if err := json.Unmarshal(tokens.PublicKeys(), &keys); err != nil || len(keys.Keys) != 2 {
+		t.Fatalf("keys %+v: %v", keys, err)
+	}
+	x, err := base64.RawURLEncoding.DecodeString(keys.Keys[0].X)
+	if err != nil || keys.Keys[0].Kty != "OKP" || keys.Keys[0].Crv != "Ed25519" {
+		t.Fatalf("key %+v: %v", keys.Keys[0], err)
+	}
+	read, err := jwt.Parse(token, func(tok *jwt.Token) (any, error) {
+		if tok.Header["kid"] != keys.Keys[0].Kid {
+			t.Errorf("kid %v", tok.Header["kid"])
+		}
+		return ed25519.PublicKey(x), nil
+	}, jwt.WithValidMethods([]string{"EdDSA"}), jwt.WithTimeFunc(func() time.Time { return noon }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(read.Claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`"owner":"acme"`, `"repositoryName":"web"`, `"repositoryURL":"https://github.com/acme/web"`, `"labels":["self-hosted","gpu"]`,
+		`"workflowId":4711`, `"gitHubURL":"https://github.com/acme"`, `"exp":`, `"jti":`, `"aud":`, `"iat":`,
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("no %s in %s", want, text)
+		}
+	}
+}
+
 func TestMintNeedsEverything(t *testing.T) {
 	tokens := newTokens(t, 1)
 	for i := range 6 {

@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"strings"
 	"time"
@@ -21,7 +22,7 @@ const tokenText = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345678
 // issuer is the iss claim of every boot token.
 const issuer = "muster"
 
-// BootClaims is what a boot token says. Every field is required.
+// BootClaims is what a boot token says. Every field but the last two is required.
 type BootClaims struct {
 	// JTI is the token's own id; the store lets each be used once (4-10).
 	JTI       string
@@ -33,6 +34,11 @@ type BootClaims struct {
 	// ExpiresAt outlives the longest time that a machine may wait to be started
 	// (S2-11), to the second.
 	ExpiresAt time.Time
+	// IssuedAt may be zero.
+	IssuedAt time.Time
+	// Build is the build request that the machine is launched for: it makes the boot
+	// token the launch token of Slurm's gateway, which decides by it who runs what.
+	Build muster.BuildRequest
 }
 
 // Tokens mints and verifies boot tokens: JWTs signed with Ed25519 (EdDSA). The
@@ -43,6 +49,7 @@ type Tokens struct {
 	kid    string
 	signer ed25519.PrivateKey
 	public map[string]ed25519.PublicKey
+	order  []string // the key ids, in the order of the Box's keys
 	parser *jwt.Parser
 }
 
@@ -64,6 +71,7 @@ func NewTokens(b *Box) (*Tokens, error) {
 		sum := sha256.Sum256(public)
 		kid := base64.RawURLEncoding.EncodeToString(sum[:9])
 		t.public[kid] = public
+		t.order = append(t.order, kid)
 		if t.signer == nil {
 			t.kid, t.signer = kid, signer
 		}
@@ -76,6 +84,13 @@ type claims struct {
 	jwt.RegisteredClaims
 	Workspace string `json:"ws"`
 	Pool      string `json:"pool"`
+	// The build request, in the words that launch tokens have always had.
+	Owner         string   `json:"owner,omitempty"`
+	Repository    string   `json:"repositoryName,omitempty"`
+	RepositoryURL string   `json:"repositoryURL,omitempty"`
+	Labels        []string `json:"labels,omitempty"`
+	Job           int64    `json:"workflowId,omitempty"`
+	GitHubURL     string   `json:"gitHubURL,omitempty"`
 }
 
 // Mint makes a boot token. The error is CodeInvalid when a claim is missing.
@@ -83,7 +98,7 @@ func (t *Tokens) Mint(c BootClaims) (muster.Secret, error) {
 	if !c.complete() {
 		return "", muster.Errorf(muster.CodeInvalid, "a boot token needs an id, a runner, a workspace, a pool, an audience and an expiry")
 	}
-	token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims{
+	made := claims{
 		RegisteredClaims: jwt.RegisteredClaims{
 			Issuer:    issuer,
 			Subject:   string(c.Runner),
@@ -93,10 +108,43 @@ func (t *Tokens) Mint(c BootClaims) (muster.Secret, error) {
 		},
 		Workspace: c.Workspace,
 		Pool:      c.Pool,
-	})
+		Owner:     c.Build.Owner, Repository: c.Build.Repository, RepositoryURL: c.Build.RepositoryURL,
+		Job: c.Build.Job, GitHubURL: c.Build.GitHubURL,
+	}
+	if c.Build.Labels != "" {
+		made.Labels = strings.Split(c.Build.Labels, ",")
+	}
+	if !c.IssuedAt.IsZero() {
+		made.IssuedAt = jwt.NewNumericDate(c.IssuedAt)
+	}
+	token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, made)
 	token.Header["kid"] = t.kid
 	signed, err := token.SignedString(t.signer)
 	return muster.Secret(signed), err
+}
+
+// PublicKeys are the keys that tokens are verified with, as a JSON Web Key Set (RFC
+// 7517, RFC 8037), the one that signs first. They are no secret.
+func (t *Tokens) PublicKeys() []byte {
+	type key struct {
+		Type  string `json:"kty"`
+		Curve string `json:"crv"`
+		Use   string `json:"use"`
+		Alg   string `json:"alg"`
+		ID    string `json:"kid"`
+		X     string `json:"x"`
+	}
+	set := struct {
+		Keys []key `json:"keys"`
+	}{}
+	for _, id := range t.order {
+		set.Keys = append(set.Keys, key{"OKP", "Ed25519", "sig", jwt.SigningMethodEdDSA.Alg(), id, base64.RawURLEncoding.EncodeToString(t.public[id])})
+	}
+	text, err := json.Marshal(set)
+	if err != nil {
+		return nil // texts always marshal
+	}
+	return append(text, '\n')
 }
 
 // Verify returns the claims of a token that one of the keys signed, that has not
@@ -120,6 +168,13 @@ func (t *Tokens) Verify(token, audience string, now time.Time) (BootClaims, erro
 		return BootClaims{}, refused("it is malformed or not signed by this control plane", err)
 	}
 	c := BootClaims{JTI: read.ID, Runner: muster.RunnerID(read.Subject), Workspace: read.Workspace, Pool: read.Pool}
+	c.Build = muster.BuildRequest{
+		Owner: read.Owner, Repository: read.Repository, RepositoryURL: read.RepositoryURL,
+		GitHubURL: read.GitHubURL, Labels: strings.Join(read.Labels, ","), Job: read.Job,
+	}
+	if read.IssuedAt != nil {
+		c.IssuedAt = read.IssuedAt.UTC()
+	}
 	if read.ExpiresAt != nil {
 		c.ExpiresAt = read.ExpiresAt.UTC()
 	}

@@ -97,7 +97,7 @@ func (g *gateway) Create(ctx context.Context, spec provider.Spec, user string) (
 	}
 	var in wire.GatewayInstance
 	err := g.call(ctx, http.MethodPost, wire.RunnerStartPath, wire.StartRequest{
-		GitHubURL: spec.Build.GitHubURL, LauncherToken: spec.Boot.Token.Reveal(), RunnerLabels: strings.Join(spec.Build.Labels, ","),
+		GitHubURL: spec.Build.GitHubURL, LauncherToken: spec.Boot.Token.Reveal(), RunnerLabels: spec.Build.Labels,
 		TokenURL: strings.TrimRight(spec.Boot.URL, "/") + wire.GHARunnerPath, Owner: spec.Owner,
 		CPUs: spec.Offering.CPUs, MemoryMiB: spec.Offering.MemoryMiB, GPUs: spec.Offering.GPUs,
 		MaxMilliseconds: spec.MaxAge.Milliseconds(), TraceID: plainWord(spec.TraceID), Pool: plainWord(spec.Pool), Workspace: plainWord(spec.Workspace),

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -262,4 +263,22 @@ func conformance(t *testing.T, transport string) {
 	if left := s.Queue(t); len(left) > 0 {
 		t.Errorf("left in the queue: %v", left)
 	}
+}
+
+// ownerOf is the name of the user that a process runs as.
+func ownerOf(t testing.TB, pid int) string {
+	t.Helper()
+	info, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
+	if err != nil {
+		return "" // it has ended
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	u, err := user.LookupId(fmt.Sprint(stat.Uid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u.Username
 }
