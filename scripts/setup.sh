@@ -25,6 +25,12 @@ want slurm-client command -v sbatch
 want slurm-wlm-basic-plugins sh -c 'ls /usr/lib/*/slurm-wlm/select_cons_tres.so'
 want slurm-wlm-jwt-plugin sh -c 'ls /usr/lib/*/slurm-wlm/auth_jwt.so'
 want munge test -x /usr/sbin/munged
+# A Kubernetes of the tests' own: containerd, runc and the network plugins; the rest is built below.
+want containerd command -v containerd
+want runc command -v runc
+want containernetworking-plugins test -x /usr/lib/cni/bridge
+want busybox-static sh -c '! ldd "$(command -v busybox)"'
+want iproute2 command -v ip
 
 if [ ${#missing[@]} -gt 0 ]; then
 	if [ "$(id -u)" != 0 ]; then
