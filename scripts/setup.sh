@@ -46,5 +46,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
+"$(dirname "$0")/../internal/tools/kube/build.sh" >/dev/null
+
 oracle=$(dirname "$0")/../githubsim/oracle/install.sh
 [ ! -x "$oracle" ] || "$oracle"
