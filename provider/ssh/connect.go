@@ -2,6 +2,7 @@ package ssh
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -152,19 +153,21 @@ func (h *host) handshake(ctx context.Context, dial dialer, auth []gossh.AuthMeth
 	if err != nil {
 		return nil, err
 	}
+	var stranger error
 	for _, algorithms := range want.tries {
 		var client *gossh.Client
 		client, err = login(ctx, dial, address, &gossh.ClientConfig{User: user, Auth: auth, HostKeyCallback: want.check, HostKeyAlgorithms: algorithms, ClientVersion: "SSH-2.0-muster"})
 		if err == nil {
 			return client, nil
 		}
-		_, other := errors.AsType[*hostKeyError](err)
-		none, unknown := errors.AsType[*gossh.AlgorithmNegotiationError](err)
-		if !other && (!unknown || none == nil) {
+		if other, ok := errors.AsType[*hostKeyError](err); ok {
+			stranger = other
+		} else if _, none := errors.AsType[*gossh.AlgorithmNegotiationError](err); !none {
+			stranger = nil
 			break
 		}
 	}
-	return nil, refusedLogin(err, user)
+	return nil, cmp.Or(stranger, refusedLogin(err, user))
 }
 
 func login(ctx context.Context, dial dialer, address string, cfg *gossh.ClientConfig) (*gossh.Client, error) {

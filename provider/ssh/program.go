@@ -22,10 +22,12 @@ var program = regexp.MustCompile(`(?m)^\s*#.*\n`).ReplaceAllString(source, "")
 
 // What sshd hands to the login shell of the user, whichever that is: these two texts
 // and nothing else. The first reads its program from standard input; the second
-// reads it up to the length in the first line, and leaves the rest.
+// reads it up to the length in the first line, and leaves the rest. A program that
+// was cut off with its connection does not end as it should, and is not run.
 const (
-	commandRun = `sh -c 'p=$(cat) && eval "$p"'`
-	commandPut = `sh -c 'IFS= read -r n && p=$(dd bs=1 count="$n" 2>/dev/null) && eval "$p"'`
+	commandRun = `sh -c 'p=$(cat); case $p in *"` + lastLine + `") eval "$p";; *) exit 70;; esac'`
+	commandPut = `sh -c 'IFS= read -r n; p=$(dd bs=1 count="$n" 2>/dev/null); case $p in *"` + lastLine + `") eval "$p";; *) exit 70;; esac'`
+	lastLine   = "#muster-end"
 )
 
 // quote writes a value as one word of a POSIX shell, whatever is in it (4-32). A NUL,
@@ -49,7 +51,7 @@ func (c call) text(root, owner, mark string) string {
 	for _, arg := range append([]string{c.operation, root, owner, mark, string(c.runner)}, c.args...) {
 		b.WriteString(" " + quote(arg))
 	}
-	b.WriteString("\n")
+	b.WriteString("\n" + lastLine)
 	return b.String()
 }
 

@@ -232,6 +232,19 @@ admit() {
 	show
 }
 
+# create SLOTS SPEC and the arguments of start: both at once, where there is no other
+# host that might have the runner.
+create() {
+	mkdir -p "$dir" || die "make $dir"
+	slots=$1 text=$2
+	shift 2
+	said=$(locked "$dir" admit "$slots" "$text") || die "make $d"
+	case $said in
+	claimed*) start "$@" ;;
+	*) printf '%s\n' "$said" ;;
+	esac
+}
+
 # withdraw takes back a claim that nobody has acted on.
 withdraw() {
 	locked "$d" unclaim
@@ -360,13 +373,19 @@ end() {
 			printf '%s\n' "$now" >"$d/told" || rm -f "$d/told"
 			kill -TERM -"$pid" 2>/dev/null || kill -TERM "$pid"
 		fi
-		told=0
+		told=0 waited=0
 		[ ! -s "$d/told" ] || read -r told <"$d/told"
 		left=$2
 		while agent && [ "$(($(date +%s) - told))" -le "$1" ]; do
 			if [ "$left" -le 0 ]; then
 				echo ending
 				return 0
+			fi
+			# The first moments count for those that end at once.
+			waited=$((waited + 1))
+			if [ "$waited" -le 5 ]; then
+				sleep 0.02
+				continue
 			fi
 			left=$((left - 1))
 			sleep 0.1
@@ -423,11 +442,12 @@ console() {
 	tail -c "$1" "$d/log"
 }
 
-# has FILE SHA256 says whether a program is there, as it was sent.
+# has FILE SHA256 says whether a program is there, as it was sent; on what machine, and
+# where.
 has() {
-	case $1 in /*) file=$1 ;; *) file=$root/$1 ;; esac
-	[ -x "$file" ] && [ "$(sum "$file")" = "$2" ] && echo yes
-	printf 'file %s\n' "$file"
+	there=no
+	[ -x "$root/$1" ] && [ "$(sum "$root/$1")" = "$2" ] && there=yes
+	printf '%s %s\n%s\n' "$there" "$(uname -m)" "$root/$1"
 }
 
 sum() {
@@ -441,7 +461,7 @@ put() {
 	mkdir -p "${file%/*}" || die "make ${file%/*}"
 	fresh=$(mktemp "$file.XXXXXX") || die "make $file"
 	if cat >"$fresh" && [ "$(sum "$fresh")" = "$2" ] && chmod 700 "$fresh" && mv -f "$fresh" "$file"; then
-		echo yes
+		printf 'yes %s\n%s\n' "$(uname -m)" "$file"
 		# Those of earlier versions; a process that still runs one keeps it.
 		find "${file%/*}" -maxdepth 1 -type f -name 'muster-agent-*' -mtime +30 ! -path "$file" -exec rm -f {} \;
 		return

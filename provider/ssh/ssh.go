@@ -283,6 +283,9 @@ func (p *Provider) candidates(ctx context.Context, spec provider.Spec) ([]*host,
 		}
 		p.forget(spec.Runner)
 	}
+	if len(p.hosts) == 1 {
+		return p.hosts, nil // it says by itself whether it has the runner, or room
+	}
 	views := p.survey(ctx, spec.Runner, p.hosts)
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -406,7 +409,11 @@ func (h *host) begin(ctx context.Context, spec provider.Spec, program string) (i
 		return inst, false, fmt.Errorf("%w: %w", provider.ErrInvalid, err)
 	}
 	h.p.note(spec.Runner, h)
-	s, err := h.ask(ctx, "claim", spec.Runner, strconv.Itoa(h.Slots), string(text))
+	operation, args := "claim", []string{strconv.Itoa(h.Slots), string(text)}
+	if len(h.p.hosts) == 1 {
+		operation, args = "create", append(args, h.startArgs(spec, program)...)
+	}
+	s, err := h.ask(ctx, operation, spec.Runner, args...)
 	switch {
 	case unreachedBy(err):
 		h.p.forget(spec.Runner)
@@ -731,18 +738,16 @@ func (h *host) agentFile(ctx context.Context) (string, error) {
 		return file, nil // another call has sent it
 	}
 	name := "bin/muster-agent-" + want.sum
-	v := h.look(ctx, "")
-	if v.err != nil {
-		return "", v.err
-	}
-	if want.machine != "" && v.machine != want.machine {
-		return "", fmt.Errorf("%w: %w: host %s is a %s machine, and %s is a program for %s: build cmd/muster-agent with the right GOARCH, and make a provider of its own for such hosts", provider.ErrTransient, errAgent, h.Name, v.machine, h.p.cfg.Agent, want.machine)
-	}
 	s, err := h.ask(ctx, "has", "", name, want.sum)
 	if err != nil {
 		return "", err
 	}
-	if s.word != "yes" {
+	there, machine, _ := strings.Cut(s.word, " ")
+	if want.machine != "" && machine != want.machine {
+		return "", fmt.Errorf("%w: %w: host %s is a %s machine, and %s is a program for %s: build cmd/muster-agent with the right GOARCH, and make a provider of its own for such hosts", provider.ErrTransient, errAgent, h.Name, machine, h.p.cfg.Agent, want.machine)
+	}
+	file := s.rest
+	if there != "yes" {
 		put := call{"put", "", []string{name, want.sum}}.text(h.Root, h.p.element, h.mark)
 		start := time.Now()
 		said, err := h.exec(ctx, commandPut, io.MultiReader(strings.NewReader(strconv.Itoa(len(put))+"\n"+put), program))
@@ -752,17 +757,15 @@ func (h *host) agentFile(ctx context.Context) (string, error) {
 			}
 			return "", err
 		}
-		if text, err := answer(said); err != nil || !strings.HasPrefix(text, "yes") {
+		text, err := answer(said)
+		if err == nil {
+			s, err = read(text, h.id)
+		}
+		if err != nil || !strings.HasPrefix(s.word, "yes ") {
 			return "", fmt.Errorf("%w: %w: host %s did not take the agent: %q", provider.ErrTransient, errAgent, h.Name, said)
 		}
+		file = s.rest
 		h.p.log.Info("agent sent", "host", h.Name, "sha256", want.sum, "bytes", want.size, "took", time.Since(start).Round(time.Millisecond))
-		if s, err = h.ask(ctx, "has", "", name, want.sum); err != nil {
-			return "", err
-		}
-	}
-	file, ok := strings.CutPrefix(s.rest, "file ")
-	if s.word != "yes" || !ok {
-		return "", fmt.Errorf("%w: %w: host %s has no agent after it was sent", provider.ErrTransient, errAgent, h.Name)
 	}
 	conn.mu.Lock()
 	conn.agent[want.sum] = file

@@ -26,7 +26,8 @@ import (
 // Server is one sshd. Its files are readable by all, so that any user of the machine
 // may log in with Identity.
 type Server struct {
-	// Dir has all that belongs to it.
+	// Dir has all that belongs to it, "home" as the home directory of who logs in: start-up
+	// files of the machine's own users do not slow it down.
 	Dir string
 	// Port is where it listens, on 127.0.0.1; the same after a Start that follows Kill.
 	Port int
@@ -113,8 +114,10 @@ KbdInteractiveAuthentication no
 AllowTcpForwarding yes
 MaxStartups 200
 PrintMotd no
+SetEnv HOME=%[2]s/home
 `, s.Port, s.Dir)
 	return errors.Join(
+		os.Mkdir(filepath.Join(s.Dir, "home"), 0o777),
 		os.Chmod(s.Dir, 0o755),
 		os.WriteFile(filepath.Join(s.Dir, "authorized_keys"), ssh.MarshalAuthorizedKey(public), 0o644),
 		os.WriteFile(s.KnownHosts, []byte(known), 0o644),
