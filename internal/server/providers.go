@@ -16,11 +16,13 @@ import (
 	"github.com/muster-ci/muster/provider"
 	"github.com/muster-ci/muster/provider/fault"
 	"github.com/muster-ci/muster/provider/process"
+	"github.com/muster-ci/muster/provider/ssh"
 )
 
 // kinds are the platforms that this program knows. A new one is a line here.
 var kinds = []provider.Kind{
 	process.Kind(),
+	ssh.Kind(),
 }
 
 // Kinds describes the platforms that this program knows, in the order of the
