@@ -17,6 +17,8 @@ want chromium sh -c 'command -v chromium || command -v google-chrome'
 want nodejs command -v node
 want npm command -v npm
 want git command -v git
+want openssh-server test -x /usr/sbin/sshd
+want procps command -v ps
 # Slurm and munge, for a cluster of the tests' own. Nothing is started by installing them.
 want slurmctld test -x /usr/sbin/slurmctld
 want slurmd test -x /usr/sbin/slurmd
