@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/muster-ci/muster/internal/wire"
 )
@@ -79,6 +80,13 @@ func (a *agent) fetch(ctx context.Context, d *wire.Download, version func(contex
 		return fmt.Errorf("make download directory: %w", err)
 	}
 	archive := filepath.Join(dir, sum+".tar.gz")
+	// Of several agents that share the directory, one downloads (S1-10).
+	unlock, err := lockDir(ctx, dir)
+	if err != nil {
+		return err
+	}
+	unlock = sync.OnceFunc(unlock)
+	defer unlock()
 	// A cached archive is checked like a fresh one: a job may have had the directory.
 	if err := verify(archive, sum); err != nil {
 		var tries backoff
@@ -95,6 +103,7 @@ func (a *agent) fetch(ctx context.Context, d *wire.Download, version func(contex
 			}
 		}
 	}
+	unlock()
 	f, err := os.Open(archive)
 	if err != nil {
 		return err

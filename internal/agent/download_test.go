@@ -16,6 +16,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/muster-ci/muster/internal/wire"
@@ -267,5 +269,31 @@ func TestDownloadIfNeeded(t *testing.T) { // S1-10
 				t.Errorf("left over: %v", left)
 			}
 		})
+	}
+}
+
+// S1-10: runners that start at once on one machine, with one cache, download once.
+func TestDownloadOnce(t *testing.T) {
+	text, sum := good(t)
+	var calls atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		calls.Add(1)
+		_, _ = w.Write(text)
+	}))
+	defer srv.Close()
+	d := &wire.Download{URL: srv.URL + "/runner.tar.gz", Filename: "actions-runner-linux-x64-2.336.0.tar.gz", SHA256: sum}
+	cache := t.TempDir()
+	var all sync.WaitGroup
+	for range 4 {
+		a := downloader(t, cache)
+		all.Go(func() {
+			if err := a.fetch(t.Context(), d, noVersion); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if n := calls.Load(); n != 1 {
+		t.Errorf("%d downloads", n)
 	}
 }
