@@ -79,7 +79,7 @@ type Config struct {
 	Runtime string `json:"runtime"`
 	// GPUs are the devices that may be given away, each to one runner at a time: ids
 	// of NVIDIA's runtime ("0", "GPU-…") or names of the container device interface
-	// ("nvidia.com/gpu=0"), which Podman needs.
+	// ("nvidia.com/gpu=0"). Podman's Docker interface takes neither, and is refused.
 	GPUs []string `json:"gpus"`
 	// Sidecar gives every runner an engine of its own; nil gives none.
 	Sidecar *Sidecar `json:"sidecar"`

@@ -581,11 +581,15 @@ func (p *Provider) how(ctx context.Context, inst provider.Instance) string {
 	}
 	st := in.Container.State
 	words := fmt.Sprintf("its agent ended with code %d", st.ExitCode)
-	if st.OOMKilled {
-		words += "; the kernel killed it at its memory limit"
-		if in.Container.HostConfig != nil && in.Container.HostConfig.Memory > 0 {
-			words += fmt.Sprintf(" of %d MiB", in.Container.HostConfig.Memory>>20)
-		}
+	limit := int64(0)
+	if in.Container.HostConfig != nil {
+		limit = in.Container.HostConfig.Memory >> 20
+	}
+	switch {
+	case st.OOMKilled:
+		words += fmt.Sprintf("; the kernel killed it at its memory limit of %d MiB", limit)
+	case st.ExitCode == 137 && limit > 0: // SIGKILL; engines do not always learn by whom
+		words += fmt.Sprintf("; it was killed, perhaps by the kernel at its memory limit of %d MiB", limit)
 	}
 	if st.Error != "" {
 		words += "; " + short(st.Error)

@@ -53,7 +53,7 @@ func description() provider.Description {
 			"hosts":                      "further names for addresses, `name:address`; `host-gateway` is the engine's machine",
 			"isolation":                  "what containers must be isolated by: `runc` (also crun), `gvisor`, `kata` or `sysbox`",
 			"runtime":                    "the engine's name for that runtime, where it is not the usual one",
-			"gpus":                       "the GPUs to give away, each to one runner at a time: NVIDIA's ids (`0`, `GPU-…`) or CDI names (`nvidia.com/gpu=0`), which Podman needs",
+			"gpus":                       "the GPUs to give away, each to one runner at a time: NVIDIA's ids (`0`, `GPU-…`) or CDI names (`nvidia.com/gpu=0`); Docker only",
 			"sidecar":                    "gives every runner an engine of its own: `image`, `command`, `privileged`, `memory_mib`; see Trust",
 			"max":                        "how many instances may exist at once, those that ended and are not yet deleted included",
 			"grace":                      "how long a container may take to end before it is killed",

@@ -98,7 +98,7 @@ func (c Config) request(spec provider.Spec, image string, gpus []string, local, 
 		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeBind, Source: c.RunnerFrom, Target: runnerFiles, ReadOnly: true})
 		entry = []string{"/bin/sh", "-c", copyRunner}
 	}
-	c.askForDevices(host, gpus, podman)
+	c.askForDevices(host, gpus)
 	if c.Sidecar != nil {
 		// Both containers see the work under one path, so that what a job mounts into a
 		// container of its own is there.
@@ -159,7 +159,7 @@ func (c Config) network(workspace string) string {
 }
 
 // askForDevices adds GPUs to a request (S4-76).
-func (c Config) askForDevices(host *container.HostConfig, gpus []string, podman bool) {
+func (c Config) askForDevices(host *container.HostConfig, gpus []string) {
 	var cdi, nvidia []string
 	for _, g := range gpus {
 		if isCDI(g) {
@@ -171,12 +171,7 @@ func (c Config) askForDevices(host *container.HostConfig, gpus []string, podman 
 	if len(nvidia) > 0 {
 		host.DeviceRequests = append(host.DeviceRequests, container.DeviceRequest{Driver: "nvidia", DeviceIDs: nvidia, Capabilities: [][]string{{"gpu"}}})
 	}
-	switch {
-	case podman:
-		for _, name := range cdi {
-			host.Devices = append(host.Devices, container.DeviceMapping{PathOnHost: name})
-		}
-	case len(cdi) > 0:
+	if len(cdi) > 0 {
 		host.DeviceRequests = append(host.DeviceRequests, container.DeviceRequest{Driver: "cdi", DeviceIDs: cdi})
 	}
 }
@@ -197,10 +192,9 @@ func (c Config) devices(host *container.HostConfig, cfg *container.Config) error
 	for _, r := range host.DeviceRequests {
 		got = append(got, r.DeviceIDs...)
 	}
-	for _, g := range strings.Split(cfg.Labels[labelGPUs], ",") {
-		// Podman resolves a CDI name when the container starts, and fails then; it shows none.
-		if !isCDI(g) && !slices.Contains(got, g) {
-			return fmt.Errorf("%w: the engine ignored the request for GPU %s; with Podman, name GPUs by the container device interface, as in nvidia.com/gpu=0", provider.ErrInvalid, g)
+	for g := range strings.SplitSeq(cfg.Labels[labelGPUs], ",") {
+		if !slices.Contains(got, g) {
+			return fmt.Errorf("%w: the engine ignored the request for GPU %s, as Podman's Docker interface does; use Docker for offerings with GPUs", provider.ErrInvalid, g)
 		}
 	}
 	return nil

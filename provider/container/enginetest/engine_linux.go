@@ -2,6 +2,7 @@ package enginetest
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -63,6 +64,8 @@ type Options struct {
 	Insecure []string
 	// Mirrors are images that come from elsewhere: name → where from, "registry.example.com" → "127.0.0.1:5000".
 	Mirrors map[string]string
+	// Size, such as "64m", bounds the disk that the engine keeps everything on.
+	Size string
 }
 
 // in reports whether the test runs in namespaces of its own, and skips it if it cannot.
@@ -97,6 +100,11 @@ func Podman(t testing.TB, o Options) *Engine {
 	in(t)
 	tools := find(t, "podman", "runc", "conmon", "netavark", "busybox")
 	e := &Engine{Name: "podman", Dir: dir(t), tool: tools[0]}
+	if o.Size != "" {
+		if err := unix.Mount("none", e.Dir, "tmpfs", 0, "size="+o.Size); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if o.Runtime == "" {
 		o.Runtime = "runc"
 	}
@@ -155,7 +163,7 @@ func dir(t testing.TB) string {
 		mounts, _ := os.ReadFile("/proc/self/mountinfo")
 		var below []string
 		for line := range strings.Lines(string(mounts)) {
-			if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], d+"/") {
+			if f := strings.Fields(line); len(f) > 4 && within(f[4], d) {
 				below = append(below, f[4])
 			}
 		}
@@ -169,6 +177,8 @@ func dir(t testing.TB) string {
 	})
 	return d
 }
+
+func within(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
 
 // begin starts the daemon and sees to its end.
 func (e *Engine) begin(t testing.TB, address func(socket string) []string) {
@@ -391,3 +401,86 @@ func Build(t testing.TB, dir, pkg string) string {
 	return out
 }
 
+// Tools is the directory of runsc and registry, built from the Go module proxy. The first
+// call on a machine takes minutes.
+func Tools(t testing.TB) string {
+	t.Helper()
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		Missing(t, "the Go tool, to build runsc and registry: %v", err)
+	}
+	cmd := exec.Command(filepath.Join(strings.TrimSpace(string(root)), "internal", "tools", "engines", "build.sh"))
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		Missing(t, "runsc and registry cannot be built: %v\n%s", err, errs.String())
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// GVisor writes a program that is gVisor's runtime as it works anywhere: with the
+// platform that needs no KVM, and without control groups of its own, which it can
+// only make where nobody else has the root. Limits are then not enforced.
+func GVisor(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "runsc")
+	script := fmt.Sprintf("#!/bin/sh\nexec %s/runsc --platform=systrap --ignore-cgroups --network=sandbox \"$@\"\n", Tools(t))
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Registry starts a registry of images on the loopback interface and returns its address.
+func Registry(t testing.TB) string {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(Tools(t), "registry"), "--port", "0")
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	ended := make(chan struct{})
+	port := make(chan string, 1)
+	go func() {
+		defer close(ended)
+		for lines.Scan() {
+			if _, p, ok := strings.Cut(lines.Text(), "on port "); ok {
+				select {
+				case port <- p:
+				default:
+				}
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-ended
+		_ = cmd.Wait()
+	})
+	select {
+	case p := <-port:
+		return "127.0.0.1:" + strings.TrimSpace(p)
+	case <-ended:
+		t.Fatal("the registry ended")
+	case <-time.After(30 * time.Second):
+		t.Fatal("the registry does not say where it is")
+	}
+	return ""
+}
+
+// Elsewhere gives this network an address that containers reach only through this machine, as
+// they would the internet, and returns it.
+func (e *Engine) Elsewhere(t testing.TB) string {
+	t.Helper()
+	const address = "192.0.2.7" // for documentation, and nobody's
+	if out, err := exec.Command("ip", "address", "add", address+"/32", "dev", "lo").CombinedOutput(); err != nil {
+		Missing(t, "add an address: %v\n%s", err, out)
+	}
+	t.Cleanup(func() { _ = exec.Command("ip", "address", "del", address+"/32", "dev", "lo").Run() })
+	return address
+}
