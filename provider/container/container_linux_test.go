@@ -95,6 +95,7 @@ func harness(e *enginetest.Engine, base Config, t testing.TB) providertest.Harne
 }
 
 func TestConformance(t *testing.T) { // 4-51 4-52 4-14
+	t.Parallel()
 	t.Run("podman", func(t *testing.T) {
 		e := enginetest.Podman(t, enginetest.Options{})
 		providertest.Run(t, harness(e, config(t, e), t))

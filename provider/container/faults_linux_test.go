@@ -121,6 +121,7 @@ func (d discard) WriteHeader(int)             {}
 // 4-51 4-52: whatever goes wrong with one call, a repetition ends in one container that runs, and a
 // deletion leaves none.
 func TestCallsThatFail(t *testing.T) {
+	t.Parallel()
 	e := enginetest.Podman(t, enginetest.Options{})
 	m := newMiddleman(t, e, "unix")
 	c := config(t, e)
@@ -176,6 +177,7 @@ func TestCallsThatFail(t *testing.T) {
 
 // Calls end with their context, whether the engine hangs as a whole or with one answer.
 func TestEngineHangs(t *testing.T) {
+	t.Parallel()
 	e := enginetest.Podman(t, enginetest.Options{})
 	m := newMiddleman(t, e, "unix")
 	c := config(t, e)
@@ -239,6 +241,7 @@ func TestEngineHangs(t *testing.T) {
 // 4-51: a control plane that dies anywhere between "created" and "recorded" leaves something that its
 // successor finds and can remove or go on with.
 func TestControlPlaneKilledBetween(t *testing.T) {
+	t.Parallel()
 	e := enginetest.Podman(t, enginetest.Options{})
 	c := config(t, e)
 	t.Run("CreatedNeverStarted", func(t *testing.T) {
@@ -306,6 +309,7 @@ func TestControlPlaneKilledBetween(t *testing.T) {
 
 // Containers outlive their engine, and are found when it is back.
 func TestEngineRestarts(t *testing.T) {
+	t.Parallel()
 	e := enginetest.Podman(t, enginetest.Options{})
 	c := config(t, e)
 	p := open(t, c)
@@ -339,6 +343,7 @@ func second[T any](_ T, err error) error { return err }
 
 // 4-52: a full disk is a lack of capacity, in the engine's words, and leaves nothing behind.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	e := enginetest.Podman(t, enginetest.Options{Size: "48m"})
 	p := open(t, config(t, e))
 	create(t, p, specFor("r-fits"))
@@ -379,6 +384,7 @@ func TestDiskFull(t *testing.T) {
 
 // A machine that dies before, during and after its job is seen as ended, and cleaned up.
 func TestMachinesThatDie(t *testing.T) {
+	t.Parallel()
 	e := enginetest.Podman(t, enginetest.Options{})
 	c := config(t, e)
 	p := open(t, c)

@@ -20,6 +20,7 @@ func in(t testing.TB, e *enginetest.Engine, name, script string) string {
 
 // S4-51: what the kernel enforces is what the offering says.
 func TestLimitsAndPrivileges(t *testing.T) {
+	t.Parallel()
 	e := enginetest.Podman(t, enginetest.Options{})
 	c := config(t, e)
 	c.PIDs, c.User = 77, "runner"
@@ -60,6 +61,7 @@ func TestLimitsAndPrivileges(t *testing.T) {
 // The isolation that is configured is the one that containers have, or they never start: Podman takes
 // every request for a runtime and does as it likes.
 func TestIsolationIsVerified(t *testing.T) {
+	t.Parallel()
 	e := enginetest.Podman(t, enginetest.Options{})
 	for _, isolation := range []string{"gvisor", "kata", "sysbox"} {
 		t.Run("Without-"+isolation, func(t *testing.T) {
@@ -79,6 +81,7 @@ func TestIsolationIsVerified(t *testing.T) {
 
 // gVisor for real: the kernel that a job sees is not this machine's, and the whole contract holds on it.
 func TestGVisor(t *testing.T) {
+	t.Parallel()
 	e := enginetest.Podman(t, enginetest.Options{Runtime: "runsc", Runtimes: map[string]string{"runsc": enginetest.GVisor(t)}})
 	c := config(t, e)
 	c.Isolation = "gvisor"
@@ -102,6 +105,7 @@ func TestGVisor(t *testing.T) {
 
 // An engine on another machine does not see the agent's file, and gets it by copy.
 func TestEngineOnAnotherMachine(t *testing.T) {
+	t.Parallel()
 	e := enginetest.Podman(t, enginetest.Options{})
 	c := config(t, e)
 	c.Host = newMiddleman(t, e, "tcp").Host
@@ -127,6 +131,7 @@ func TestEngineOnAnotherMachine(t *testing.T) {
 
 // A runner that the machine has reaches containers whose image has none: read-only there, and copied.
 func TestRunnerFrom(t *testing.T) {
+	t.Parallel()
 	e := enginetest.Podman(t, enginetest.Options{})
 	c := config(t, e)
 	c.RunnerFrom, c.RunnerDir = t.TempDir(), "/srv/runner"
@@ -152,6 +157,7 @@ func TestRunnerFrom(t *testing.T) {
 // S4-76: a GPU is given to one runner at a time, and an engine that ignores requests for GPUs gets no
 // runner that needs one.
 func TestGPUsAreExclusive(t *testing.T) {
+	t.Parallel()
 	e := enginetest.Podman(t, enginetest.Options{})
 	c := config(t, e)
 	c.GPUs = []string{"0", "1"}

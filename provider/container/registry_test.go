@@ -121,3 +121,22 @@ func TestCredentialsThatFail(t *testing.T) {
 		})
 	}
 }
+
+// What registries and engines say of a pull that failed decides whether it is tried again.
+func TestPullsThatFail(t *testing.T) {
+	p := &Provider{engine: &engine{host: "unix:///x"}}
+	for text, class := range map[string]error{
+		"toomanyrequests: You have reached your pull rate limit":   provider.ErrTransient,
+		"reading manifest 1 in r/x: manifest unknown":              provider.ErrInvalid,
+		"unauthorized: authentication required":                    provider.ErrInvalid,
+		"denied: requested access to the resource is denied":       provider.ErrInvalid,
+		"write /var/lib/docker/tmp/x: no space left on device":     provider.ErrCapacity,
+		"dial tcp: lookup r.example.com: no such host":             provider.ErrTransient,
+		"received unexpected HTTP status: 503 Service Unavailable": provider.ErrTransient,
+		"net/http: TLS handshake timeout":                          provider.ErrTransient,
+	} {
+		if err := p.pullFailed(t.Context(), "r/x:1", errors.New(text)); !errors.Is(err, class) || !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}

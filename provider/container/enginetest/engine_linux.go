@@ -201,10 +201,17 @@ func (e *Engine) begin(t testing.TB, address func(socket string) []string) {
 	})
 }
 
-// clear removes whatever a test has left.
+// clear removes whatever a test has left. One container may need another to be gone first.
 func (e *Engine) clear(t testing.TB) {
-	if out := strings.Fields(e.Tool(t, "ps", "-aq")); len(out) > 0 {
-		e.Tool(t, append([]string{"rm", "-f", "-v"}, out...)...)
+	for try := 0; ; try++ {
+		out := strings.Fields(e.Tool(t, "ps", "-aq"))
+		if len(out) == 0 {
+			return
+		}
+		if _, err := e.Try(append([]string{"rm", "-f", "-v"}, out...)...); err != nil && try == 3 {
+			t.Error(err)
+			return
+		}
 	}
 }
 
