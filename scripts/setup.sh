@@ -33,6 +33,12 @@ want runc command -v runc
 want containernetworking-plugins test -x /usr/lib/cni/bridge
 want busybox-static sh -c '! ldd "$(command -v busybox)"'
 want iproute2 command -v ip
+# Podman, with the network of its own; gVisor and a registry are built below.
+want podman command -v podman
+want conmon command -v conmon
+want netavark test -x /usr/lib/podman/netavark
+want aardvark-dns test -x /usr/lib/podman/aardvark-dns
+want iptables command -v iptables
 
 if [ ${#missing[@]} -gt 0 ]; then
 	if [ "$(id -u)" != 0 ]; then
@@ -49,6 +55,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 "$(dirname "$0")/../internal/tools/kube/build.sh" >/dev/null
+"$(dirname "$0")/../internal/tools/engines/build.sh" >/dev/null
 
 oracle=$(dirname "$0")/../githubsim/oracle/install.sh
 [ ! -x "$oracle" ] || "$oracle"

@@ -14,6 +14,7 @@ import (
 	"github.com/muster-ci/muster/internal/lifecycle"
 	"github.com/muster-ci/muster/internal/metrics"
 	"github.com/muster-ci/muster/provider"
+	"github.com/muster-ci/muster/provider/container"
 	"github.com/muster-ci/muster/provider/fault"
 	"github.com/muster-ci/muster/provider/process"
 	"github.com/muster-ci/muster/provider/ssh"
@@ -22,6 +23,7 @@ import (
 // kinds are the platforms that this program knows. A new one is a line here.
 var kinds = []provider.Kind{
 	process.Kind(),
+	container.Kind(),
 	ssh.Kind(),
 }
 
