@@ -31,8 +31,9 @@ want munge test -x /usr/sbin/munged
 want containerd command -v containerd
 want runc command -v runc
 want containernetworking-plugins test -x /usr/lib/cni/bridge
-want busybox-static sh -c '! ldd "$(command -v busybox)"'
+want busybox-static sh -c 'b=$(command -v busybox) && ! ldd "$b"'
 want iproute2 command -v ip
+want curl command -v curl
 # Podman, with the network of its own; gVisor and a registry are built below.
 want podman command -v podman
 want conmon command -v conmon
@@ -55,6 +56,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 "$(dirname "$0")/../internal/tools/kube/build.sh" >/dev/null
+"$(dirname "$0")/../internal/tools/garmproviders/build.sh" >/dev/null
 "$(dirname "$0")/../internal/tools/engines/build.sh" >/dev/null
 
 oracle=$(dirname "$0")/../githubsim/oracle/install.sh

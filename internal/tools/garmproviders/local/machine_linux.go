@@ -183,10 +183,13 @@ func service(file string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	unit := map[string]string{}
+	unit, input := map[string]string{}, ""
 	for line := range strings.Lines(string(text)) {
 		if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
 			unit[k] = v
+			if k == "StandardInputText" {
+				input += v + "\n"
+			}
 		}
 	}
 	for _, key := range []string{"ExecStart", "ExecStopPost"} {
@@ -197,6 +200,9 @@ func service(file string) int {
 		words := split(line)
 		cmd := exec.Command(words[0], words[1:]...)
 		cmd.Dir = unit["WorkingDirectory"]
+		if unit["StandardInput"] == "data" {
+			cmd.Stdin = strings.NewReader(input)
+		}
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 		fmt.Printf("%s: %s\n", key, words[0])
 		if err := cmd.Run(); err != nil {
