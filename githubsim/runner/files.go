@@ -27,6 +27,9 @@ func WriteDir(dir, program string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make runner directory: %w", err)
 	}
+	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
+		return fmt.Errorf("make runner directory: %w", err)
+	}
 	for name, text := range Scripts(program) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
 			return fmt.Errorf("write runner directory: %w", err)
@@ -46,7 +49,13 @@ func Scripts(program string) map[string]string {
 		return "#!/bin/sh\n# Starts the runner program in the directory of this script; exec, so that signals reach it.\n" +
 			"case $0 in */*) cd \"${0%/*}\" || exit 1 ;; esac\nexec " + start + " " + command + " \"$@\"\n"
 	}
-	return map[string]string{"run.sh": script("run"), "config.sh": script("configure")}
+	return map[string]string{
+		"run.sh": script("run"), "config.sh": script("configure"),
+		// What services are made with: runsvc.sh is copied to the top and started there.
+		"bin/runsvc.sh": script("run"),
+		// This runner needs nothing of the system.
+		"bin/installdependencies.sh": "#!/bin/sh\nexit 0\n",
+	}
 }
 
 // configuration is what the three files of a configured runner say.
