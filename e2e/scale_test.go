@@ -38,9 +38,9 @@ func TestScale(t *testing.T) {
 	pools, agents := number(t, "MUSTER_SCALE_POOLS", 6), number(t, "MUSTER_SCALE_AGENTS", 3)
 	seed := uint64(number(t, "MUSTER_SCALE_SEED", 1))
 	began := time.Now()
-	scan, poll := "10s", "4s"
-	if jobs >= 1000 { // it lasts long enough for less hurry
-		scan, poll = "30s", "15s"
+	scan, poll, idle := "10s", "4s", "15s"
+	if jobs >= 1000 { // it lasts long enough for the defaults, or half of them
+		scan, poll, idle = "2m", "30s", "1m"
 	}
 	s := New(t, Options{
 		Sim: githubsim.Config{
@@ -49,11 +49,11 @@ func TestScale(t *testing.T) {
 		},
 		World:    bigWorld,
 		Machines: 40,
-		Settings: bigPools(pools) + `
+		Settings: bigPools(pools, idle) + `
 times: {redelivery_scan: ` + scan + `, sweep: 15s, health: 30s, sweep_grace: 30s, heartbeat: 1s, agent_lost: 10s, poll: ` + poll + `}
 price_book: {rounding: second}
 `,
-		Pool: "no_job_timeout: 15s",
+		Pool: "no_job_timeout: " + idle,
 	})
 	for _, org := range organizations[1:] {
 		if _, err := s.Sim.Install(s.App.ID, org); err != nil {
@@ -208,12 +208,12 @@ func bigWorld(sim *githubsim.Server) error {
 }
 
 // bigPools continues the configuration's list of pools.
-func bigPools(n int) string {
+func bigPools(n int, idle string) string {
 	var b strings.Builder
 	for i := range n {
 		org := organizations[i%len(organizations)]
-		fmt.Fprintf(&b, "  - {name: %s-%d, scope: %s, labels: [self-hosted, pool-%d], provider: local, offering: small, no_job_timeout: 15s, scaling: {mode: on_demand, max_runners: 6}}\n",
-			org, i/len(organizations), org, i/len(organizations))
+		fmt.Fprintf(&b, "  - {name: %s-%d, scope: %s, labels: [self-hosted, pool-%d], provider: local, offering: small, no_job_timeout: %s, scaling: {mode: on_demand, max_runners: 6}}\n",
+			org, i/len(organizations), org, i/len(organizations), idle)
 	}
 	return b.String()
 }

@@ -78,6 +78,10 @@ type PollerConfig struct {
 	// Grace is how long other senses have to tell of a run before its jobs are asked
 	// for. Zero, for an App without a webhook, is not to wait for any.
 	Grace time.Duration
+	// Inbox, if any, keeps when the last look was, so that a control plane that is
+	// restarted again and again does not look each time. Only with a Grace: where
+	// nobody else tells of jobs, the first look comes at once.
+	Inbox Inbox
 	// Again is how long a run in progress is taken to be as it was while GitHub gives
 	// it the same time of change; 2 Every by default, 10 min with a Grace. For a
 	// queued run it is 10 min at least.
@@ -190,19 +194,35 @@ func NewPoller(cfg PollerConfig) *Poller {
 	return &Poller{cfg: cfg, owners: map[string]*owner{}, rechecked: map[muster.JobKey]time.Time{}, sights: map[muster.Scope]sight{}}
 }
 
-// Run polls at once and then every cfg.Every until ctx ends, and returns nil.
+// Run polls every cfg.Every until ctx ends, and returns nil. The first look comes at
+// once, or when the last one of the process before is that old.
 func (p *Poller) Run(ctx context.Context) error {
+	wait := time.Duration(0)
+	remembers := p.cfg.Inbox != nil && p.cfg.Grace > 0
+	if remembers {
+		value, err := p.cfg.Inbox.Watermark(ctx, p.name())
+		if last, bad := time.Parse(time.RFC3339Nano, value); err == nil && bad == nil {
+			wait = min(p.cfg.Every, p.cfg.Every-time.Since(last))
+		}
+	}
 	for {
-		begun := time.Now()
-		// What went wrong was logged where it changed; the next look is the remedy.
-		_ = p.Poll(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(max(p.cfg.Every-time.Since(begun), p.cfg.Every/10)):
+		case <-time.After(wait):
 		}
+		begun := time.Now()
+		// What went wrong was logged where it changed; the next look is the remedy.
+		if err := p.Poll(ctx); err == nil && remembers {
+			if err := p.cfg.Inbox.SetWatermark(ctx, p.name(), begun.UTC().Format(time.RFC3339Nano)); err != nil && ctx.Err() == nil {
+				p.cfg.Logger.WarnContext(ctx, "time of the last poll was not kept", "app", p.cfg.App, "error", err)
+			}
+		}
+		wait = max(p.cfg.Every-time.Since(begun), p.cfg.Every/10)
 	}
 }
+
+func (p *Poller) name() string { return "poll/" + p.cfg.App }
 
 // Fresh says when the scope was last looked at as a whole, zero if never, and what
 // was wrong with the last look. A pool that hears of its jobs by polling alone

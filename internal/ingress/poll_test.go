@@ -358,6 +358,40 @@ func TestPollEveryMinute(t *testing.T) { // S1-26 S1-108
 	})
 }
 
+// A control plane that is restarted again and again does not use up its rate limit
+// on looking, unless looking is all that tells it of jobs.
+func TestPollDoesNotHurryAfterARestart(t *testing.T) { // S1-113
+	for name, c := range map[string]struct {
+		grace time.Duration
+		looks int
+	}{"WithAWebhook": {3 * time.Minute, 1}, "Alone": {0, 10}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, box := newHub(), newInbox()
+				h.run("o/app", 1, "queued", "gpu")
+				live := func() {
+					ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+					defer cancel()
+					_ = ingress.NewPoller(ingress.PollerConfig{
+						App: "main", GitHub: h, Sink: newShelf(), Pools: poolsOf(poolOf("ci", "o/app", "gpu")), Every: 5 * time.Minute, Grace: c.grace, Inbox: box,
+					}).Run(ctx)
+				}
+				for range 10 {
+					live()
+				}
+				if len(h.at) != c.looks {
+					t.Errorf("%d looks in ten lives, want %d", len(h.at), c.looks)
+				}
+				time.Sleep(time.Hour)
+				live()
+				if len(h.at) != c.looks+1 {
+					t.Errorf("%d looks: after an hour away the first one must come at once", len(h.at))
+				}
+			})
+		})
+	}
+}
+
 // A run's whole life, heard by polling alone: also its later jobs, which are queued
 // while the run is in progress, and its end, when no list shows it any more.
 func TestPollFollowsRuns(t *testing.T) { // C18 C19 4-28 S1-30 S1-31

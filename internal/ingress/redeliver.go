@@ -3,9 +3,11 @@ package ingress
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -22,23 +24,30 @@ type RedelivererConfig struct {
 	Inbox Inbox
 	// Every is the time between two scans; 2 min by default.
 	Every time.Duration
-	// LookBack is how far the first scan of this process looks back at least; 30
-	// min by default.
+	// LookBack is how far the very first scan of the App looks back; 30 min by default.
 	LookBack time.Duration
 	// MaxAge is how old a delivery may be to be asked for; 3 h by default (4-7).
 	MaxAge time.Duration
 	// Overlap is how far each scan looks back behind the newest attempt that the
-	// one before saw, because GitHub lists attempts late; 5 min by default.
+	// one before saw, because GitHub lists attempts late; 2 min by default, which is
+	// more than the 10 s after which GitHub gives an attempt up.
 	Overlap time.Duration
 	// MaxPerScan bounds how many deliveries one scan asks for; 200 by default. The
 	// rest is found again by the next one.
 	MaxPerScan int
-	Observer   Observer     // may be nil
-	Logger     *slog.Logger // may be nil
+	// Unnamed says since when the runner that has been busy longest runs a job that
+	// no event has named, and the zero time if there is none. While there is none, an
+	// in_progress that was lost can tell nothing that matters, and is not asked for:
+	// the completed of its job says the same and more. nil asks for all.
+	Unnamed  func(ctx context.Context) (time.Time, error)
+	Observer Observer     // may be nil
+	Logger   *slog.Logger // may be nil
 }
 
 // Redeliverer finds the deliveries of one App that never arrived, and asks
-// GitHub to send them again: GitHub does not do so by itself.
+// GitHub to send them again: GitHub does not do so by itself. What is lost and up
+// to where GitHub's list was read is kept in the Inbox, so that neither an event
+// that stays lost nor a restart makes a scan read the list again.
 type Redeliverer struct {
 	cfg RedelivererConfig
 
@@ -46,8 +55,6 @@ type Redeliverer struct {
 	// asked holds GitHub's first attempt of every GUID that was asked for and
 	// has not been seen in the inbox.
 	asked map[string]time.Time
-	// begun is set by the first scan that read GitHub's list.
-	begun bool
 }
 
 // NewRedeliverer makes a Redeliverer that Run starts.
@@ -55,7 +62,7 @@ func NewRedeliverer(cfg RedelivererConfig) *Redeliverer {
 	orDefault(&cfg.Every, 2*time.Minute)
 	orDefault(&cfg.LookBack, 30*time.Minute)
 	orDefault(&cfg.MaxAge, 3*time.Hour)
-	orDefault(&cfg.Overlap, 5*time.Minute)
+	orDefault(&cfg.Overlap, 2*time.Minute)
 	orDefault(&cfg.MaxPerScan, 200)
 	if cfg.Observer == nil {
 		cfg.Observer = deaf{}
@@ -75,12 +82,23 @@ func (r *Redeliverer) Asked(guid string) (first time.Time, asked bool) {
 	return first, asked
 }
 
-// Run scans at once and then every cfg.Every until ctx ends, and returns nil.
-// When GitHub asks for a longer pause, it gets it.
+// Run scans every cfg.Every until ctx ends, and returns nil. The first scan comes at
+// once, or when the last one of the process before is that old: a control plane that
+// is restarted again and again does not use up its rate limit. When GitHub asks for
+// a longer pause, it gets it.
 func (r *Redeliverer) Run(ctx context.Context) error {
 	failing := false
+	wait := time.Duration(0)
+	if kept, err := r.kept(ctx); err == nil {
+		wait = min(r.cfg.Every, r.cfg.Every-time.Since(kept.Scanned))
+	}
 	for {
-		wait := r.cfg.Every
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		wait = r.cfg.Every
 		err := r.Scan(ctx)
 		if err != nil && ctx.Err() == nil {
 			if e, ok := errors.AsType[*muster.Error](err); ok {
@@ -91,13 +109,31 @@ func (r *Redeliverer) Run(ctx context.Context) error {
 			}
 		}
 		failing = err != nil
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
 	}
 }
+
+// memory is what one scan leaves to the next.
+type memory struct {
+	// Scanned is when the last scan read GitHub's list, Seen from when on the next has to.
+	Scanned time.Time `json:"scanned"`
+	Seen    time.Time `json:"seen"`
+	// Lost are the events that no attempt delivered, by GUID.
+	Lost map[string]lost `json:"lost,omitempty"`
+}
+
+// lost is an event that has not arrived.
+type lost struct {
+	// Attempt is the last known one: what GitHub is asked to repeat.
+	Attempt int64     `json:"attempt"`
+	Event   string    `json:"event"`
+	Action  string    `json:"action,omitempty"`
+	Status  int       `json:"status,omitempty"`
+	First   time.Time `json:"first"` // GitHub's first attempt
+}
+
+// maxLost bounds what is remembered. When more is lost, as after a long outage, the
+// next scan reads GitHub's list from the oldest that did not fit.
+const maxLost = 2000
 
 // event is all attempts of one GUID that the list shows.
 type event struct {
@@ -107,23 +143,26 @@ type event struct {
 	ok     bool
 }
 
-// Scan reads GitHub's list of attempts since the watermark, asks once for every
-// event that no attempt delivered and that the inbox does not have, and moves
-// the watermark to where the next scan must begin. It is Run's step, exported
-// for operators and tests; scans must not overlap.
+// Scan reads what is new in GitHub's list of attempts, and asks once for every
+// event that no attempt delivered and that the inbox does not have. It is Run's
+// step, exported for operators and tests; scans must not overlap.
 func (r *Redeliverer) Scan(ctx context.Context) error {
 	now := time.Now()
-	since, err := r.watermark(ctx, now)
+	m, err := r.kept(ctx)
 	if err != nil {
 		return err
 	}
-	attempts, err := r.cfg.Hooks.HookDeliveries(ctx, since)
+	if m.Seen.IsZero() {
+		m.Seen = now.Add(-r.cfg.LookBack)
+	}
+	if oldest := now.Add(-r.cfg.MaxAge); m.Seen.Before(oldest) {
+		m.Seen = oldest
+	}
+	attempts, err := r.cfg.Hooks.HookDeliveries(ctx, m.Seen)
 	if err != nil {
 		return fmt.Errorf("list deliveries of %s: %w", r.cfg.App, err)
 	}
-	r.begun = true
 	events := map[string]*event{}
-	next := since
 	for _, a := range attempts {
 		if a.GUID == "" || a.Event == "ping" {
 			continue // a ping says nothing that could be lost
@@ -141,94 +180,123 @@ func (r *Redeliverer) Scan(ctx context.Context) error {
 		if a.DeliveredAt.After(e.latest.DeliveredAt) {
 			e.latest = a
 		}
-		if seen := a.DeliveredAt.Add(-r.cfg.Overlap); seen.After(next) {
-			next = seen
+		if seen := a.DeliveredAt.Add(-r.cfg.Overlap); seen.After(m.Seen) {
+			m.Seen = seen
 		}
 	}
-	have, err := r.have(ctx, events)
+	if err := r.sort(ctx, &m, events, now); err != nil {
+		return err
+	}
+	m.Scanned = now
+	ask, err := r.needed(ctx, &m, now)
 	if err != nil {
 		return err
 	}
-	lost := r.lost(events, have, now)
-	// Until an event arrived or grew too old, scans have to see its attempts: this
-	// is how a redelivery that fails too is noticed.
-	if len(lost) > 0 && lost[0].first.Before(next) {
-		next = lost[0].first
+	// Kept before anything is asked for: what a process that dies here has read, the
+	// next one does not read again.
+	if err := r.keep(ctx, m); err != nil {
+		return fmt.Errorf("keep what is lost: %w", err)
 	}
-	problem := r.ask(ctx, lost)
-	if next.After(since) {
-		if err := r.cfg.Inbox.SetWatermark(ctx, r.name(), next.UTC().Format(time.RFC3339Nano)); err != nil {
-			problem = errors.Join(problem, fmt.Errorf("keep watermark: %w", err))
-		}
-	}
-	return problem
+	return r.ask(ctx, m, ask)
 }
 
-// lost returns the events to ask for, oldest first, and forgets those asked for
-// earlier that have arrived or grown too old.
-func (r *Redeliverer) lost(events map[string]*event, have map[string]bool, now time.Time) []*event {
+// sort brings what is lost up to date with what GitHub lists and what has arrived.
+func (r *Redeliverer) sort(ctx context.Context, m *memory, events map[string]*event, now time.Time) error {
+	have, err := r.have(ctx, *m, events)
+	if err != nil {
+		return err
+	}
+	for guid, e := range events {
+		was, known := m.Lost[guid]
+		switch {
+		case e.ok:
+			delete(m.Lost, guid)
+		case known:
+			was.Attempt, was.Status = e.latest.ID, e.latest.StatusCode
+			m.Lost[guid] = was
+		case !e.again && !have[guid]: // attempts that we caused do not make an event young again
+			m.Lost[guid] = lost{Attempt: e.latest.ID, Event: e.latest.Event, Action: e.latest.Action, Status: e.latest.StatusCode, First: e.first}
+		}
+	}
+	for guid, l := range m.Lost {
+		if have[guid] || now.Sub(l.First) > r.cfg.MaxAge {
+			delete(m.Lost, guid)
+		}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for guid, first := range r.asked {
-		e := events[guid]
-		if have[guid] || e != nil && e.ok || now.Sub(first) > r.cfg.MaxAge {
+	for guid := range r.asked {
+		if _, still := m.Lost[guid]; !still {
 			delete(r.asked, guid)
-		} else if e != nil {
-			e.first, e.again = first, false
 		}
 	}
-	var lost []*event
-	for guid, e := range events {
-		// Attempts that we caused must not make an event look young for ever.
-		if !e.ok && !have[guid] && !e.again && now.Sub(e.first) <= r.cfg.MaxAge {
-			lost = append(lost, e)
-		}
-	}
-	slices.SortFunc(lost, func(a, b *event) int {
-		return cmp.Or(a.first.Compare(b.first), cmp.Compare(a.latest.ID, b.latest.ID))
-	})
-	return lost
+	return nil
 }
 
-func (r *Redeliverer) ask(ctx context.Context, lost []*event) error {
-	for i, e := range lost {
-		if i == r.cfg.MaxPerScan {
-			break
+// oldestFirst lists the GUIDs of what is lost.
+func (m memory) oldestFirst() []string {
+	return slices.SortedFunc(maps.Keys(m.Lost), func(a, b string) int {
+		return cmp.Or(m.Lost[a].First.Compare(m.Lost[b].First), cmp.Compare(m.Lost[a].Attempt, m.Lost[b].Attempt))
+	})
+}
+
+// heard is how long an agent may take to tell that its runner has a job.
+const heard = time.Minute
+
+// needed returns the GUIDs to ask for, oldest first, and forgets those that can tell
+// nothing any more.
+func (r *Redeliverer) needed(ctx context.Context, m *memory, now time.Time) ([]string, error) {
+	inProgress := func(l lost) bool { return l.Event == "workflow_job" && l.Action == string(muster.JobInProgress) }
+	ask := m.oldestFirst()
+	if r.cfg.Unnamed == nil || !slices.ContainsFunc(ask, func(guid string) bool { return inProgress(m.Lost[guid]) }) {
+		return ask, nil
+	}
+	since, err := r.cfg.Unnamed(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look for runners with a job that nobody named: %w", err)
+	}
+	return slices.DeleteFunc(ask, func(guid string) bool {
+		l := m.Lost[guid]
+		if !inProgress(l) || !since.IsZero() && l.First.After(since.Add(-heard)) {
+			return false
 		}
+		if now.Sub(l.First) > heard {
+			delete(m.Lost, guid)
+		}
+		return true
+	}), nil
+}
+
+func (r *Redeliverer) ask(ctx context.Context, m memory, guids []string) error {
+	for _, guid := range guids[:min(len(guids), r.cfg.MaxPerScan)] {
+		l := m.Lost[guid]
 		// Noted down before the call: the delivery can be here before its answer.
 		r.mu.Lock()
-		r.asked[e.latest.GUID] = e.first
+		r.asked[guid] = l.First
 		r.mu.Unlock()
-		if err := r.cfg.Hooks.Redeliver(ctx, e.latest.ID); err != nil {
+		if err := r.cfg.Hooks.Redeliver(ctx, l.Attempt); err != nil {
 			r.cfg.Observer.Asked(r.cfg.App, "failed")
 			switch muster.CodeOf(err) {
 			case muster.CodeNotFound, muster.CodeInvalid, muster.CodeGone:
 				continue // this one cannot be had any more; the others can
 			}
-			return fmt.Errorf("ask again for %s of %s: %w", e.latest.GUID, r.cfg.App, err)
+			return fmt.Errorf("ask again for %s of %s: %w", guid, r.cfg.App, err)
 		}
 		r.cfg.Observer.Asked(r.cfg.App, "asked")
-		r.cfg.Logger.InfoContext(ctx, "lost delivery asked for again", "app", r.cfg.App, "delivery", e.latest.GUID, "event", e.latest.Event,
-			"status", e.latest.StatusCode, "first_tried", e.first)
+		r.cfg.Logger.InfoContext(ctx, "lost delivery asked for again", "app", r.cfg.App, "delivery", guid, "event", l.Event, "action", l.Action,
+			"status", l.Status, "first_tried", l.First)
 	}
 	return nil
 }
 
 // have asks the inbox in portions that suit an SQL statement.
-func (r *Redeliverer) have(ctx context.Context, events map[string]*event) (map[string]bool, error) {
-	var guids []string
+func (r *Redeliverer) have(ctx context.Context, m memory, events map[string]*event) (map[string]bool, error) {
+	guids := slices.Collect(maps.Keys(m.Lost))
 	for guid, e := range events {
-		if !e.ok {
+		if _, known := m.Lost[guid]; !known && !e.ok {
 			guids = append(guids, guid)
 		}
 	}
-	r.mu.Lock()
-	for guid := range r.asked {
-		if events[guid] == nil {
-			guids = append(guids, guid)
-		}
-	}
-	r.mu.Unlock()
 	slices.Sort(guids)
 	have := map[string]bool{}
 	for portion := range slices.Chunk(guids, 200) {
@@ -245,20 +313,36 @@ func (r *Redeliverer) have(ctx context.Context, events map[string]*event) (map[s
 
 func (r *Redeliverer) name() string { return "redelivery/" + r.cfg.App }
 
-// watermark is where the scan begins: where the last one said, for the first of a
-// process also cfg.LookBack, but never longer ago than what may still be asked for.
-func (r *Redeliverer) watermark(ctx context.Context, now time.Time) (time.Time, error) {
+// kept reads what the last scan left; all zero if there was none.
+func (r *Redeliverer) kept(ctx context.Context) (memory, error) {
 	value, err := r.cfg.Inbox.Watermark(ctx, r.name())
 	if err != nil {
-		return time.Time{}, fmt.Errorf("read watermark: %w", err)
+		return memory{}, fmt.Errorf("read what is lost: %w", err)
 	}
-	oldest, first := now.Add(-r.cfg.MaxAge), now.Add(-r.cfg.LookBack)
-	since, err := time.Parse(time.RFC3339Nano, value)
-	if err != nil || !r.begun && since.After(first) {
-		since = first
+	m := memory{}
+	if json.Unmarshal([]byte(value), &m) != nil {
+		m = memory{}
+		m.Seen, _ = time.Parse(time.RFC3339Nano, value) // as earlier releases wrote it
 	}
-	if since.Before(oldest) {
-		since = oldest
+	if m.Lost == nil {
+		m.Lost = map[string]lost{}
 	}
-	return since, nil
+	return m, nil
+}
+
+func (r *Redeliverer) keep(ctx context.Context, m memory) error {
+	if guids := m.oldestFirst(); len(guids) > maxLost {
+		m.Lost = maps.Clone(m.Lost)
+		if first := m.Lost[guids[maxLost]].First; first.Before(m.Seen) {
+			m.Seen = first
+		}
+		for _, guid := range guids[maxLost:] {
+			delete(m.Lost, guid)
+		}
+	}
+	value, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return r.cfg.Inbox.SetWatermark(ctx, r.name(), string(value))
 }

@@ -195,15 +195,15 @@ func TestRedeliverRemembersWhereItWas(t *testing.T) {
 		r := ingress.NewRedeliverer(cfg)
 		r.Scan(t.Context())
 		r.Scan(t.Context())
-		// The newest attempt is a minute old, and attempts are listed late: 6 min.
-		if got := time.Since(h.since[1]); got != 6*time.Minute {
+		// The newest attempt is a minute old, and attempts are listed late: 3 min.
+		if got := time.Since(h.since[1]); got != 3*time.Minute {
 			t.Errorf("the second scan looked back %s", got)
 		}
 		// A process that was away for two hours looks back to where it stopped…
 		time.Sleep(2 * time.Hour)
 		r = ingress.NewRedeliverer(cfg)
 		r.Scan(t.Context())
-		if got := time.Since(h.since[2]); got != 2*time.Hour+6*time.Minute {
+		if got := time.Since(h.since[2]); got != 2*time.Hour+3*time.Minute {
 			t.Errorf("after two hours it looked back %s", got)
 		}
 		// …but not for longer than it would ask for.
@@ -286,10 +286,145 @@ func TestRedeliverBoundsOneScan(t *testing.T) {
 		for i := range 20 {
 			arrive(box, fmt.Sprint("lost-", i))
 		}
-		time.Sleep(time.Hour) // the watermark stayed with what was not asked for
+		time.Sleep(time.Hour) // what was not asked for is remembered
 		r.Scan(t.Context())
 		if asked, _ := h.calls(); len(asked) != 30 {
 			t.Errorf("asked for %d in the end", len(asked))
+		}
+	})
+}
+
+// An event that stays lost, and a process that is killed again and again, must not
+// make every scan read hours of GitHub's list again: it has 100 attempts a page, and
+// every page is a call.
+func TestRedeliverReadsTheListOnce(t *testing.T) { // 4-7 S1-113
+	synctest.Test(t, func(t *testing.T) {
+		box, h := newInbox(), &hooks{}
+		cfg := ingress.RedelivererConfig{App: "main", Hooks: h, Inbox: box}
+		h.attempt("lost", 502)
+		var scanned []time.Time
+		for i := range 50 {
+			time.Sleep(time.Minute)
+			h.attempt(fmt.Sprint("fine-", i), 200)
+			if i%10 == 3 { // killed, and started again
+				if err := ingress.NewRedeliverer(cfg).Scan(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				scanned = append(scanned, time.Now())
+			}
+		}
+		asked, scans := h.calls()
+		if !slices.Equal(asked, []int64{1, 1, 1, 1, 1}) {
+			t.Errorf("asked for %v, want the lost one at every scan", asked)
+		}
+		for i, since := range h.since[1:] {
+			if again := scanned[i].Sub(since); again > 2*time.Minute {
+				t.Errorf("scan %d of %d read %s of what the one before had read", i+2, scans, again)
+			}
+		}
+	})
+}
+
+func TestRedeliverDoesNotHurryAfterARestart(t *testing.T) { // S1-113
+	synctest.Test(t, func(t *testing.T) {
+		box, h := newInbox(), &hooks{}
+		for range 11 { // lives of ten seconds each
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ingress.NewRedeliverer(ingress.RedelivererConfig{App: "main", Hooks: h, Inbox: box}).Run(ctx)
+			cancel()
+		}
+		if _, scans := h.calls(); scans != 1 {
+			t.Errorf("%d scans in two minutes", scans)
+		}
+		time.Sleep(time.Hour)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		ingress.NewRedeliverer(ingress.RedelivererConfig{App: "main", Hooks: h, Inbox: box}).Run(ctx)
+		if _, scans := h.calls(); scans != 2 {
+			t.Errorf("%d scans: after an hour away the first one must come at once", scans)
+		}
+	})
+}
+
+// What in_progress says matters while a runner runs a job that nobody named.
+func TestRedeliverAsksForInProgressWhileSomebodyIsUnnamed(t *testing.T) { // 4-7
+	synctest.Test(t, func(t *testing.T) {
+		box, h := newInbox(), &hooks{}
+		var since time.Time
+		r := ingress.NewRedeliverer(ingress.RedelivererConfig{App: "main", Hooks: h, Inbox: box, Unnamed: func(context.Context) (time.Time, error) { return since, nil }})
+		h.attempt("old", 502)
+		h.attempts[0].Action = "in_progress"
+		time.Sleep(10 * time.Minute)
+		since = time.Now()
+		h.attempt("new", 502)
+		h.attempts[1].Action = "in_progress"
+		h.attempt("queued", 502)
+		h.attempts[2].Action = "queued"
+		h.attempt("completed", 502)
+		h.attempts[3].Action = "completed"
+		time.Sleep(time.Second)
+		if err := r.Scan(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if asked, _ := h.calls(); !slices.Equal(asked, []int64{2, 3, 4}) {
+			t.Errorf("asked for %v, want what may name the runner, and all that is not in_progress", asked)
+		}
+		since = time.Time{}
+		if err := r.Scan(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if asked, _ := h.calls(); !slices.Equal(asked[3:], []int64{3, 4}) {
+			t.Errorf("asked for %v although every runner is named", asked[3:])
+		}
+		since = time.Now().Add(-time.Second) // its agent was slow to tell
+		if err := r.Scan(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if asked, _ := h.calls(); !slices.Equal(asked[5:], []int64{2, 3, 4}) {
+			t.Errorf("asked for %v: the runner has become known, and nobody says what it runs", asked[5:])
+		}
+	})
+}
+
+// More is lost than is remembered: nothing is forgotten.
+func TestRedeliverAfterALongOutage(t *testing.T) { // 4-7
+	synctest.Test(t, func(t *testing.T) {
+		box, h := newInbox(), &hooks{}
+		const many = 2500
+		for i := range many {
+			h.attempt(fmt.Sprint("lost-", i), 502)
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(5 * time.Minute)
+		for range many/200 + 2 {
+			r := ingress.NewRedeliverer(ingress.RedelivererConfig{App: "main", Hooks: h, Inbox: box})
+			if err := r.Scan(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			asked, _ := h.calls()
+			for _, id := range asked {
+				arrive(box, fmt.Sprint("lost-", id-1))
+			}
+			time.Sleep(time.Minute)
+		}
+		asked, _ := h.calls()
+		if slices.Sort(asked); len(slices.Compact(asked)) != many {
+			t.Errorf("asked for %d of %d", len(asked), many)
+		}
+	})
+}
+
+func TestRedeliverGoesOnWhereAnEarlierReleaseStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box, h := newInbox(), &hooks{}
+		h.attempt("lost", 502)
+		time.Sleep(2 * time.Hour)
+		box.SetWatermark(t.Context(), "redelivery/main", time.Now().Add(-2*time.Hour).Format(time.RFC3339Nano))
+		if err := ingress.NewRedeliverer(ingress.RedelivererConfig{App: "main", Hooks: h, Inbox: box}).Scan(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if asked, _ := h.calls(); !slices.Equal(asked, []int64{1}) {
+			t.Errorf("asked for %v", asked)
 		}
 	})
 }

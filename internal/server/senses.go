@@ -18,7 +18,7 @@ func (s *Server) openSenses() {
 	for _, a := range s.cfg.Apps {
 		c := ingress.PollerConfig{
 			App: a.Name, GitHub: s.apps[a.Name], Pools: s.pools, Sink: s.client, Books: books{s.store, a.Name},
-			TrackUnmatched: s.cfg.TrackUnmatched, Every: s.cfg.Times.Poll, Observer: s.registry, Logger: s.logger,
+			TrackUnmatched: s.cfg.TrackUnmatched, Every: s.cfg.Times.Poll, Inbox: s.store, Observer: s.registry, Logger: s.logger,
 		}
 		if hears(a) {
 			// Webhooks tell within seconds and redelivery within minutes; polling repairs
@@ -118,6 +118,25 @@ func (b books) OpenJobs(ctx context.Context, repository string) ([]muster.Job, e
 
 func (b books) Unnamed(ctx context.Context, from, to time.Time) ([]muster.Runner, error) {
 	return b.store.UnnamedRunners(ctx, workspace, from, to, maxUnnamed)
+}
+
+// busyUnnamed says since when the runner that has been busy longest runs a job that
+// no event has named, zero if there is none.
+func (s *Server) busyUnnamed(ctx context.Context) (time.Time, error) {
+	now := time.Now()
+	runners, err := s.store.UnnamedRunners(ctx, workspace, now.Add(-muster.DefaultMaxAge), now, maxUnnamed)
+	if err != nil {
+		return time.Time{}, err
+	}
+	for _, r := range runners { // those that took their job first first
+		if r.State.Live() && r.FinishedAt.IsZero() && !r.ActiveAt.IsZero() {
+			return r.ActiveAt, nil
+		}
+	}
+	if len(runners) == maxUnnamed {
+		return runners[maxUnnamed-1].ActiveAt, nil // there may be more
+	}
+	return time.Time{}, nil
 }
 
 // maxUnnamed bounds for how many runners a job is looked for at a time, of all Apps.

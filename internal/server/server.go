@@ -225,6 +225,7 @@ func (s *Server) openIngress() error {
 		}
 		s.redeliverers[a.Name] = ingress.NewRedeliverer(ingress.RedelivererConfig{
 			App: a.Name, Hooks: s.apps[a.Name], Inbox: s.store, Every: s.cfg.Times.RedeliveryScan, Observer: s.registry, Logger: s.logger,
+			Unnamed: s.busyUnnamed,
 		})
 	}
 	return nil
