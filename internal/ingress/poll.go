@@ -850,7 +850,7 @@ func (p *Poller) recheck(ctx context.Context) error {
 			continue
 		}
 		asked++
-		if answered, err := p.lookUp(ctx, j); err != nil && (answered || stops(err)) {
+		if answered, err := p.lookUp(ctx, []muster.Job{j}); err != nil && (answered || stops(err)) {
 			return err
 		}
 		p.rechecked[j.Key] = now // also one that is not to be had: the next one may be
@@ -858,27 +858,62 @@ func (p *Poller) recheck(ctx context.Context) error {
 	return nil
 }
 
-// lookUp asks GitHub about a job and hands on what became of it. answered is true
-// if GitHub said so, and then an error is the Sink's.
-func (p *Poller) lookUp(ctx context.Context, j muster.Job) (answered bool, err error) {
-	e, err := p.cfg.GitHub.Job(ctx, j.Repository, j.Key.ID)
-	now := time.Now()
-	switch {
-	case muster.CodeOf(err) == muster.CodeNotFound:
-		e = muster.JobEvent{Action: "completed", ID: j.Key.ID, Attempt: j.Key.Attempt, Status: muster.JobCompleted, Conclusion: "cancelled", CompletedAt: now}
-	case err != nil:
+// lookUp asks GitHub about jobs of one attempt of one run, and hands on what became
+// of them. answered is true if GitHub said so, and then an error is the Sink's.
+func (p *Poller) lookUp(ctx context.Context, jobs []muster.Job) (answered bool, err error) {
+	if len(jobs) == 1 {
+		e, err := p.cfg.GitHub.Job(ctx, jobs[0].Repository, jobs[0].Key.ID)
+		if err != nil && muster.CodeOf(err) != muster.CodeNotFound {
+			return false, err
+		}
+		return true, p.became(ctx, jobs[0], e, err == nil)
+	}
+	first := jobs[0]
+	events, err := p.cfg.GitHub.RunJobs(ctx, muster.WorkflowRun{
+		ID: first.RunID, Attempt: first.Key.Attempt, Repository: first.Repository, PublicRepo: first.PublicRepo,
+		Trigger: first.Trigger, Workflow: first.Workflow, HeadBranch: first.HeadBranch, HeadSHA: first.HeadSHA,
+	})
+	gone := muster.CodeOf(err) == muster.CodeNotFound
+	if err != nil && !gone {
 		return false, err
+	}
+	for _, j := range jobs {
+		i := slices.IndexFunc(events, func(e muster.JobEvent) bool { return e.Key() == j.Key })
+		switch {
+		case i >= 0:
+			err = p.became(ctx, j, events[i], true)
+		case gone:
+			err = p.became(ctx, j, muster.JobEvent{}, false)
+		default: // the run has a later attempt, and GitHub lists that one's jobs
+			answered, err = p.lookUp(ctx, []muster.Job{j})
+			if err != nil && !answered {
+				return false, err
+			}
+		}
+		if err != nil {
+			return true, err
+		}
+	}
+	return true, nil
+}
+
+// became hands on what GitHub says of a job, if that is news. A job that GitHub does
+// not have any more was cancelled.
+func (p *Poller) became(ctx context.Context, j muster.Job, e muster.JobEvent, there bool) error {
+	now := time.Now()
+	if !there {
+		e = muster.JobEvent{Action: "completed", ID: j.Key.ID, Attempt: j.Key.Attempt, Status: muster.JobCompleted, Conclusion: "cancelled", CompletedAt: now}
 	}
 	e.App, e.Sense, e.InstallationID, e.Repository, e.ReceivedAt, e.TraceID = p.cfg.App, muster.SensePoll, j.Installation, j.Repository, now, j.TraceID
 	if e.Status.Rank() <= j.State.Rank() {
-		return true, nil
+		return nil
 	}
 	if _, err := p.cfg.Sink.Job(ctx, e); err != nil && muster.CodeOf(err) != muster.CodeInvalid {
-		return true, fmt.Errorf("hand on job %s: %w", j.Key, err)
+		return fmt.Errorf("hand on job %s: %w", j.Key, err)
 	}
 	p.cfg.Observer.Found(p.cfg.App, string(e.Status), now.Sub(j.QueuedAt()))
 	p.cfg.Logger.InfoContext(ctx, "job was believed to be "+string(j.State), "app", p.cfg.App, "job", j.Key.String(), "repository", j.Repository, "is", e.Status, "conclusion", e.Conclusion)
-	return true, nil
+	return nil
 }
 
 // deafPoll is the PollObserver of those who gave none.

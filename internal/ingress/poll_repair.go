@@ -57,9 +57,28 @@ func (v *look) open(ctx context.Context, repos []*repo) error {
 	slices.SortFunc(doubts, func(a, b doubt) int {
 		return cmp.Or(a.job.SeenAt.Compare(b.job.SeenAt), cmp.Compare(a.job.Key.ID, b.job.Key.ID))
 	})
-	for _, d := range doubts[:min(len(doubts), v.cfg.MaxOpen)] {
+	// Several jobs of one run are one call.
+	type key struct {
+		repo    *repo
+		run     int64
+		attempt int
+	}
+	together := map[key][]doubt{}
+	var order []key
+	for _, d := range doubts {
+		k := key{d.repo, d.job.RunID, d.job.Key.Attempt}
+		if together[k] == nil {
+			order = append(order, k)
+		}
+		together[k] = append(together[k], d)
+	}
+	for _, k := range order[:min(len(order), v.cfg.MaxOpen)] {
+		jobs := make([]muster.Job, 0, len(together[k]))
+		for _, d := range together[k] {
+			jobs = append(jobs, d.job)
+		}
 		v.calls++
-		answered, err := v.lookUp(ctx, d.job)
+		answered, err := v.lookUp(ctx, jobs)
 		if err != nil && answered {
 			return err // offered again by the next look
 		}
@@ -70,8 +89,10 @@ func (v *look) open(ctx context.Context, repos []*repo) error {
 			continue
 		}
 		v.missed = 0
-		wait := min(max(2*d.repo.asked[d.job.Key].wait, fewLooks*v.cfg.Every), v.cfg.StaleAfter)
-		d.repo.asked[d.job.Key] = respite{next: v.begun.Add(wait), wait: wait}
+		for _, j := range jobs {
+			wait := min(max(2*k.repo.asked[j.Key].wait, fewLooks*v.cfg.Every), v.cfg.StaleAfter)
+			k.repo.asked[j.Key] = respite{next: v.begun.Add(wait), wait: wait}
+		}
 	}
 	return nil
 }

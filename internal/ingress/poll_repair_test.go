@@ -65,7 +65,7 @@ func TestOpenJobsWhoseRunIsOver(t *testing.T) { // 4-7 4-8
 			t.Errorf("within the grace: %q, %v", news, asked)
 		}
 		news, asked := step(1)
-		if !slices.Equal(news, []string{"100 completed", "101 completed", "999 completed"}) || asked["job"] != 3 {
+		if !slices.Equal(news, []string{"100 completed", "101 completed", "999 completed"}) || asked["job"] != 1 || asked["jobs"] != 1 {
 			t.Errorf("after the grace: %q, %v", news, asked)
 		}
 		if y.found["completed"] != 3 {
@@ -114,10 +114,10 @@ func TestOpenJobsAreAskedWithCare(t *testing.T) { // 4-7 4-27 S1-113
 	t.Run("Errors", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h, s, _, step := repairs(t)
-			over := h.run("o/app", 1, "queued", "gpu", "gpu")
-			for i := range over.jobs {
-				tell(t, s, over.jobs[i])
-				h.change(over, "completed", i, "completed")
+			for id := range int64(2) {
+				over := h.run("o/app", id+1, "queued", "gpu")
+				tell(t, s, over.jobs[0])
+				h.change(over, "completed", 0, "completed")
 			}
 			s.news()
 			step(2)
@@ -125,7 +125,7 @@ func TestOpenJobsAreAskedWithCare(t *testing.T) { // 4-7 4-27 S1-113
 				switch call {
 				case "job 100":
 					return muster.Errorf(muster.CodeUnavailable, "502")
-				case "job 101":
+				case "job 200":
 					return muster.Errorf(muster.CodeForbidden, "no")
 				}
 				return nil
@@ -139,7 +139,7 @@ func TestOpenJobsAreAskedWithCare(t *testing.T) { // 4-7 4-27 S1-113
 				}
 				time.Sleep(time.Minute)
 			}
-			if asked := h.asked(); asked["job 100"] != 3 || asked["job 101"] != 1 || len(s.news()) != 0 {
+			if asked := h.asked(); asked["job 100"] != 3 || asked["job 200"] != 1 || len(s.news()) != 0 {
 				t.Errorf("asked %v", asked)
 			}
 			h.fail = nil
@@ -176,11 +176,11 @@ func TestOpenJobsAreAskedWithCare(t *testing.T) { // 4-7 4-27 S1-113
 	t.Run("Bounded", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h, s, _, step := repairs(t)
-			r := h.run("o/app", 1, "completed")
 			for i := range int64(50) {
+				r := h.run("o/app", 1+i, "completed")
 				r.jobs = append(r.jobs, h.job(r, 149-i, "queued", "gpu"))
-				tell(t, s, r.jobs[i]) // the higher ids are older
-				h.change(r, "completed", int(i), "completed")
+				tell(t, s, r.jobs[0]) // the higher ids are older
+				h.change(r, "completed", 0, "completed")
 				time.Sleep(time.Second)
 			}
 			s.news()
@@ -206,7 +206,7 @@ func TestOpenJobsAreAskedWithCare(t *testing.T) { // 4-7 4-27 S1-113
 			r.Attempt, r.jobs[1].Attempt = 2, 2 // the first attempt is over, whatever was heard of it
 			tell(t, s, r.jobs[1])
 			s.news()
-			if news, asked := step(3); !slices.Contains(news, "100 completed") || asked["job 100"] != 1 {
+			if news, asked := step(3); !slices.Contains(news, "100 completed") || asked["jobs 1"] != 1 || asked["job 101"] != 1 {
 				t.Errorf("%q, %v", news, asked)
 			}
 		})

@@ -233,6 +233,20 @@ func (r *Redeliverer) sort(ctx context.Context, m *memory, events map[string]*ev
 	return nil
 }
 
+// urgency orders what is lost: GitHub lets nobody write often, and a job of which
+// nobody knows waits for all those before it. A completed is waited for by books alone.
+func (l lost) urgency() int {
+	switch {
+	case l.Event != "workflow_job":
+		return 0
+	case l.Action == string(muster.JobCompleted):
+		return 2
+	case l.Action == string(muster.JobInProgress):
+		return 1
+	}
+	return 0
+}
+
 // oldestFirst lists the GUIDs of what is lost.
 func (m memory) oldestFirst() []string {
 	return slices.SortedFunc(maps.Keys(m.Lost), func(a, b string) int {
@@ -243,11 +257,12 @@ func (m memory) oldestFirst() []string {
 // heard is how long an agent may take to tell that its runner has a job.
 const heard = time.Minute
 
-// needed returns the GUIDs to ask for, oldest first, and forgets those that can tell
-// nothing any more.
+// needed returns the GUIDs to ask for, in the order in which somebody waits for them,
+// and forgets those that can tell nothing any more.
 func (r *Redeliverer) needed(ctx context.Context, m *memory, now time.Time) ([]string, error) {
 	inProgress := func(l lost) bool { return l.Event == "workflow_job" && l.Action == string(muster.JobInProgress) }
 	ask := m.oldestFirst()
+	slices.SortStableFunc(ask, func(a, b string) int { return cmp.Compare(m.Lost[a].urgency(), m.Lost[b].urgency()) })
 	if r.cfg.Unnamed == nil || !slices.ContainsFunc(ask, func(guid string) bool { return inProgress(m.Lost[guid]) }) {
 		return ask, nil
 	}
