@@ -14,9 +14,13 @@ import (
 	"github.com/muster-ci/muster/gen/muster/v1/musterv1connect"
 	"github.com/muster-ci/muster/githubsim"
 	"github.com/muster-ci/muster/internal/store/storetest"
+	"github.com/muster-ci/muster/provider/container/enginetest"
 )
 
-func TestMain(m *testing.M) { storetest.Main(m) }
+func TestMain(m *testing.M) {
+	enginetest.Enter()
+	storetest.Main(m)
+}
 
 // quick are times short enough for a test of seconds.
 const quick = `

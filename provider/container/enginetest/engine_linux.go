@@ -345,7 +345,7 @@ func writeRootfs(archive, busybox string, files ...File) (err error) {
 			return err
 		}
 	}
-	for _, link := range []string{"sh", "bash", "cat", "cp", "mkdir", "ln", "ls", "rm", "touch", "sleep", "id", "grep", "wget", "nc", "env", "uname", "ip", "dd", "true", "dmesg", "kill", "head", "tail", "date", "sed", "stat", "mount", "ps"} {
+	for _, link := range []string{"sh", "cat", "cp", "mkdir", "ln", "ls", "rm", "touch", "sleep", "id", "grep", "wget", "nc", "env", "uname", "ip", "dd", "true", "dmesg", "kill", "head", "tail", "date", "sed", "stat", "mount", "ps"} {
 		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + link, Linkname: "busybox", Mode: 0o777}); err != nil {
 			return err
 		}

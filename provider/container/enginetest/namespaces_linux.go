@@ -47,7 +47,7 @@ func Isolate(t *testing.T) bool {
 	if os.Getuid() != 0 {
 		Missing(t, "container engines are tested as root")
 	}
-	args := []string{"-test.run=^" + t.Name() + "$", "-test.v=true"}
+	args := []string{"-test.run=^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$", "-test.v=true"}
 	if d, ok := t.Deadline(); ok {
 		args = append(args, fmt.Sprintf("-test.timeout=%s", untilDeadline(d)))
 	}
