@@ -92,7 +92,7 @@ func TestRegistersWithToken(t *testing.T) {
 	}
 }
 
-// S1-12 S1-13 S1-68: what config.sh does wrong ends the runner with a reason, and run.sh is never started.
+// S1-12 S1-13 S1-24 S1-68: what config.sh does wrong ends the runner with a reason, and run.sh is never started.
 func TestRegistrationFails(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ script, reason string }{

@@ -644,7 +644,7 @@ func TestToken(t *testing.T) { // C6 S1-97 S1-98
 	}
 }
 
-// Every route of the provisioner at repository level, and none besides (S1-16).
+// Every route of a registration by token at repository level, and none besides (S1-16).
 func TestRepositoryRoutes(t *testing.T) { // S1-7 S1-14 S1-15 S1-16
 	s := newStub(t)
 	s.on["POST /repos/octo-org/app/actions/runners/registration-token"] = func(w http.ResponseWriter, _ *http.Request) {

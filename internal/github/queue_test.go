@@ -364,11 +364,7 @@ func TestQueueAgainstTheSimulator(t *testing.T) { // S1-3 S1-29 S1-32 C18
 	if err != nil || len(got) != 2 || got[0].Public == got[1].Public || got[0].PushedAt.IsZero() {
 		t.Errorf("%+v, %v", got, err)
 	}
-	p := github.NewProvisioner(c)
-	if _, _, err := p.RegistrationToken(t.Context(), "octo-org", "app"); err != nil {
-		t.Error(err)
-	}
-	if _, _, err := c.RemoveToken(t.Context(), simOrg); err != nil {
+	if _, err := c.TokenRegistration(t.Context(), muster.Scope{Kind: muster.ScopeRepository, Owner: "octo-org", Repo: "app"}, 0); err != nil {
 		t.Error(err)
 	}
 }

@@ -314,17 +314,7 @@ func (c *Client) RegistrationToken(ctx context.Context, s muster.Scope) (token m
 	return t.token, t.expires, nil
 }
 
-// RemoveToken returns a token for config.sh remove and when it ends, an hour after
-// this call. It is to be used at once and never stored. RemoveRunner needs none.
-func (c *Client) RemoveToken(ctx context.Context, s muster.Scope) (token muster.Secret, expires time.Time, err error) {
-	t, err := c.configToken(ctx, s, request{
-		what: "get a remove token for " + s.String(), class: ErrDeregistration,
-		route: route(s, "actions/runners/remove-token"), path: path(s, "actions/runners/remove-token"),
-	})
-	return t.token, t.expires, err
-}
-
-// configToken gets one of the tokens that config.sh takes.
+// configToken asks GitHub for a registration token.
 func (c *Client) configToken(ctx context.Context, s muster.Scope, r request) (registration, error) {
 	var out struct {
 		Token     string       `json:"token"`
