@@ -40,6 +40,11 @@ want conmon command -v conmon
 want netavark test -x /usr/lib/podman/netavark
 want aardvark-dns test -x /usr/lib/podman/aardvark-dns
 want iptables command -v iptables
+# Virtual machines: QEMU, what makes their images, and below the kernel that they run.
+want qemu-system-x86 command -v qemu-system-x86_64
+want qemu-utils command -v qemu-img
+want e2fsprogs test -x /sbin/mke2fs
+want kmod test -x /sbin/depmod
 
 if [ ${#missing[@]} -gt 0 ]; then
 	if [ "$(id -u)" != 0 ]; then
@@ -55,6 +60,13 @@ if [ ${#missing[@]} -gt 0 ]; then
 	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
+kernels=${XDG_CACHE_HOME:-$HOME/.cache}/muster-test/qemu
+if ! compgen -G "$kernels/linux-image-*.deb" >/dev/null; then
+	mkdir -p "$kernels"
+	apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || apt-get update -qq
+	kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: //p' | head -n 1)
+	(cd "$kernels" && apt-get download -qq "$kernel" 2>/dev/null)
+fi
 "$(dirname "$0")/../internal/tools/kube/build.sh" >/dev/null
 "$(dirname "$0")/../internal/tools/garmproviders/build.sh" >/dev/null
 "$(dirname "$0")/../internal/tools/engines/build.sh" >/dev/null

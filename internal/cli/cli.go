@@ -54,6 +54,8 @@ type Programs struct {
 	// Check reports what is wrong with a configuration beyond what config.Load
 	// sees. May be nil.
 	Check func(cfg config.Config) error
+	// Image makes images of virtual machines.
+	Image ImagePrograms
 	// Demo runs the whole of Muster against a simulated GitHub.
 	Demo func(ctx context.Context, opts DemoOptions, stdout io.Writer) error
 }
@@ -152,6 +154,7 @@ Commands talk to the control plane at --server (MUSTER_SERVER). Start one with
 	}
 	add("run", a.initCommand(), a.configCommand(), a.serveCommand(), a.demoCommand(), a.simCommand())
 	add("look", a.statusCommand(), a.poolCommand(), a.machineCommand(), a.runnerCommand(), a.jobCommand(), a.runCommand(), a.deliveryCommand(), a.senseCommand(), a.usageCommand(), a.budgetCommand(), a.installationCommand())
+	add("run", a.imageCommand())
 	root.AddCommand(a.fleetCommand(), a.versionCommand())
 	return root
 }

@@ -17,12 +17,14 @@ import (
 	"github.com/muster-ci/muster/provider/container"
 	"github.com/muster-ci/muster/provider/fault"
 	"github.com/muster-ci/muster/provider/process"
+	"github.com/muster-ci/muster/provider/qemu"
 	"github.com/muster-ci/muster/provider/ssh"
 )
 
 // kinds are the platforms that this program knows. A new one is a line here.
 var kinds = []provider.Kind{
 	process.Kind(),
+	qemu.Kind(),
 	container.Kind(),
 	ssh.Kind(),
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/muster-ci/muster/internal/secretbox"
 	"github.com/muster-ci/muster/internal/store"
 	"github.com/muster-ci/muster/internal/usage"
+	"github.com/muster-ci/muster/provider"
 )
 
 // Options are what a caller in process may set beyond the configuration.
@@ -106,6 +107,11 @@ func Open(ctx context.Context, cfg config.Config, opts Options) (_ *Server, err 
 	back, err := backends(cfg, s.registry, s.logger)
 	if err != nil {
 		return nil, err
+	}
+	for _, b := range back {
+		if c, ok := provider.As[io.Closer](b.Provider); ok {
+			s.closers = append(s.closers, func() { _ = c.Close() }) // lets go of its machines, and ends none
+		}
 	}
 	if s.apps, err = gitHubs(cfg, s.registry, s.logger, opts.MutationsPerMinute); err != nil {
 		return nil, err

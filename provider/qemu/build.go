@@ -21,31 +21,6 @@ import (
 	"github.com/muster-ci/muster/internal/guest"
 )
 
-// ImageOrder says how to make an image.
-type ImageOrder struct {
-	// Images is the directory of images, Name the new one's.
-	Images string
-	Name   string
-	// Kernel is a Debian kernel package (.deb), or a directory that one was unpacked
-	// to; "" fetches the one that linux-image-cloud-amd64 depends on with apt-get.
-	Kernel string
-	// Root is the root file system: a directory, or an archive that tar reads, an
-	// exported container for example; "" makes a small one of BusyBox.
-	Root string
-	// Debian, instead of Root, is a release that mmdebstrap installs, with Packages.
-	Debian   string
-	Packages []string
-	// Runner is GitHub's unpacked runner, or its archive.
-	Runner string
-	// Agent is the muster-agent program, linked statically.
-	Agent string
-	// DiskMiB is the size of the disk; 0 keeps the root file system in memory, which is
-	// for small ones.
-	DiskMiB int64
-	// Version of the agent, for the record.
-	Version string
-}
-
 func (o ImageOrder) validate() error {
 	var problems []error
 	add := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }

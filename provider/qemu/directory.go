@@ -23,6 +23,7 @@ import (
 //	console     what the machine printed, its end at least
 //	events      what QEMU told of itself: how it ended, above all
 //	qemu.log    what QEMU complained about
+//	ended       how the process ended, where it was our child
 //
 // A disk's changes lie in a file that has no name, so that it is gone with QEMU.
 const (
@@ -32,6 +33,7 @@ const (
 	consoleFile = "console"
 	eventsFile  = "events"
 	logFile     = "qemu.log"
+	endedFile   = "ended"
 )
 
 // stage is how far a start has come, written before the step that it names.

@@ -38,7 +38,7 @@ func parseEgress(text string) (egressRule, error) {
 	if name := strings.TrimPrefix(r.host, "*."); r.host != "*" && (name == "" || strings.ContainsAny(name, "*/ \t@")) {
 		return bad("has a * elsewhere than at its beginning, or no name")
 	}
-	if r.local() && (port == "*" || net.JoinHostPort(host, port) == proxyAddress) {
+	if _, proxy, _ := net.SplitHostPort(proxyAddress); r.local() && (port == "*" || port == proxy) {
 		return bad("cannot be listened for in the machine")
 	}
 	return r, nil

@@ -19,18 +19,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
-)
-
-// ImageState is how far an image has come (S4-50).
-type ImageState string
-
-// The states of an image.
-const (
-	ImageQueued   ImageState = "queued"   // another image is being built
-	ImageBuilding ImageState = "building" // now
-	ImageReady    ImageState = "ready"    // machines can be made of it
-	ImageFailed   ImageState = "failed"   // Error says why
 )
 
 // Files of an image.
@@ -40,32 +28,6 @@ const (
 	initrdPart   = "initrd"
 	diskPart     = "disk.qcow2" // missing where the root file system lies in the initrd
 )
-
-// Image is the record of an image, image.json in its directory. An image never
-// changes: what is to be different gets another name, and a pool's canary tries it.
-type Image struct {
-	Name      string     `json:"name"`
-	State     ImageState `json:"state"`
-	Error     string     `json:"error,omitempty"`
-	QueuedAt  time.Time  `json:"queued_at"`
-	StartedAt time.Time  `json:"started_at,omitzero"`
-	EndedAt   time.Time  `json:"ended_at,omitzero"`
-	// Digest is of all parts together: two images with the same one are the same.
-	Digest string               `json:"digest,omitempty"`
-	Parts  map[string]ImagePart `json:"parts,omitempty"`
-	// Kernel, Agent and Runner are the versions of what is in it, where they are known.
-	Kernel string `json:"kernel,omitempty"`
-	Agent  string `json:"agent,omitempty"`
-	Runner string `json:"runner,omitempty"`
-
-	dir string
-}
-
-// ImagePart is one file of an image.
-type ImagePart struct {
-	Size   int64  `json:"size"`
-	SHA256 string `json:"sha256"`
-}
 
 var imageName = regexp.MustCompile(`\A[a-z0-9][a-z0-9._-]{0,62}\z`)
 

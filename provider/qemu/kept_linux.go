@@ -101,7 +101,7 @@ func (k *kept) state() (provider.MachineState, error) {
 	if k.p.killTagged(k.tag, known) {
 		return provider.MachineState{Status: muster.MachineStopping}, nil
 	}
-	how := k.p.reap(k.st)
+	how := k.p.reap(k.dir, k.st)
 	k.st = state{Ended: cmp.Or(howEnded(k.dir), how)}
 	return provider.MachineState{Status: muster.MachineTerminated, Detail: k.st.Ended}, k.st.write(k.dir)
 }
@@ -145,7 +145,7 @@ func (k *kept) launch(ctx context.Context) error {
 	if img.State != ImageReady {
 		return fmt.Errorf("%w: image %s is %s", provider.ErrInvalid, img.Name, img.State)
 	}
-	for _, old := range []string{qmpSocket, agentSocket, eventsFile, logFile} {
+	for _, old := range []string{qmpSocket, agentSocket, eventsFile, endedFile, logFile} {
 		if err := os.Remove(filepath.Join(k.dir, old)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

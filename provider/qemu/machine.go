@@ -155,7 +155,7 @@ func (p *Provider) spawn(r run) (l launched, err error) {
 	l.process, err = os.StartProcess(p.program, append([]string{p.program}, r.arguments()...), &os.ProcAttr{
 		Dir: r.dir,
 		// TMPDIR is where QEMU puts the disk's changes, into a file without a name.
-		Env: []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + r.dir, tagVariable + "=" + r.tag},
+		Env: []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + r.dir, "HOME=" + r.dir, tagVariable + "=" + r.tag},
 		// QEMU holds both ends of the boot port and of the events: what is written to
 		// them waits for its reader also when this program has ended.
 		Files: []*os.File{null, log, log, state, bootQEMU, boot, eventsQEMU, events},

@@ -9,7 +9,6 @@ import (
 	"io"
 	"iter"
 	"runtime"
-	"time"
 
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/provider"
@@ -44,3 +43,12 @@ func (*Provider) Get(context.Context, muster.RunnerID) (provider.Instance, error
 func (*Provider) List(context.Context) iter.Seq2[provider.Instance, error] {
 	return func(yield func(provider.Instance, error) bool) { yield(provider.Instance{}, errSystem) }
 }
+
+// Images returns an error on this system.
+func Images(string) ([]Image, error) { return nil, errSystem }
+
+// VerifyImage returns an error on this system.
+func VerifyImage(context.Context, string, string) (Image, error) { return Image{}, errSystem }
+
+// BuildImage returns an error on this system.
+func BuildImage(context.Context, ImageOrder, io.Writer) (Image, error) { return Image{}, errSystem }

@@ -488,7 +488,8 @@ func (p *Provider) classify(err error) error {
 		}
 	}
 	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EAGAIN, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE} {
-		if errors.Is(err, full) || strings.Contains(err.Error(), full.Error()) && full != syscall.EAGAIN {
+		// QEMU says it with a capital letter.
+		if errors.Is(err, full) || full != syscall.EAGAIN && strings.Contains(strings.ToLower(err.Error()), full.Error()) {
 			return fmt.Errorf("%w: %w", provider.ErrCapacity, err)
 		}
 	}
@@ -554,7 +555,7 @@ func (p *Provider) look(runner muster.RunnerID, st state, busy bool) provider.In
 		// The agent should have ended at MaxAge by itself.
 		p.log.Warn("machine killed", "runner", runner, "reason", "maximum age", "max_age", st.MaxAge)
 		p.killTagged(p.name(runner), []proc.Process{qemu})
-		p.reap(st)
+		p.reap(p.path(runner), st)
 		inst.Detail = fmt.Sprintf("killed at its maximum age of %s", st.MaxAge)
 	case running && (st.Stage == born || busy):
 		inst.State, inst.Detail = provider.InstanceRunning, fmt.Sprintf("QEMU has pid %d, %s, %s", qemu.PID, p.accel, cmp.Or(warmWord(st), "booted"))
@@ -563,12 +564,12 @@ func (p *Provider) look(runner muster.RunnerID, st state, busy bool) provider.In
 	case st.Stage != born && busy:
 		inst.State = provider.InstanceStarting
 	case st.Stage != born:
-		p.reap(st)
+		p.reap(p.path(runner), st)
 		inst.Detail = "its creation was interrupted"
 	case st.Boot != proc.BootID():
 		inst.Detail = "the host was restarted"
 	default:
-		how := p.reap(st)
+		how := p.reap(p.path(runner), st)
 		inst.Detail = cmp.Or(howEnded(p.path(runner)), how, "QEMU has ended")
 		if said := complaint(p.path(runner)); said != "" {
 			inst.Detail += ": " + said
@@ -610,20 +611,31 @@ func (p *Provider) qemu(tag string, st state) (proc.Process, bool) {
 }
 
 // reap collects a QEMU that ended and is our child, so that no zombie stays, and says
-// how it ended, if this call is the one that learns it.
-func (p *Provider) reap(st state) string {
+// how it ended: to the call that learns it and, by a file, to those after it.
+func (p *Provider) reap(dir string, st state) string {
+	note := filepath.Join(dir, endedFile)
 	last, err := proc.Read(st.PID)
 	if err != nil || last.Start != st.Start || last.PPID != os.Getpid() || !last.Zombie {
-		return "QEMU was killed"
+		text, _ := os.ReadFile(note)
+		return cmp.Or(string(text), "QEMU was killed")
 	}
 	var how syscall.WaitStatus
-	if pid, err := syscall.Wait4(st.PID, &how, syscall.WNOHANG, nil); err != nil || pid != st.PID {
-		return ""
+	for range 100 {
+		pid, err := syscall.Wait4(st.PID, &how, syscall.WNOHANG, nil)
+		if pid == st.PID {
+			break
+		}
+		if err != nil {
+			return "" // another call was faster
+		}
+		time.Sleep(time.Millisecond) // its threads are still ending
 	}
+	text := fmt.Sprintf("QEMU ended with code %d", how.ExitStatus())
 	if how.Signaled() {
-		return fmt.Sprintf("QEMU was ended by the signal %q", how.Signal())
+		text = fmt.Sprintf("QEMU was ended by the signal %q", how.Signal())
 	}
-	return fmt.Sprintf("QEMU ended with code %d", how.ExitStatus())
+	_ = os.WriteFile(note, []byte(text), 0o600) // without it the reason is lost, and nothing else
+	return text
 }
 
 // List yields the owner's instances: every directory, and every QEMU that carries our
@@ -794,7 +806,7 @@ func (p *Provider) Delete(ctx context.Context, runner muster.RunnerID) error {
 	if p.killTagged(p.name(runner), known) {
 		return nil // accepted, and the next call goes on
 	}
-	p.reap(st)
+	p.reap(p.path(runner), st)
 	if err := removeDir(path); err != nil {
 		return p.classify(err)
 	}

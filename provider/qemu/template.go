@@ -108,10 +108,10 @@ func (p *Provider) template(ctx context.Context, img Image, s shape, workspace s
 		p.making[name] = making
 		p.work.Go(func() {
 			making.err = p.makeTemplate(p.ctx, key, img, s)
-			close(making.done)
 			p.mu.Lock()
-			defer p.mu.Unlock()
 			delete(p.making, name)
+			p.mu.Unlock()
+			close(making.done)
 		})
 	}
 	p.mu.Unlock()

@@ -1,0 +1,110 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/muster-ci/muster/githubsim"
+	"github.com/muster-ci/muster/githubsim/runner"
+)
+
+// needQEMU skips the test where virtual machines cannot be made, and fails it in CI.
+func needQEMU(tb testing.TB) {
+	tb.Helper()
+	for _, name := range []string{"qemu-system-x86_64", "qemu-img", "busybox", "dpkg-deb", "apt-get"} {
+		if _, err := exec.LookPath(name); err == nil {
+			continue
+		}
+		if os.Getenv("CI") == "true" {
+			tb.Fatalf("%s is not installed: run scripts/setup.sh", name)
+		}
+		tb.Skipf("%s is not installed: run scripts/setup.sh", name)
+	}
+}
+
+// guestKernel returns a kernel package, from the cache that provider/qemu's tests share;
+// "" lets the build fetch it.
+func guestKernel() string {
+	cache, _ := os.UserCacheDir()
+	found, _ := filepath.Glob(filepath.Join(cache, "muster-test", "qemu", "linux-image-*.deb"))
+	if len(found) == 0 {
+		return ""
+	}
+	return found[len(found)-1]
+}
+
+// 4-14 4-51 S4-50 S4-51 S4-65: jobs of the simulator run in virtual machines that have no network card.
+// `muster image build` makes the image, `muster serve` copies the machines from a
+// template and is killed between jobs, and nothing is left.
+func TestJobsInVirtualMachines(t *testing.T) {
+	needQEMU(t)
+	runnerDir := filepath.Join(t.TempDir(), "runner")
+	if err := runner.WriteDir(runnerDir, "/opt/actions-runner/bin/Runner.Listener"); err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(filepath.Join(Programs(t), "actions-runner"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(runnerDir, "bin", "Runner.Listener"), program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var images string
+	s := stand(t, Options{
+		Sim: githubsim.Config{Seed: 77}, MaxRunners: 3,
+		Settings: quick, Pool: "no_job_timeout: 20s, connect_timeout: 60s",
+		Provider: func(s *Stand) string {
+			images = filepath.Join(s.Dir, "data", "images")
+			// The simulator is on this host's loopback, which no machine reaches unless the
+			// address is written down.
+			return fmt.Sprintf("kind: qemu\nconfig:\n  accel: tcg\n  image: runner\n  max: 3\n  grace: 2s\n  egress: [%q]\n",
+				strings.TrimPrefix(s.Sim.URL(), "http://"))
+		},
+	})
+	out, errs, code := s.CLI(t, "image", "build", "runner", "--dir", images, "--quiet", "--runner", runnerDir, "--kernel", guestKernel())
+	if code != 0 || !strings.Contains(out, "image runner is ready: sha256:") {
+		t.Fatalf("image build: %s%s", out, errs)
+	}
+	if list, _, _ := s.CLI(t, "image", "list", "--dir", images); !strings.Contains(list, "ready") {
+		t.Errorf("image list: %s", list)
+	}
+	if out, errs, code := s.CLI(t, "image", "verify", "runner", "--dir", images); code != 0 {
+		t.Errorf("image verify: %s%s", out, errs)
+	}
+	if _, _, code := s.CLI(t, "image", "build", "runner", "--dir", images, "--quiet", "--runner", runnerDir); code == 0 {
+		t.Error("an image that is there was built again")
+	}
+
+	argv := arguments(t)
+	p := s.Serve(t)
+	s.Inject(t, 2, time.Second)
+	s.AwaitJobs(t, 1, 2*time.Minute)
+	// One machine is at work, or about to be. It outlives the control plane.
+	p.Kill()
+	p = s.Serve(t)
+	s.Inject(t, 1, 200*time.Millisecond)
+	s.AwaitJobs(t, 3, 2*time.Minute)
+	truth, receipts := s.calm(t, time.Minute)
+	once(t, truth, receipts, "success")
+	if err := p.Stop(); err != nil {
+		t.Errorf("muster serve: %v", err)
+	}
+	ran := 0
+	for line := range argv() {
+		if strings.Contains(line, "qemu-system") && strings.Contains(line, s.Dir) {
+			ran++
+		}
+	}
+	if ran < 3 {
+		t.Errorf("%d machines ran", ran)
+	}
+	left, _ := filepath.Glob(filepath.Join(s.Dir, "data", "machines", "local", "owner-*", "[a-z]*"))
+	if ps, err := exec.Command("ps", "axww", "-o", "args").Output(); err != nil || strings.Contains(string(ps), images) || len(left) > 0 {
+		t.Errorf("machines are left: %v, %v", left, err)
+	}
+}
