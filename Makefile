@@ -41,6 +41,10 @@ cover: ## Fail if the packages of the fleet tool are covered by less than 80 % (
 bench: build ## Measure what the docs claim and write bench/results/
 	go test -timeout 60m -count=1 -run '^$$' -bench . ./bench/... | tee bench/results/latest.txt
 
+.PHONY: provider-table
+provider-table: setup build ## Measure every provider on this machine and write the table of docs/providers/README.md
+	set -o pipefail; { MUSTER_FIGURES=1 go test -json -count=1 -timeout 60m ./provider/...; MUSTER_BIN=$(CURDIR)/$(BIN) go test -json -count=1 -timeout 60m -run TestProvidersChaos ./e2e; } | go run ./internal/tools/providertable -on "$$(nproc) cores, $$(uname -sr)"
+
 .PHONY: lint
 lint: ## Run golangci-lint with the reasons in .golangci.yml
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...

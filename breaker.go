@@ -67,6 +67,17 @@ func (b Breaker) String() string {
 	return fmt.Sprintf("%s failed, the next is asked at %s: %s", count(b.Failures, "call"), clock(b.Until()), b.Words)
 }
 
+// ProviderBreaker is a breaker that is not closed: a pool's, or that of a zone and a size.
+type ProviderBreaker struct {
+	Breaker
+	Pool     string
+	Zone     string
+	Offering string
+	State    BreakerState
+	// Room is how many machines may be starting while it is half open; 0 is no limit.
+	Room int
+}
+
 // PickZone chooses where to ask for a machine: the first zone in configured order that
 // is not open, or else, because whoever asks has waited already, the one that opens up
 // first. Zones in tried are passed over; "" and false if none is left.

@@ -460,7 +460,7 @@ func Plan(s Snapshot, now time.Time) Decision {
 		case s.ProviderRoom > 0 && up > max(0, s.ProviderRoom-f.starting) && s.ProviderRoom-f.starting < slots:
 			slots = max(0, s.ProviderRoom-f.starting)
 			d.Rule = RuleProviderRefusing
-			d.Reason = fmt.Sprintf("%s; %d of %d wait because the provider was full and is asked for %d at a time", d.Reason, up-slots, up, s.ProviderRoom)
+			d.Reason = fmt.Sprintf("%s; %d of %d wait because the provider refused before and is asked for %d at a time", d.Reason, up-slots, up, s.ProviderRoom)
 			up = slots
 		case up > slots:
 			d.Rule = RuleProvisioningLimit

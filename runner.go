@@ -69,6 +69,12 @@ type Runner struct {
 	Name     string
 	Provider string
 	Offering string
+	// Purpose is "" for a runner that takes jobs, PurposeCheck for one that tests its
+	// provider; that one is of no pool.
+	Purpose string `json:",omitempty"`
+	// Zones are the provider's zones in which a machine was asked for, separated by
+	// spaces, the last one last; "" of a provider without zones.
+	Zones string `json:",omitempty"`
 	// Instance is the provider's own id of the machine, "" until created.
 	Instance string
 	// GitHubID is the registration's id, 0 until registered.
@@ -95,8 +101,11 @@ type Runner struct {
 	Drain   string
 	TraceID string
 
-	CreatedAt   time.Time // row written, before anything was asked of a provider
-	LaunchedAt  time.Time // provider accepted
+	CreatedAt  time.Time // row written, before anything was asked of a provider
+	LaunchedAt time.Time // provider accepted
+	// UpAt is when the machine of a provider with a queue was first seen to run; zero of
+	// other providers.
+	UpAt        time.Time `json:",omitzero"`
 	ConnectedAt time.Time // agent traded its boot token
 	StartedAt   time.Time // agent started the runner process
 	ListeningAt time.Time // runner printed "Listening for Jobs"
@@ -108,6 +117,9 @@ type Runner struct {
 	DestroyedAt    time.Time // instance proven gone and registration gone
 	HeartbeatAt    time.Time // last word of the agent
 }
+
+// Zone is where the machine was asked for last, "" without zones.
+func (r Runner) Zone() string { return r.Zones[strings.LastIndexByte(r.Zones, ' ')+1:] }
 
 // runnerName is what Muster gives GitHub as a runner name: the pool's name, cut
 // to 32 characters, the runner's id and, after a name clash, the try. GitHub's

@@ -64,6 +64,11 @@ type Description struct {
 	// CreateTimeout is how long one Create may take before it counts as hanging, at
 	// most four and a half minutes; 0 means one minute.
 	CreateTimeout time.Duration
+	// NoGPUs and NoSpot say in half a sentence why the platform gives no GPUs and no
+	// machines that may be taken away; "" of one that does. An offering that asks for
+	// what is not given is refused when the configuration is read.
+	NoGPUs string
+	NoSpot string
 	// Settings are the keys of the section, in the order in which they are to be read.
 	Settings []Setting
 	// Example is a part of a configuration file in YAML that can be used as it is: the

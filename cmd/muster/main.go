@@ -19,6 +19,6 @@ func main() {
 	// The first signal asks for an orderly end; a second one is not caught and ends at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
-	os.Exit(cli.Main(ctx, os.Args[1:], cli.OSEnv(version), cli.Programs{Serve: server.Program(version), Fleet: server.FleetProgram(version), Check: server.Check, Demo: demo.Run,
+	os.Exit(cli.Main(ctx, os.Args[1:], cli.OSEnv(version), cli.Programs{Serve: server.Program(version), Fleet: server.FleetProgram(version), Check: server.Check, Kinds: server.Kinds, Demo: demo.Run,
 		Image: cli.ImagePrograms{Build: server.BuildImage, List: server.ListImages, Verify: server.VerifyImage}}))
 }

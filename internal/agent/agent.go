@@ -65,6 +65,9 @@ func (a *agent) run(ctx context.Context) (int, error) {
 	}
 	a.log.Info("booted", "runner", boot.Runner, "name", boot.Name)
 	w := newWatch(a, boot)
+	if boot.Check != nil {
+		return w.check(ctx)
+	}
 	if err := a.fetch(ctx, boot.Download, w.version); err != nil {
 		return w.fail(ctx, ExitDownload, err)
 	}
@@ -116,7 +119,7 @@ func (a *agent) boot(ctx context.Context) (wire.BootResponse, error) {
 	for {
 		var boot wire.BootResponse
 		err := a.client.call(asking, wire.BootPath, a.cfg.Token, req, &boot)
-		if err == nil && (boot.SessionToken == "" || boot.JITConfig == "" && boot.Registration == nil) {
+		if err == nil && (boot.SessionToken == "" || boot.JITConfig == "" && boot.Registration == nil && boot.Check == nil) {
 			err = errors.New("the control plane's answer holds no session or no configuration") // a proxy's page, perhaps
 		}
 		if err == nil {

@@ -29,6 +29,8 @@ type Config struct {
 	Workspace string
 	// Access may be nil: then nothing is known of it.
 	Access Access
+	// Platforms may be nil: then there are no providers.
+	Platforms Platforms
 	// CostBudgets are what projects may spend, in the order to show.
 	CostBudgets []muster.CostBudget
 	// Book prices machines in dry runs.
@@ -84,6 +86,7 @@ func (a *API) Register(mux *http.ServeMux) {
 	serve(musterv1connect.NewPoolServiceHandler(pools{a}, opts...))
 	serve(musterv1connect.NewRunnerServiceHandler(runners{a}, opts...))
 	serve(musterv1connect.NewMachineServiceHandler(machines{a}, opts...))
+	serve(musterv1connect.NewProviderServiceHandler(providers{a}, opts...))
 	serve(musterv1connect.NewJobServiceHandler(jobs{a}, opts...))
 	serve(musterv1connect.NewDeliveryServiceHandler(deliveries{a}, opts...))
 	serve(musterv1connect.NewUsageServiceHandler(books{a}, opts...))

@@ -313,6 +313,20 @@ func (c *commands) StartMachine(_ context.Context, ws string, id muster.MachineI
 func (c *commands) StopMachine(_ context.Context, ws string, id muster.MachineID, generation int64) (muster.MachineAnswer, error) {
 	return c.answer, c.note("stop %s/%s %d", ws, id, generation)
 }
+func (c *commands) CheckProvider(_ context.Context, ws, name, offering string) (muster.ProviderCheck, muster.Runner, error) {
+	if name != "local" {
+		return muster.ProviderCheck{}, muster.Runner{}, muster.Errorf(muster.CodeNotFound, "there is no provider %q", name)
+	}
+	check, r := tested()
+	return check, r, c.note("check %s of %s in %s", name, offering, ws)
+}
+func (c *commands) ProviderCheck(_ context.Context, ws string, id muster.RunnerID) (muster.ProviderCheck, muster.Runner, error) {
+	check, r := tested()
+	if id != r.ID {
+		return check, r, missing("runner", id)
+	}
+	return check, r, c.store.in(ws)
+}
 func (c *commands) Healthy(_ context.Context, ws string, id muster.RunnerID) bool {
 	return c.note("health of %s/%s", ws, id) == nil && id == "r-busy"
 }
@@ -397,6 +411,7 @@ type world struct {
 	runs          musterv1connect.RunServiceClient
 	senses        musterv1connect.SenseServiceClient
 	machines      musterv1connect.MachineServiceClient
+	providers     musterv1connect.ProviderServiceClient
 }
 
 func newWorld(t *testing.T, change func(*api.Config, *world), opts ...connect.ClientOption) *world {
@@ -422,6 +437,7 @@ func newWorld(t *testing.T, change func(*api.Config, *world), opts ...connect.Cl
 	w.system = musterv1connect.NewSystemServiceClient(srv.Client(), srv.URL, opts...)
 	w.runs = musterv1connect.NewRunServiceClient(srv.Client(), srv.URL, opts...)
 	w.machines = musterv1connect.NewMachineServiceClient(srv.Client(), srv.URL, opts...)
+	w.providers = musterv1connect.NewProviderServiceClient(srv.Client(), srv.URL, opts...)
 	w.senses = musterv1connect.NewSenseServiceClient(srv.Client(), srv.URL, opts...)
 	return w
 }

@@ -139,6 +139,15 @@ type Commands interface {
 	// ProviderRefusal is the provider's last refusal to a pool in its own words
 	// and when it was, "" if the provider works.
 	ProviderRefusal(ctx context.Context, workspace, pool string) (text string, at time.Time)
+	// CheckProvider begins a test of a provider, ProviderCheck tells how far it has come.
+	CheckProvider(ctx context.Context, workspace, provider, offering string) (muster.ProviderCheck, muster.Runner, error)
+	ProviderCheck(ctx context.Context, workspace string, id muster.RunnerID) (muster.ProviderCheck, muster.Runner, error)
+}
+
+// Platforms tells how the configured providers stand. It asks every platform, for a few
+// seconds at the most; one that does not answer is no error.
+type Platforms interface {
+	Providers(ctx context.Context, workspace string) ([]muster.ProviderStatus, error)
 }
 
 // Agents is the control plane's side of the agent's protocol. Errors of the

@@ -42,6 +42,7 @@ type client struct {
 	runs          musterv1connect.RunServiceClient
 	senses        musterv1connect.SenseServiceClient
 	machines      musterv1connect.MachineServiceClient
+	providers     musterv1connect.ProviderServiceClient
 }
 
 // address is the control plane that is meant.
@@ -91,6 +92,7 @@ func (a *app) dial() (*client, error) {
 		runs:          musterv1connect.NewRunServiceClient(hc, base, opt),
 		senses:        musterv1connect.NewSenseServiceClient(hc, base, opt),
 		machines:      musterv1connect.NewMachineServiceClient(hc, base, opt),
+		providers:     musterv1connect.NewProviderServiceClient(hc, base, opt),
 	}, nil
 }
 

@@ -157,6 +157,15 @@ type Provider struct {
 	Name   string
 	Kind   string
 	Config Section
+	// Zones are tried in this order; empty for a provider without.
+	Zones []ProviderZone
+}
+
+// ProviderZone is one place of a provider. The keys of its Config stand in the place of
+// those of the provider's.
+type ProviderZone struct {
+	Name   string
+	Config Section
 }
 
 // PriceBook says how run time becomes money.

@@ -76,8 +76,14 @@ type fileApp struct {
 }
 
 type fileKind struct {
+	Name   string     `yaml:"name"`
+	Kind   string     `yaml:"kind"`
+	Config Section    `yaml:"config"`
+	Zones  []fileZone `yaml:"zones"`
+}
+
+type fileZone struct {
 	Name   string  `yaml:"name"`
-	Kind   string  `yaml:"kind"`
 	Config Section `yaml:"config"`
 }
 

@@ -328,7 +328,17 @@ func (l *loader) providers(fs []fileKind) []Provider {
 		if f.Config.node == nil {
 			f.Config = Section{file: l.file, line: l.line(at)}
 		}
-		ps = append(ps, Provider(f))
+		p := Provider{Name: f.Name, Kind: f.Kind, Config: f.Config}
+		zones := map[string]int{}
+		for j, z := range f.Zones {
+			at := fmt.Sprintf("%s.zones[%d]", at, j)
+			l.name(at, "zone", z.Name, zones)
+			if z.Config.node == nil {
+				z.Config = Section{file: l.file, line: l.line(at)}
+			}
+			p.Zones = append(p.Zones, ProviderZone(z))
+		}
+		ps = append(ps, p)
 	}
 	return ps
 }

@@ -71,7 +71,10 @@ func (a *Activities) Sweep(ctx context.Context, before Suspects) (Suspects, erro
 	if due(before.InstancesAt, a.Times.Sweep, now) {
 		after.Instances, after.InstancesAt = nil, now
 		for _, name := range slices.Sorted(maps.Keys(a.Backends)) {
-			after.Instances = append(after.Instances, a.sweepInstances(ctx, a.Backends[name], known, before)...)
+			b := a.Backends[name]
+			for _, z := range b.Everywhere() { // one that breaks off hides no other
+				after.Instances = append(after.Instances, a.sweepInstances(ctx, b.label(z.Name), z, known, before)...)
+			}
 		}
 	}
 	if due(before.RemoteAt, a.Times.Health, now) {
@@ -121,23 +124,23 @@ func due(last time.Time, every time.Duration, now time.Time) bool {
 }
 
 // sweepInstances deletes machines that no live runner owns.
-func (a *Activities) sweepInstances(ctx context.Context, b Backend, known map[muster.RunnerID]muster.Runner, before Suspects) (suspects []string) {
+func (a *Activities) sweepInstances(ctx context.Context, name string, b provider.Provider, known map[muster.RunnerID]muster.Runner, before Suspects) (suspects []string) {
 	grace := a.Now().Add(-a.Times.SweepGrace)
 	for in, err := range b.List(ctx) {
 		if err != nil {
-			a.logger(ctx).Warn("sweep: provider's list broke off", "provider", b.Name, "error", err)
+			a.logger(ctx).Warn("sweep: provider's list broke off", "provider", name, "error", err)
 			return suspects
 		}
 		if _, ok := known[in.Runner]; ok || in.CreatedAt.After(grace) {
 			continue
 		}
-		id := b.Name + "/" + string(in.Runner)
+		id := name + "/" + string(in.Runner)
 		if !slices.Contains(before.Instances, id) {
 			suspects = append(suspects, id)
 			continue
 		}
 		if err := b.Delete(ctx, in.Runner); err != nil && !isGone(err) {
-			a.logger(ctx).Warn("sweep: delete leaked instance", "provider", b.Name, "runner", in.Runner, "error", err)
+			a.logger(ctx).Warn("sweep: delete leaked instance", "provider", name, "runner", in.Runner, "error", err)
 			suspects = append(suspects, id)
 			continue
 		}

@@ -38,7 +38,8 @@ type world struct {
 
 	syncing sync.Mutex // of the list of pools
 	mu      sync.Mutex
-	scripts map[string]func(context.Context, *agent) string // by pool
+	scripts map[string]func(context.Context, *agent) string // by pool, or by spare provider
+	spare   map[string]map[string]*fake.Cloud               // by provider and zone
 	jobs    int64
 }
 
@@ -98,9 +99,10 @@ func newWorld() (*world, func(), error) {
 	deps := Deps{
 		Store: db, Tokens: testTokens{boot}, GitHub: map[string]GitHub{"app": w.github},
 		Backends: map[string]Backend{"fake": {Provider: w.cloud.Provider("test"), Name: "fake", ConnectTimeout: 3 * time.Second}, "full": {Provider: full.Provider("test"), Name: "full"}},
-		Book:     usage.Book{}, Observer: w.seen, Now: time.Now, URL: "http://muster.test", Owner: "test",
+		Book:     usage.Book{}, Observer: w.seen, Now: time.Now, URL: "http://muster.test", WebURL: map[string]string{"app": "https://github.test"}, Owner: "test",
 		Times: Times{Sweep: time.Hour, Health: time.Hour, SweepGrace: time.Nanosecond, AgentLost: 2 * time.Second, Poll: 2 * time.Second, SealedAfter: 2 * time.Second}.WithDefaults(),
 	}
+	w.addSpares(deps.Backends)
 	w.client = NewClient(deps, eng.Client(), log)
 	w.cloud.OnBoot(w.boot)
 	wk := NewWorker(eng.Client(), deps, w.client, log)
@@ -484,12 +486,12 @@ func (g *gitHub) has(prefix string) (n int) {
 type testTokens struct{ boot *secretbox.Tokens }
 
 func (t testTokens) MintBoot(b muster.BootToken, pool string) (muster.Secret, error) {
-	return t.boot.Mint(secretbox.BootClaims{JTI: b.JTI, Runner: b.Runner, Workspace: b.Workspace, Pool: pool, Audience: "test", ExpiresAt: b.ExpiresAt})
+	return t.boot.Mint(secretbox.BootClaims{JTI: b.JTI, Runner: b.Runner, Workspace: b.Workspace, Pool: pool, Audience: "test", ExpiresAt: b.ExpiresAt, Build: b.Build})
 }
 
 func (t testTokens) VerifyBoot(token string, now time.Time) (muster.BootToken, error) {
 	c, err := t.boot.Verify(token, "test", now)
-	return muster.BootToken{JTI: c.JTI, Runner: c.Runner, Workspace: c.Workspace, ExpiresAt: c.ExpiresAt}, err
+	return muster.BootToken{JTI: c.JTI, Runner: c.Runner, Workspace: c.Workspace, ExpiresAt: c.ExpiresAt, Build: c.Build}, err
 }
 
 func (testTokens) NewSession() (muster.Secret, []byte, error) {

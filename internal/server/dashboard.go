@@ -51,19 +51,19 @@ func countedSince(ctx context.Context, st *store.Store, now time.Time) (time.Tim
 
 // dashboard answers the dashboard's questions from the store.
 type dashboard struct {
-	store    *store.Store
-	client   *lifecycle.Client
-	apps     map[string]*github.Client
-	checks   *appChecks
-	backends map[string]lifecycle.Backend
-	cfg      config.Config
+	store     *store.Store
+	client    *lifecycle.Client
+	apps      map[string]*github.Client
+	checks    *appChecks
+	platforms platforms
+	cfg       config.Config
 	// situation gathers what muster.Explain looks at; routes sets it.
 	situation func(context.Context, muster.Job) (muster.Situation, muster.DecisionRecord, error)
 	// snapshot is what the next decision of a pool would be taken from; routes sets it.
 	snapshot func(ctx context.Context, workspace, pool string) (muster.Snapshot, error)
 
 	mu        sync.Mutex
-	providers []web.ProviderHealth // as the last probe found them
+	providers []muster.ProviderStatus // as the last probe found them
 
 	counting sync.Mutex // held while the books are counted, so that one reader does it for all
 	counted  web.Health
@@ -203,7 +203,13 @@ func (d *dashboard) Health(ctx context.Context) (web.Health, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	h.Providers = slices.Clone(d.providers)
+	for _, p := range d.providers {
+		v := web.ProviderHealth{Name: p.Name, Kind: p.Kind, OK: p.State == muster.ProviderOK, Detail: p.Detail, CheckedAt: p.LookedAt}
+		for _, n := range p.Instances {
+			v.Instances += n
+		}
+		h.Providers = append(h.Providers, v)
+	}
 	return h, nil
 }
 
@@ -246,9 +252,13 @@ func (d *dashboard) probe(ctx context.Context) error {
 	tick := time.NewTicker(probeEvery)
 	defer tick.Stop()
 	for {
-		var all []web.ProviderHealth
+		var all []muster.ProviderStatus
 		for _, p := range d.cfg.Providers {
-			all = append(all, d.probeOne(ctx, p))
+			one, err := d.platforms.one(ctx, workspace, p, probeEvery)
+			if err != nil { // the books cannot be read
+				one.State, one.Detail = muster.ProviderUnreachable, shown(err)
+			}
+			all = append(all, one)
 		}
 		d.mu.Lock()
 		d.providers = all
@@ -261,24 +271,11 @@ func (d *dashboard) probe(ctx context.Context) error {
 	}
 }
 
-func (d *dashboard) probeOne(ctx context.Context, p config.Provider) web.ProviderHealth {
-	ctx, cancel := context.WithTimeout(ctx, probeEvery)
-	defer cancel()
-	h := web.ProviderHealth{Name: p.Name, Kind: p.Kind, OK: true, CheckedAt: time.Now()}
-	for _, err := range d.backends[p.Name].List(ctx) {
-		if err != nil {
-			h.OK, h.Detail = false, shown(err)
-			break
-		}
-		h.Instances++
-	}
-	if h.OK {
-		pools := d.refusals(ctx, p.Name)
-		if len(pools) > 0 {
-			h.OK, h.Detail = false, strings.Join(pools, "; ")
-		}
-	}
-	return h
+// Providers are the providers as the last probe found them.
+func (d *dashboard) Providers(context.Context) ([]muster.ProviderStatus, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.providers), nil
 }
 
 // maxShown is the longest text of a provider that is shown, in characters.
@@ -295,19 +292,6 @@ func shown(err error) string {
 		text = string(runes[:maxShown]) + "…"
 	}
 	return text
-}
-
-// refusals are what the provider last told the pools that it refuses.
-func (d *dashboard) refusals(ctx context.Context, provider string) (out []string) {
-	for _, p := range d.cfg.Pools {
-		if p.Provider != provider {
-			continue
-		}
-		if text, _ := d.client.ProviderRefusal(ctx, p.Workspace, p.Name); text != "" {
-			out = append(out, p.Name+": "+text)
-		}
-	}
-	return out
 }
 
 // commands is what operators may ask for through API and dashboard.
@@ -347,4 +331,9 @@ func (c webCommands) StopMachine(ctx context.Context, id muster.MachineID) (must
 
 func (c webCommands) NudgePool(ctx context.Context, pool string) error {
 	return c.Client.NudgePool(ctx, workspace, pool)
+}
+
+func (c webCommands) CheckProvider(ctx context.Context, name string) error {
+	_, _, err := c.Client.CheckProvider(ctx, workspace, name, "")
+	return err
 }

@@ -354,6 +354,16 @@ func (c fleetCommands) ProviderRefusal(context.Context, string, string) (string,
 	return "", time.Time{}
 }
 
+// CheckProvider implements api.Commands: a fleet runs on this machine and has no providers.
+func (c fleetCommands) CheckProvider(context.Context, string, string, string) (muster.ProviderCheck, muster.Runner, error) {
+	return muster.ProviderCheck{}, muster.Runner{}, errNoMachines
+}
+
+// ProviderCheck implements api.Commands.
+func (c fleetCommands) ProviderCheck(context.Context, string, muster.RunnerID) (muster.ProviderCheck, muster.Runner, error) {
+	return muster.ProviderCheck{}, muster.Runner{}, errNoMachines
+}
+
 // fleetMonitor knows how a fleet is doing.
 type fleetMonitor struct {
 	f     *fleet.Fleet

@@ -18,6 +18,7 @@ type tokens struct {
 func (t tokens) MintBoot(b muster.BootToken, pool string) (muster.Secret, error) {
 	return t.boot.Mint(secretbox.BootClaims{
 		JTI: b.JTI, Runner: b.Runner, Workspace: b.Workspace, Pool: pool, Audience: t.audience, ExpiresAt: b.ExpiresAt,
+		IssuedAt: time.Now(), Build: b.Build,
 	})
 }
 
@@ -26,7 +27,7 @@ func (t tokens) VerifyBoot(token string, now time.Time) (muster.BootToken, error
 	if err != nil {
 		return muster.BootToken{}, err
 	}
-	return muster.BootToken{JTI: c.JTI, Runner: c.Runner, Workspace: c.Workspace, ExpiresAt: c.ExpiresAt}, nil
+	return muster.BootToken{JTI: c.JTI, Runner: c.Runner, Workspace: c.Workspace, ExpiresAt: c.ExpiresAt, Build: c.Build}, nil
 }
 
 func (t tokens) NewSession() (muster.Secret, []byte, error) {

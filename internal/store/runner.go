@@ -188,6 +188,12 @@ func (t *tx) nameRunner(r *muster.Runner, at time.Time) error {
 	return t.linkJobs(r, at)
 }
 
+// AddRunner writes a runner that no decision asked for: the one that tests a provider.
+// CodeConflict if the id is taken.
+func (s *Store) AddRunner(ctx context.Context, r muster.Runner) error {
+	return s.write(ctx, func(t *tx) error { return t.addRunner(normal(r)) })
+}
+
 // addRunner writes a new runner. CodeConflict if the id is taken.
 func (t *tx) addRunner(r muster.Runner) error {
 	if err := t.putRunner(r, false); err != nil {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Generates gen/ from proto/, and docs/cli/ from the commands. `generate.sh` writes
+# Generates gen/ from proto/, docs/cli/ from the commands, and docs/providers/ from the kinds. `generate.sh` writes
 # them; `generate.sh --check` changes nothing and fails if one is stale.
 #
 # The plugins are built from the module graph, so go.mod pins them. buf is built
@@ -26,11 +26,13 @@ case "${1:-}" in
 		exit 1
 	}
 	go run ./internal/tools/clidocs --check
+	go run ./internal/tools/providerdocs --check
 	;;
 "")
 	rm -rf gen/muster
 	buf generate
 	go run ./internal/tools/clidocs
+	go run ./internal/tools/providerdocs
 	;;
 *)
 	echo "usage: generate.sh [--check]" >&2

@@ -38,7 +38,8 @@ type BootRequest struct {
 }
 
 // BootResponse is all that an agent needs to run one runner, which is registered
-// already (JITConfig) or registers itself (Registration): one of the two is set.
+// already (JITConfig) or registers itself (Registration), or to look around (Check): one
+// of the three is set.
 // JITConfig, Registration.Token and SessionToken are secrets: never logged, never
 // passed as an argument where the runner takes it another way.
 type BootResponse struct {
@@ -49,6 +50,9 @@ type BootResponse struct {
 	JITConfig string `json:"jit_config,omitempty"`
 	// Registration is what config.sh registers the runner with.
 	Registration *Registration `json:"registration,omitempty"`
+	// Check asks the agent to look around in its machine, to report what it sees, and
+	// to leave, instead of running a runner.
+	Check *Check `json:"check,omitempty"`
 	// NoJobSeconds is how long the runner may listen without a job before the
 	// agent ends it; 0 means for ever. It counts from "Listening for Jobs" (4-43).
 	NoJobSeconds int `json:"no_job_seconds"`
@@ -74,6 +78,26 @@ type Registration struct {
 	RunnerGroup string `json:"runner_group,omitempty"`
 	// Ephemeral runners have one job.
 	Ephemeral bool `json:"ephemeral"`
+}
+
+// Check is what an agent is to look at when a provider is tested.
+type Check struct {
+	// Now is the control plane's clock when it answered.
+	Now time.Time `json:"now"`
+	// Reach are addresses that a runner on the machine has to reach: GitHub's.
+	Reach []string `json:"reach,omitempty"`
+	// CPUs, MemoryMiB and GPUs are what was asked for; 0 is whatever there is.
+	CPUs      float64 `json:"cpus,omitempty"`
+	MemoryMiB int64   `json:"memory_mib,omitempty"`
+	GPUs      int     `json:"gpus,omitempty"`
+}
+
+// CheckStep is one thing that an agent looked at.
+type CheckStep struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Millis int64  `json:"millis"`
+	Detail string `json:"detail,omitempty"`
 }
 
 // Download is one archive of the official runner, from GitHub's downloads route.
@@ -111,9 +135,11 @@ type Report struct {
 	Result string `json:"result,omitempty"`
 	// ExitCode and Reason are set with PhaseFinished. Reason is one of "job
 	// finished", "no job within N", "told to drain", "told to stop", "maximum age",
-	// "runner ended without a job", "runner failed: …".
+	// "runner ended without a job", "runner failed: …", "check passed", "check failed: …".
 	ExitCode int    `json:"exit_code,omitempty"`
 	Reason   string `json:"reason,omitempty"`
+	// Check is what was seen, with PhaseFinished of an agent that was asked to look around.
+	Check []CheckStep `json:"check,omitempty"`
 }
 
 // Command is what the control plane wants of the agent.

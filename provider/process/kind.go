@@ -26,6 +26,8 @@ func description() provider.Description {
 		Needs:     []string{"Linux.", "GitHub's runner unpacked in `runner_dir`, or the way to download it.", "Control groups for limits of memory and processes; without them runners start and nothing limits them."},
 		// Design §7.
 		ConnectTimeout: 10 * time.Second,
+		NoGPUs:         "every runner sees the GPUs of this machine, and none is set aside for one; leave gpus out",
+		NoSpot:         "this machine is there or not, and nobody takes it away; leave spot out",
 		Settings: provider.Settings(defaults, map[string]string{
 			"agent":        "the muster-agent program; by default the one beside this program",
 			"runner_dir":   "a directory with GitHub's unpacked runner, `run.sh` at its top; empty lets every runner download the version that GitHub names",
