@@ -38,11 +38,14 @@ func (s *Server) routes() (http.Handler, error) {
 	operators := api.New(api.Config{
 		Store: apiStore{s.store}, Commands: do, Agents: s.client, JobLogs: logs, Monitor: monitor{s.store, s.apps, s.checks},
 		OperatorToken: s.cfg.OperatorToken, Workspace: workspace, Stopping: s.stopping, Version: s.opts.Version, Observer: s.registry.API(), Logger: s.logger,
-		Book: book(s.cfg.PriceBook), CostBudgets: s.cfg.Budgets, Platforms: s.dashboard.platforms,
+		Book: book(s.cfg.PriceBook), CostBudgets: s.cfg.Budgets,
 		Access: &access{store: s.store, apps: s.apps, checks: s.checks, listeners: s.listeners, groups: map[groupQuestion]groupAnswer{}},
 	})
 	operators.Register(mux)
 	s.dashboard.situation, s.dashboard.snapshot = operators.Situation, operators.Snapshot
+	if err := s.garmRoutes(mux); err != nil {
+		return nil, err
+	}
 	mux.Handle("GET /metrics", s.registry.Handler())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
 	mux.HandleFunc("GET /readyz", s.readyz)
