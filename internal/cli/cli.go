@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/muster-ci/muster/internal/config"
+	"github.com/muster-ci/muster/provider"
 )
 
 // Exit codes.
@@ -56,6 +57,8 @@ type Programs struct {
 	Check func(cfg config.Config) error
 	// Image makes images of virtual machines.
 	Image ImagePrograms
+	// Kinds describes the platforms that the program knows. May be nil.
+	Kinds func() []provider.Description
 	// Demo runs the whole of Muster against a simulated GitHub.
 	Demo func(ctx context.Context, opts DemoOptions, stdout io.Writer) error
 }
@@ -153,7 +156,7 @@ Commands talk to the control plane at --server (MUSTER_SERVER). Start one with
 		}
 	}
 	add("run", a.initCommand(), a.configCommand(), a.importCommand(), a.serveCommand(), a.demoCommand(), a.simCommand())
-	add("look", a.statusCommand(), a.poolCommand(), a.machineCommand(), a.runnerCommand(), a.jobCommand(), a.runCommand(), a.deliveryCommand(), a.senseCommand(), a.usageCommand(), a.budgetCommand(), a.installationCommand())
+	add("look", a.statusCommand(), a.poolCommand(), a.machineCommand(), a.providerCommand(), a.runnerCommand(), a.jobCommand(), a.runCommand(), a.deliveryCommand(), a.senseCommand(), a.usageCommand(), a.budgetCommand(), a.installationCommand())
 	add("run", a.imageCommand())
 	root.AddCommand(a.fleetCommand(), a.versionCommand())
 	return root

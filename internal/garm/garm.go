@@ -245,6 +245,9 @@ func (h *Handler) give(ctx context.Context, token string) (muster.Runner, muster
 	if err != nil {
 		return r, pool, g, err
 	}
+	if boot.Check != nil {
+		return r, pool, g, h.checked(ctx, token)
+	}
 	g = given{Name: boot.Name, Session: boot.SessionToken}
 	if boot.Registration != nil {
 		g.Token, g.URL, g.Labels = boot.Registration.Token, boot.Registration.URL, boot.Registration.Labels
@@ -256,6 +259,19 @@ func (h *Handler) give(ctx context.Context, token string) (muster.Runner, muster
 		err = h.cfg.Vault.Keep(ctx, r.ID, kept)
 	}
 	return r, pool, g, err
+}
+
+// checked ends the test of a provider: that the script has come this far is all that
+// can be seen of a machine without an agent.
+func (h *Handler) checked(ctx context.Context, token string) error {
+	_, err := h.cfg.Lives.ScriptReport(ctx, token, wire.Report{
+		Phase: wire.PhaseFinished, At: h.cfg.Now(), Reason: "check passed",
+		Check: []wire.CheckStep{{Name: "machine's script", OK: true, Detail: "it runs, and it reaches the control plane; there is no agent to look around"}},
+	})
+	if err != nil {
+		return err
+	}
+	return muster.Errorf(muster.CodeGone, "the provider is only tested: there is no runner to install")
 }
 
 // files takes a JIT configuration apart: base64 of a JSON object whose values are

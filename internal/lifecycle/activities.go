@@ -181,8 +181,8 @@ type refusal struct {
 	Text  string    `json:"text"`
 	// Full is set when the provider had no room: a machine that goes makes some.
 	Full bool `json:"full,omitempty"`
-	// Room is how many may be starting while the room of a provider that was full is
-	// felt for. It doubles with each that the provider takes.
+	// Room is how many may be starting once the hold is over: one, to find out. The
+	// room of a provider that was full is felt for: it doubles with each that it takes.
 	Room int `json:"room,omitempty"`
 	// Granted is set when a machine went and this pool may ask for its place.
 	Granted bool `json:"granted,omitempty"`
@@ -196,10 +196,14 @@ func refusalKey(ref PoolRef) string { return "provider_refusal/" + ref.Workspace
 // until is when the provider may be asked again: 2, 4, 8 … seconds, at most five
 // minutes after the last refusal (4-52).
 func (r refusal) until() time.Time {
-	if r.Count == 0 || r.Granted {
+	if r.Granted {
 		return time.Time{}
 	}
-	return r.At.Add(min(5*time.Minute, time.Second<<min(r.Count, 9)))
+	return r.breaker().Until()
+}
+
+func (r refusal) breaker() muster.Breaker {
+	return muster.Breaker{Failures: r.Count, At: r.At, Words: r.Text}
 }
 
 func (a *Activities) refusal(ctx context.Context, ref PoolRef) (r refusal) {
@@ -230,9 +234,7 @@ func (a *Activities) setRefusal(ctx context.Context, ref PoolRef, r refusal) {
 // noteRefusal remembers one more runner that could not be had.
 func (a *Activities) noteRefusal(ctx context.Context, ref PoolRef, r refusal) {
 	was := a.refusal(ctx, ref)
-	if r.Count, r.At = was.Count, was.At; r.Full {
-		r.Room = 1
-	}
+	r.Count, r.At, r.Room = was.Count, was.At, 1 // one, to find out, once the hold is over (S4-71)
 	if now := a.Now(); !was.Granted && !now.Before(was.until()) {
 		r.Count, r.At = was.Count+1, now
 	}
@@ -251,9 +253,9 @@ func (a *Activities) noteAccepted(ctx context.Context, ref PoolRef) error {
 		return nil
 	case !was.Full || 2*was.Room > roomFelt:
 		a.setRefusal(ctx, ref, refusal{})
-		return nil
+	default:
+		a.setRefusal(ctx, ref, refusal{Full: true, Room: 2 * max(1, was.Room)})
 	}
-	a.setRefusal(ctx, ref, refusal{Full: true, Room: 2 * max(1, was.Room)})
 	return a.wake.pool(ctx, ref)
 }
 
@@ -305,7 +307,7 @@ func (a *Activities) Launch(ctx context.Context, ref RunnerRef) error {
 	if !r.LaunchedAt.IsZero() || r.State != muster.RunnerProvisioning {
 		return nil
 	}
-	pool, err := a.Store.Pool(ctx, ref.Workspace, r.Pool)
+	pool, err := a.poolOf(ctx, r)
 	if err != nil {
 		return a.giveUp(ctx, r, fmt.Errorf("pool %s: %w", r.Pool, err))
 	}
@@ -317,33 +319,27 @@ func (a *Activities) Launch(ctx context.Context, ref RunnerRef) error {
 	if !ok {
 		return a.giveUp(ctx, r, fmt.Errorf("provider %s is not configured: add it, or change the pool's provider", r.Provider))
 	}
-	token := muster.BootToken{JTI: uuid.NewString(), Runner: r.ID, Workspace: r.Workspace, ExpiresAt: a.Now().Add(a.Times.BootExpiry)}
-	boot, err := a.Tokens.MintBoot(token, r.Pool)
+	token := muster.BootToken{JTI: uuid.NewString(), Runner: r.ID, Workspace: r.Workspace, ExpiresAt: a.Now().Add(a.Times.BootExpiry), Build: a.build(ctx, r, pool)}
+	boot, err := a.Tokens.MintBoot(token, pool.Name)
 	if err != nil {
 		return fmt.Errorf("mint boot token: %w", err)
 	}
 	if err := a.Store.SaveBootToken(ctx, token); err != nil {
 		return fmt.Errorf("save boot token: %w", err)
 	}
-	began := a.Now()
-	callCtx, cancel := context.WithTimeout(ctx, cmp.Or(backend.CreateTimeout, createTimeout))
-	defer cancel()
-	in, err := backend.Create(callCtx, provider.Spec{
-		Runner: r.ID, Workspace: r.Workspace, Pool: r.Pool, Owner: a.Owner, Offering: offering,
-		Boot: provider.Boot{URL: a.URL, Token: boot}, MaxAge: pool.MaxAge, TraceID: r.TraceID,
+	in, r, err := a.create(ctx, backend, r, provider.Spec{
+		Runner: r.ID, Workspace: r.Workspace, Pool: pool.Name, Owner: a.Owner, Offering: offering,
+		Boot: provider.Boot{URL: a.URL, Token: boot}, MaxAge: pool.MaxAge, TraceID: r.TraceID, Build: token.Build,
 	})
-	if err == nil && (in.Runner != r.ID || in.ID == "") {
-		err = fmt.Errorf("%w: it answered with instance %q of runner %q", provider.ErrTransient, in.ID, in.Runner)
-	}
-	a.Observer.Launched(backend.Name, err, a.Now().Sub(began))
 	if err != nil {
 		return a.refused(ctx, r, backend.Name, err)
 	}
-	poolRef := PoolRef{r.Workspace, r.Pool}
-	if err := a.noteAccepted(ctx, poolRef); err != nil {
-		a.Log.Warn("wake pool", "pool", r.Pool, "error", err) // it decides by itself soon
+	if r.Purpose == "" {
+		if err := a.noteAccepted(ctx, PoolRef{r.Workspace, r.Pool}); err != nil {
+			a.Log.Warn("wake pool", "pool", r.Pool, "error", err) // it decides by itself soon
+		}
 	}
-	r, err = a.Store.UpdateRunner(ctx, r.Workspace, r.ID, a.Now(), "machine accepted by "+backend.Name, func(r *muster.Runner) error {
+	r, err = a.Store.UpdateRunner(ctx, r.Workspace, r.ID, a.Now(), "machine accepted by "+backend.label(r.Zone()), func(r *muster.Runner) error {
 		r.LaunchedAt, r.Instance = a.Now(), in.ID
 		return nil
 	})
@@ -362,12 +358,13 @@ const createTimeout = time.Minute
 // again end the runner at once, others after launchAttempts. Either way the
 // machine may exist; Destroy deletes it by the runner's id (4-51).
 func (a *Activities) refused(ctx context.Context, r muster.Runner, backend string, err error) error {
-	final := errors.Is(err, provider.ErrInvalid) || errors.Is(err, provider.ErrQuota) || errors.Is(err, provider.ErrCapacity)
-	if !final && attempt(ctx) < launchAttempts {
+	if !refusedForCertain(err) && attempt(ctx) < launchAttempts {
 		return fmt.Errorf("create instance for %s: %w", r.ID, err)
 	}
 	err = fmt.Errorf("provider %s refused: %w", backend, err)
-	a.noteRefusal(ctx, PoolRef{r.Workspace, r.Pool}, refusal{Text: err.Error(), Full: errors.Is(err, provider.ErrCapacity)})
+	if r.Purpose == "" {
+		a.noteRefusal(ctx, PoolRef{r.Workspace, r.Pool}, refusal{Text: err.Error(), Full: errors.Is(err, provider.ErrCapacity)})
+	}
 	return a.giveUp(ctx, r, err)
 }
 
@@ -399,11 +396,11 @@ func (a *Activities) LookAtRunner(ctx context.Context, ref RunnerRef) (step, err
 		return step{}, err
 	}
 	l := limits{
-		Connect: a.Backends[r.Provider].ConnectTimeout, Register: registerWithin,
+		Connect: a.Backends[r.Provider].ConnectTimeout, Queues: a.Backends[r.Provider].Queues, Register: registerWithin,
 		NoJob: muster.DefaultNoJobTimeout, MaxAge: muster.DefaultMaxAge,
 		AgentLost: a.Times.AgentLost, Sealed: a.Times.SealedAfter,
 	}
-	if p, err := a.Store.Pool(ctx, ref.Workspace, r.Pool); err == nil {
+	if p, err := a.poolOf(ctx, r); err == nil {
 		l.NoJob, l.MaxAge, l.ByName = p.NoJobTimeout, p.MaxAge, p.Registration == muster.RegistrationToken
 		if p.ConnectTimeout > 0 {
 			l.Connect = p.ConnectTimeout
@@ -437,14 +434,21 @@ func (a *Activities) Probe(ctx context.Context, ref RunnerRef) (ended bool, err 
 	if !ok {
 		return false, final(fmt.Errorf("provider %s is not configured", r.Provider))
 	}
-	in, err := backend.Get(ctx, r.ID)
+	zone, there := backend.place(r)
+	if there == nil {
+		return false, final(fmt.Errorf("zone %s of provider %s is not configured", zone, r.Provider))
+	}
+	in, err := there.Get(ctx, r.ID)
 	why := "machine vanished"
 	switch {
 	case errors.Is(err, provider.ErrNotFound):
+		if seen, ok := errors.AsType[*provider.GoneError](err); ok {
+			why += ": " + seen.Detail
+		}
 	case err != nil:
 		return false, fmt.Errorf("probe instance of %s: %w", r.ID, err)
 	case in.State != provider.InstanceEnded:
-		return false, nil
+		return false, a.noteQueue(ctx, r, in)
 	default:
 		why = "machine ended by itself"
 		if in.Detail != "" {
@@ -556,8 +560,10 @@ func (a *Activities) Destroy(ctx context.Context, ref RunnerRef, s step) error {
 		a.find(ctx, muster.Finding{Workspace: r.Workspace, Kind: "busy_killed", Subject: string(r.ID), Action: s.Reason})
 	}
 	if backend, ok := a.Backends[r.Provider]; ok {
-		if err := deleteUntilGone(ctx, backend, r.ID); err != nil {
-			return fmt.Errorf("delete instance of %s: %w", r.ID, err)
+		for _, z := range backend.asked(r) {
+			if err := deleteUntilGone(ctx, z, r.ID); err != nil {
+				return fmt.Errorf("delete instance of %s: %w", r.ID, err)
+			}
 		}
 	}
 	registered, err := a.mayBeRegistered(ctx, r)
@@ -589,6 +595,9 @@ func (a *Activities) Destroy(ctx context.Context, ref RunnerRef, s step) error {
 
 // settle does what follows from the end of a runner. It may be repeated.
 func (a *Activities) settle(ctx context.Context, r muster.Runner) error {
+	if r.Purpose == muster.PurposeCheck {
+		return a.settleCheck(ctx, r)
+	}
 	if err := a.writeWaste(ctx, r); err != nil {
 		return err
 	}
@@ -624,7 +633,7 @@ func (a *Activities) tellJob(ctx context.Context, r muster.Runner) error {
 
 // deleteUntilGone repeats Delete until the provider proves that nothing is left,
 // for at most a few seconds; the activity's own retry goes on from there.
-func deleteUntilGone(ctx context.Context, b Backend, id muster.RunnerID) error {
+func deleteUntilGone(ctx context.Context, b provider.Provider, id muster.RunnerID) error {
 	pause := 10 * time.Millisecond
 	for deadline := time.Now().Add(10 * time.Second); ; pause = min(2*pause, 500*time.Millisecond) {
 		err := b.Delete(ctx, id)

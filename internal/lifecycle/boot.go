@@ -37,6 +37,9 @@ func (c *Client) Boot(ctx context.Context, token string, req wire.BootRequest) (
 		return resp, err
 	}
 	defer func() { c.Observer.Booted(r, err, c.Now().Sub(began)) }()
+	if r.Purpose == muster.PurposeCheck {
+		return c.bootCheck(ctx, r, req)
+	}
 	pool, err := c.Store.Pool(ctx, r.Workspace, r.Pool)
 	if err != nil {
 		return resp, err
@@ -332,6 +335,11 @@ func (c *Client) Report(ctx context.Context, sessionToken string, rep wire.Repor
 // reported takes the word of a machine that has proven which runner it is.
 func (c *Client) reported(ctx context.Context, r muster.Runner, rep wire.Report) (_ wire.Answer, err error) {
 	before := r.State
+	if r.Purpose == muster.PurposeCheck && rep.Phase == wire.PhaseFinished {
+		if err := c.noteCheck(ctx, r, rep); err != nil {
+			return wire.Answer{}, err
+		}
+	}
 	r, err = c.Store.UpdateRunner(ctx, r.Workspace, r.ID, c.Now(), note(rep), func(r *muster.Runner) error { return c.apply(r, rep) })
 	if err != nil {
 		return wire.Answer{}, err
@@ -349,6 +357,9 @@ func (c *Client) reported(ctx context.Context, r muster.Runner, rep wire.Report)
 		a := Activities{Deps: c.Deps, Log: c.log}
 		if ref := (PoolRef{r.Workspace, r.Pool}); a.refusal(ctx, ref).Later {
 			a.setRefusal(ctx, ref, refusal{})
+			if err := c.pool(ctx, ref); err != nil {
+				c.log.Warn("wake pool", "pool", r.Pool, "error", err) // it decides by itself soon
+			}
 		}
 	}
 	if rep.Phase == wire.PhaseFinished {
@@ -403,6 +414,9 @@ func (c *Client) apply(r *muster.Runner, rep wire.Report) (err error) {
 		if r.FinishedAt.IsZero() {
 			r.FinishedAt = now
 			r.Reason = rep.Reason
+			for _, s := range rep.Check {
+				r.Failed = r.Failed || !s.OK
+			}
 		}
 	case wire.PhaseHeartbeat:
 		// The agent sees the runner's own words; a job that it sees is a job.

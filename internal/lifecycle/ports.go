@@ -16,6 +16,8 @@ type Store interface {
 
 	ApplyJobEvent(ctx context.Context, workspace string, e muster.JobEvent, route func(muster.Job) string) (muster.Applied, error)
 	Job(ctx context.Context, workspace string, key muster.JobKey) (muster.Job, error)
+	// JobByID is the last attempt of a job.
+	JobByID(ctx context.Context, workspace string, id int64) (muster.Job, error)
 	// OldestQueued is when the first of a pool's queued jobs was queued; ok is false
 	// if none is.
 	OldestQueued(ctx context.Context, workspace, pool string) (at time.Time, ok bool, err error)
@@ -34,6 +36,8 @@ type Store interface {
 	// NewestRunners returns a pool's newest runners, destroyed ones included.
 	NewestRunners(ctx context.Context, workspace, pool string, limit int) ([]muster.Runner, error)
 	LiveRunners(ctx context.Context) ([]muster.Runner, error)
+	// AddRunner writes a runner that no decision asked for.
+	AddRunner(ctx context.Context, r muster.Runner) error
 	UpdateRunner(ctx context.Context, workspace string, id muster.RunnerID, at time.Time, note string, change func(*muster.Runner) error) (muster.Runner, error)
 	AppendRunnerLog(ctx context.Context, workspace string, id muster.RunnerID, offset int64, data []byte) error
 
@@ -110,10 +114,17 @@ type Observer interface {
 
 // Backend is a configured provider.
 type Backend struct {
+	// Provider makes the machines of a provider without zones.
 	provider.Provider
 	Name string
+	// Zones, in the order in which they are tried, make the machines of a provider
+	// that has any.
+	Zones []Zone
 	// ConnectTimeout is how long an agent may take to connect after launch.
 	ConnectTimeout time.Duration
+	// Queues says that ConnectTimeout counts from when the machine was seen to run: until
+	// then it waits in the platform's own queue, for as long as that takes.
+	Queues bool
 	// CreateTimeout is how long one Create may take; 0 means createTimeout.
 	CreateTimeout time.Duration
 }
@@ -169,6 +180,11 @@ type Deps struct {
 	Times    Times
 	// URL is the base URL of this control plane as machines reach it.
 	URL string
+	// Reach are the addresses that machines have to reach besides this control plane:
+	// GitHub's.
+	Reach []string
+	// WebURL is the base of GitHub's pages by the name of the configured App.
+	WebURL map[string]string
 	// Owner tags every instance of this control plane.
 	Owner string
 	// TrackUnmatched stores jobs that no pool wants (C25).

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/wire"
@@ -44,7 +45,7 @@ func (c *Client) ScriptRunner(ctx context.Context, token string) (muster.Runner,
 	case installed(r):
 		return r, muster.Pool{}, muster.Errorf(muster.CodeGone, "runner %s is installed: this token has done its work", r.ID)
 	}
-	pool, err := c.Store.Pool(ctx, r.Workspace, r.Pool)
+	pool, err := c.poolOf(ctx, r)
 	if err != nil {
 		return r, pool, fmt.Errorf("pool of %s: %w", r.ID, err)
 	}
@@ -81,9 +82,18 @@ func (c *Client) ScriptReport(ctx context.Context, token string, rep wire.Report
 // ScriptDownload is the archive of GitHub's runner for a system and an architecture,
 // in GitHub's spelling.
 func (c *Client) ScriptDownload(ctx context.Context, token, system, arch string) (muster.RunnerDownload, error) {
-	_, pool, err := c.ScriptRunner(ctx, token)
+	r, pool, err := c.ScriptRunner(ctx, token)
 	if err != nil {
 		return muster.RunnerDownload{}, err
+	}
+	if r.Purpose == muster.PurposeCheck { // it is of no pool: any that uses the provider knows GitHub
+		pools, err := c.Store.Pools(ctx, r.Workspace)
+		if err != nil {
+			return muster.RunnerDownload{}, fmt.Errorf("list pools: %w", err)
+		}
+		if i := slices.IndexFunc(pools, func(p muster.Pool) bool { return p.Provider == r.Provider && !p.Removed }); i >= 0 {
+			pool = pools[i]
+		}
 	}
 	gh, ok := c.GitHub[pool.App]
 	if !ok {

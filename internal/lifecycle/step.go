@@ -33,7 +33,9 @@ type step struct {
 
 // limits are the times that bound one runner.
 type limits struct {
-	Connect   time.Duration
+	Connect time.Duration
+	// Queues: Connect counts from when the machine was seen to run.
+	Queues    bool
 	Register  time.Duration
 	NoJob     time.Duration
 	MaxAge    time.Duration
@@ -67,14 +69,14 @@ func next(r muster.Runner, jobDone time.Time, l limits, now time.Time) step {
 		return step{Act: actDestroy, Reason: ended(r), Failed: r.Failed}
 	case r.State == muster.RunnerDraining:
 		return step{Act: actDeregister, Reason: r.Reason, Failed: r.Failed}
-	case l.MaxAge > 0 && !now.Before(r.CreatedAt.Add(l.MaxAge)):
+	case l.MaxAge > 0 && !now.Before(born(r).Add(l.MaxAge)):
 		return step{Act: actDestroy, Reason: fmt.Sprintf("maximum age of %s reached", l.MaxAge), Failed: true, BusyKill: r.Busy}
 	case r.LaunchedAt.IsZero():
 		return step{Act: actLaunch}
 	}
 	wait := step{Act: actWait, Until: now.Add(l.AgentLost)}
 	if l.MaxAge > 0 {
-		wait.Until = earlier(wait.Until, r.CreatedAt.Add(l.MaxAge))
+		wait.Until = earlier(wait.Until, born(r).Add(l.MaxAge))
 	}
 	if r.Busy {
 		// The agent's own word ends a job. GitHub's completed alone does not: it has
@@ -101,11 +103,15 @@ func next(r muster.Runner, jobDone time.Time, l limits, now time.Time) step {
 		}
 		wait.Until = earlier(wait.Until, sealed)
 	case r.ConnectedAt.IsZero():
-		if l.Connect > 0 && !now.Before(r.LaunchedAt.Add(l.Connect)) {
-			return step{Act: actDestroy, Reason: fmt.Sprintf("agent did not connect within %s", l.Connect), Failed: true}
+		since := r.LaunchedAt
+		if l.Queues {
+			since = r.UpAt // zero while it waits its turn: that is no fault, however long (S2-11)
 		}
-		if l.Connect > 0 {
-			wait.Until = earlier(wait.Until, r.LaunchedAt.Add(l.Connect))
+		if due := since.Add(l.Connect); l.Connect > 0 && !since.IsZero() {
+			if !now.Before(due) {
+				return step{Act: actDestroy, Reason: fmt.Sprintf("agent did not connect within %s", l.Connect), Failed: true}
+			}
+			wait.Until = earlier(wait.Until, due)
 		}
 		return probeWhenLate(r.LaunchedAt, wait, l, now)
 	case r.ListeningAt.IsZero():
@@ -140,6 +146,10 @@ func probeWhenLate(last time.Time, wait step, l limits, now time.Time) step {
 	}
 	return wait
 }
+
+// born is from when a runner's age counts: what waited in a platform's queue has
+// cost nothing yet.
+func born(r muster.Runner) time.Time { return latest(r.CreatedAt, r.UpAt) }
 
 // gone reports whether the runner process has ended for certain.
 func gone(r muster.Runner) bool { return !r.FinishedAt.IsZero() }

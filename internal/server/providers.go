@@ -1,15 +1,18 @@
 package server
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/config"
 	"github.com/muster-ci/muster/internal/lifecycle"
 	"github.com/muster-ci/muster/internal/metrics"
@@ -70,10 +73,11 @@ func Check(cfg config.Config) error {
 	return err
 }
 
-// plan is a provider whose section was read.
+// plan is a provider, or one zone of it, whose section was read.
 type plan struct {
-	name string
-	make func() (provider.Provider, error)
+	name, zone string
+	kind       provider.Description
+	make       func() (provider.Provider, error)
 	// problem gives an error of make the section's position in the file.
 	problem func(error) error
 }
@@ -91,30 +95,110 @@ func plans(cfg config.Config, logger *slog.Logger) ([]plan, error) {
 	}
 	var out []plan
 	for _, p := range cfg.Providers {
-		problem := func(err error) error { return p.Config.Problem("", "provider %s: %s", p.Name, err) }
 		kind, ok := kindNamed(p.Kind)
 		if !ok {
 			note(p.Config.Problem("use one of "+kindNames(), "provider %s: kind %q is unknown", p.Name, p.Kind))
 			continue
 		}
-		section, err := p.Config.JSON()
-		if err != nil {
-			note(problem(err))
-			continue
+		for _, z := range zonesOf(p) {
+			problem := func(err error) error { return z.at.Problem("", "provider %s: %s", z.name(p.Name), err) }
+			section, err := z.section()
+			if err != nil {
+				note(problem(err))
+				continue
+			}
+			build, err := kind.Read(section, provider.Env{Name: z.name(p.Name), Owner: cfg.Name, DataDir: cfg.DataDir, Dir: dir, Logger: logger.With("provider", z.name(p.Name))})
+			for _, one := range each(err) {
+				note(problem(one))
+			}
+			out = append(out, plan{p.Name, z.zone, kind.Description, build, problem})
 		}
-		build, err := kind.Read(section, provider.Env{Name: p.Name, Owner: cfg.Name, DataDir: cfg.DataDir, Dir: dir, Logger: logger.With("provider", p.Name)})
-		for _, one := range each(err) {
-			note(problem(one))
-		}
-		out = append(out, plan{p.Name, build, problem})
 	}
-	for _, one := range each(unsupported(cfg)) {
+	for _, one := range each(errors.Join(unsupported(cfg), ungiven(cfg))) {
 		problems = append(problems, config.Problem{File: cfg.File, What: one.Error()})
 	}
 	if len(problems) > 0 {
 		return nil, problems
 	}
 	return out, nil
+}
+
+// zone is where a part of a provider's sections is.
+type zone struct {
+	zone       string
+	base, over config.Section
+	at         config.Section
+}
+
+// zonesOf are the zones of a provider; one of no name for a provider without.
+func zonesOf(p config.Provider) []zone {
+	if len(p.Zones) == 0 {
+		return []zone{{base: p.Config, at: p.Config}}
+	}
+	var out []zone
+	for _, z := range p.Zones {
+		out = append(out, zone{zone: z.Name, base: p.Config, over: z.Config, at: z.Config})
+	}
+	return out
+}
+
+// name is what the zone's provider is called: a name that no provider can have.
+func (z zone) name(provider string) string {
+	if z.zone == "" {
+		return provider
+	}
+	return provider + "." + z.zone
+}
+
+// section lays the zone's keys over the provider's.
+func (z zone) section() (json.RawMessage, error) {
+	all := map[string]json.RawMessage{}
+	for _, s := range []config.Section{z.base, z.over} {
+		text, err := s.JSON()
+		if err != nil {
+			return nil, err
+		}
+		if z.zone == "" {
+			return text, nil
+		}
+		var keys map[string]json.RawMessage
+		if err := json.Unmarshal(text, &keys); err != nil {
+			return nil, fmt.Errorf("config must be a list of keys and values: %w", err)
+		}
+		maps.Copy(all, keys)
+	}
+	return json.Marshal(all)
+}
+
+// ungiven names every pool that asks its provider for what it cannot give (S4-51, S4-76):
+// a runner that silently lacks it would fail the job, or cost more than was thought.
+func ungiven(cfg config.Config) error {
+	var errs []error
+	for _, p := range cfg.Pools {
+		i := slices.IndexFunc(cfg.Providers, func(v config.Provider) bool { return v.Name == p.Provider })
+		if i < 0 {
+			continue
+		}
+		kind, ok := kindNamed(cfg.Providers[i].Kind)
+		if !ok {
+			continue
+		}
+		if p.Keeps() && len(cfg.Providers[i].Zones) > 0 {
+			errs = append(errs, muster.Errorf(muster.CodeInvalid, "pool %s keeps a machine of provider %s, which has zones: name a provider without zones, and the machine's own zone in the pool", p.Name, p.Provider))
+		}
+		for _, o := range cfg.Offerings {
+			if o.Name != p.Offering && o.Name != p.Canary.Offering {
+				continue
+			}
+			if o.GPUs > 0 && kind.NoGPUs != "" {
+				errs = append(errs, muster.Errorf(muster.CodeInvalid, "pool %s: offering %s asks for GPUs, which provider %s of kind %s does not give: %s", p.Name, o.Name, p.Provider, kind.Kind, kind.NoGPUs))
+			}
+			if o.Spot && kind.NoSpot != "" {
+				errs = append(errs, muster.Errorf(muster.CodeInvalid, "pool %s: offering %s is spot, which provider %s of kind %s does not give: %s", p.Name, o.Name, p.Provider, kind.Kind, kind.NoSpot))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // each takes joined errors apart.
@@ -154,12 +238,21 @@ func backends(cfg config.Config, reg *metrics.Registry, logger *slog.Logger) (ma
 		if err != nil {
 			continue
 		}
-		b := lifecycle.Backend{Name: p.name, ConnectTimeout: defaultConnectTimeout}
-		if d, ok := made.(provider.Described); ok {
-			b.ConnectTimeout = d.Describe().ConnectTimeout
-			b.CreateTimeout = d.Describe().CreateTimeout
+		b, ok := out[p.name]
+		if !ok {
+			b = lifecycle.Backend{Name: p.name, ConnectTimeout: defaultConnectTimeout}
+			if d, ok := provider.As[provider.Described](made); ok {
+				b.ConnectTimeout = d.Describe().ConnectTimeout
+				b.CreateTimeout = d.Describe().CreateTimeout
+				b.Queues = d.Describe().Queues
+				b.CreateTimeout = d.Describe().CreateTimeout
+			}
 		}
-		b.Provider = reg.Provider(p.name, spoil(made))
+		if p.zone == "" {
+			b.Provider = reg.Provider(p.name, spoil(made))
+		} else {
+			b.Zones = append(b.Zones, lifecycle.Zone{Name: p.zone, Provider: reg.Provider(p.name+"."+p.zone, spoil(made))})
+		}
 		out[p.name] = b
 	}
 	if len(problems) > 0 {

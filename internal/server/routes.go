@@ -38,7 +38,7 @@ func (s *Server) routes() (http.Handler, error) {
 	operators := api.New(api.Config{
 		Store: apiStore{s.store}, Commands: do, Agents: s.client, JobLogs: logs, Monitor: monitor{s.store, s.apps, s.checks},
 		OperatorToken: s.cfg.OperatorToken, Workspace: workspace, Stopping: s.stopping, Version: s.opts.Version, Observer: s.registry.API(), Logger: s.logger,
-		Book: book(s.cfg.PriceBook), CostBudgets: s.cfg.Budgets,
+		Book: book(s.cfg.PriceBook), CostBudgets: s.cfg.Budgets, Platforms: s.dashboard.platforms,
 		Access: &access{store: s.store, apps: s.apps, checks: s.checks, listeners: s.listeners, groups: map[groupQuestion]groupAnswer{}},
 	})
 	operators.Register(mux)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -131,7 +132,7 @@ func Open(ctx context.Context, cfg config.Config, opts Options) (_ *Server, err 
 	s.registry.CountRunners(s.store.LiveRunners)
 	s.registry.CountBudgets(s.budgets)
 	s.checks = newAppChecks(cfg, s.apps, s.logger)
-	s.dashboard = &dashboard{store: s.store, client: s.client, apps: s.apps, checks: s.checks, backends: back, cfg: cfg}
+	s.dashboard = &dashboard{store: s.store, client: s.client, apps: s.apps, checks: s.checks, platforms: platforms{cfg, s.store, s.client, back}, cfg: cfg}
 	if err := s.openIngress(); err != nil {
 		return nil, err
 	}
@@ -208,10 +209,30 @@ func (s *Server) deps(back map[string]lifecycle.Backend, t tokens) lifecycle.Dep
 		Store: s.store, Tokens: t, GitHub: apps, Backends: back,
 		Book:  book(s.cfg.PriceBook),
 		Times: lifecycle.Times{Sweep: c.Sweep, Health: c.Health, SweepGrace: c.SweepGrace, Heartbeat: c.Heartbeat, AgentLost: c.AgentLost, Poll: c.Poll},
-		URL:   s.cfg.PublicURL, Owner: s.cfg.Name, TrackUnmatched: s.cfg.TrackUnmatched,
+		Reach: gitHubAddresses(s.cfg.Apps), WebURL: webURLs(s.cfg.Apps),
+		URL: s.cfg.PublicURL, Owner: s.cfg.Name, TrackUnmatched: s.cfg.TrackUnmatched,
 		Budgets: s.cfg.Budgets, DemandKnown: s.demandKnown,
 		Observer: s.registry, Now: time.Now,
 	}
+}
+
+// gitHubAddresses are where the Apps' GitHubs answer, each once.
+func gitHubAddresses(apps []config.App) (out []string) {
+	for _, a := range apps {
+		if !slices.Contains(out, a.APIURL) {
+			out = append(out, a.APIURL)
+		}
+	}
+	return out
+}
+
+// webURLs are the bases of GitHub's pages, by App.
+func webURLs(apps []config.App) map[string]string {
+	out := map[string]string{}
+	for _, a := range apps {
+		out[a.Name] = a.WebURL
+	}
+	return out
 }
 
 // book is the configured price book; offerings carry their own prices.
