@@ -334,8 +334,7 @@ func (p *Provider) make(ctx context.Context, spec provider.Spec, gpus []string, 
 		err = p.create(ctx, req)
 	}
 	if err != nil {
-		// The name may be taken, by a call that was faster or by one whose answer was lost.
-		if found, lost := p.find(ctx, spec.Runner); lost == nil {
+		if found, lost := p.taken(ctx, spec.Runner, err); lost == nil {
 			return found, nil
 		}
 		if errdefs.IsNotFound(err) {
@@ -344,6 +343,27 @@ func (p *Provider) make(ctx context.Context, spec provider.Spec, gpus []string, 
 		return made{}, p.classify("create container", err)
 	}
 	return made{Summary: container.Summary{Names: []string{"/" + req.Name}, Labels: req.Config.Labels, State: container.StateCreated}}, nil
+}
+
+// visible is how long a container whose name is taken may need to be listed: Docker
+// gives names away before it has made what they name.
+const visible = 3 * time.Second
+
+// taken finds the container that another call was faster to create, or that was created by one whose
+// answer was lost.
+func (p *Provider) taken(ctx context.Context, runner muster.RunnerID, refused error) (made, error) {
+	conflict := errdefs.IsConflict(refused) || strings.Contains(refused.Error(), "already in use")
+	for end := time.Now().Add(visible); ; {
+		found, err := p.find(ctx, runner)
+		if err == nil || !conflict || !errors.Is(err, provider.ErrNotFound) || time.Now().After(end) {
+			return found, err
+		}
+		select {
+		case <-ctx.Done():
+			return made{}, err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 func noImage(err error) bool { return strings.Contains(strings.ToLower(err.Error()), "image") }
@@ -411,9 +431,6 @@ func (p *Provider) launch(ctx context.Context, spec provider.Spec, c container.S
 	if err := in.CloseWrite(); err != nil && !errors.Is(err, net.ErrClosed) {
 		return p.handOver(ctx, err)
 	}
-	// The engine closes its side when everything has been passed on.
-	_ = in.Conn.SetReadDeadline(time.Now().Add(time.Second))
-	_, _ = io.Copy(io.Discard, in.Conn)
 	p.log.Debug("runner started", "runner", spec.Runner, "instance", name, "trace_id", spec.TraceID, "created", c.Labels[labelCreated])
 	return nil
 }

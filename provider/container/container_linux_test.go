@@ -94,10 +94,15 @@ func harness(e *enginetest.Engine, base Config, t testing.TB) providertest.Harne
 	}
 }
 
+// engines are those that the provider is for.
+var engines = map[string]func(testing.TB, enginetest.Options) *enginetest.Engine{"podman": enginetest.Podman, "docker": enginetest.Docker}
+
 func TestConformance(t *testing.T) { // 4-51 4-52 4-14
 	t.Parallel()
-	t.Run("podman", func(t *testing.T) {
-		e := enginetest.Podman(t, enginetest.Options{})
-		providertest.Run(t, harness(e, config(t, e), t))
-	})
+	for name, start := range engines {
+		t.Run(name, func(t *testing.T) {
+			e := start(t, enginetest.Options{})
+			providertest.Run(t, harness(e, config(t, e), t))
+		})
+	}
 }

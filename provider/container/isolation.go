@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -70,10 +71,21 @@ func (c Config) isolates(got string) error {
 		provider.ErrInvalid, c.Isolation, want, got, want)
 }
 
-// verify asks the engine which runtime a container has, and that it got the devices it
-// was meant to have. It is asked before the container starts, and whatever is not
-// known is a refusal.
+// verify asks the engine which runtime a container has, and whether it got the devices
+// that it was meant to have. It is asked before the container starts, and whatever is
+// not known is a refusal.
 func (p *Provider) verify(ctx context.Context, id string) error {
+	got := ""
+	if p.engine.podman() {
+		// Podman's Docker interface says "oci" to every question.
+		var err error
+		if got, err = p.engine.libpodRuntime(ctx, id); err != nil {
+			return err
+		}
+		if err := p.cfg.isolates(got); err != nil || len(p.cfg.GPUs) == 0 {
+			return err
+		}
+	}
 	in, err := p.engine.ContainerInspect(ctx, id, inspectAll)
 	if err != nil {
 		return p.classify("inspect container", err)
@@ -81,14 +93,7 @@ func (p *Provider) verify(ctx context.Context, id string) error {
 	if in.Container.HostConfig == nil {
 		return fmt.Errorf("%w: the engine says nothing about the container's isolation", provider.ErrTransient)
 	}
-	got := in.Container.HostConfig.Runtime
-	if p.engine.podman() {
-		// Podman's Docker interface says "oci" to every question.
-		if got, err = p.engine.libpodRuntime(ctx, id); err != nil {
-			return err
-		}
-	}
-	if err := p.cfg.isolates(got); err != nil {
+	if err := p.cfg.isolates(cmp.Or(got, in.Container.HostConfig.Runtime)); err != nil {
 		return err
 	}
 	return p.cfg.devices(in.Container.HostConfig, in.Container.Config)

@@ -21,7 +21,12 @@ func in(t testing.TB, e *enginetest.Engine, name, script string) string {
 // S4-51: what the kernel enforces is what the offering says.
 func TestLimitsAndPrivileges(t *testing.T) {
 	t.Parallel()
-	e := enginetest.Podman(t, enginetest.Options{})
+	for name, start := range engines {
+		t.Run(name, func(t *testing.T) { limitsAndPrivileges(t, start(t, enginetest.Options{})) })
+	}
+}
+
+func limitsAndPrivileges(t *testing.T, e *enginetest.Engine) {
 	c := config(t, e)
 	c.PIDs, c.User = 77, "runner"
 	yes := true
@@ -77,6 +82,33 @@ func TestIsolationIsVerified(t *testing.T) {
 		})
 	}
 	providertest.Survived(t, "container", "the engine gives another isolation than was asked for")
+}
+
+// Docker honours requests for runtimes and devices, or refuses them in words.
+func TestDockerKnowsRuntimesAndDevices(t *testing.T) {
+	t.Parallel()
+	e := enginetest.Docker(t, enginetest.Options{Runtimes: map[string]string{"runsc": enginetest.GVisor(t)}})
+	c := config(t, e)
+	c.Isolation = "gvisor"
+	p := open(t, c)
+	inst := create(t, p, specFor("r-gvisor"))
+	if boot := in(t, e, inst.ID, "dmesg"); !strings.Contains(boot, "gVisor") {
+		t.Errorf("the kernel says\n%s", boot)
+	}
+	destroy(t, p, "r-gvisor")
+	c.Isolation = "kata"
+	if _, err := open(t, c).Create(t.Context(), specFor("r-kata")); !errors.Is(err, provider.ErrInvalid) || !strings.Contains(err.Error(), "kata") {
+		t.Errorf("a runtime that is not there: %v", err)
+	}
+	c.Isolation, c.GPUs = "runc", []string{"0"} // S4-76
+	spec := specFor("r-gpu")
+	spec.Offering.GPUs = 1
+	if _, err := open(t, c).Create(t.Context(), spec); !errors.Is(err, provider.ErrInvalid) || !strings.Contains(err.Error(), "nvidia") {
+		t.Errorf("a device that is not there: %v", err)
+	}
+	if left := e.Containers(t); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
 }
 
 // gVisor for real: the kernel that a job sees is not this machine's, and the whole contract holds on it.

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -408,15 +409,61 @@ func Build(t testing.TB, dir, pkg string) string {
 	return out
 }
 
+// daemon is held by the one Docker daemon: two of them fight over the chains of one network.
+var daemon sync.Mutex
+
+// Docker starts a Docker daemon. It ends with the test, with everything that it made.
+// Tests that want one at the same time wait for each other.
+func Docker(t testing.TB, o Options) *Engine {
+	t.Helper()
+	in(t)
+	daemon.Lock()
+	t.Cleanup(daemon.Unlock)
+	find(t, "containerd", "runc", "iptables")
+	where, err := exec.Command(script(t, "docker.sh")).Output()
+	if err != nil {
+		Missing(t, "Docker's daemon is not here and cannot be fetched: %v", err)
+	}
+	usr := strings.TrimSpace(string(where))
+	e := &Engine{Name: "docker", Dir: dir(t), tool: filepath.Join(usr, "bin", "docker")}
+	e.env = append(os.Environ(), "PATH="+filepath.Join(usr, "sbin")+":"+filepath.Join(usr, "bin")+":"+os.Getenv("PATH")+":/usr/sbin:/sbin",
+		"HOME="+filepath.Join(e.Dir, "home"))
+	e.args = []string{"-H", "unix://" + filepath.Join(e.Dir, "sock")}
+	e.start = []string{
+		filepath.Join(usr, "sbin", "dockerd"), "--data-root", filepath.Join(e.Dir, "root"), "--exec-root", filepath.Join(e.Dir, "run"), "--pidfile", filepath.Join(e.Dir, "pid"),
+		"--default-ulimit", ulimit("nofile", unix.RLIMIT_NOFILE, 20000), "--config-file", filepath.Join(e.Dir, "daemon.json"), "--live-restore",
+	}
+	write(t, filepath.Join(e.Dir, "daemon.json"), "{}")
+	for name, program := range o.Runtimes {
+		e.start = append(e.start, "--add-runtime", name+"="+program)
+	}
+	if o.Runtime != "" {
+		e.start = append(e.start, "--default-runtime", o.Runtime)
+	}
+	e.begin(t, func(socket string) []string { return []string{"-H", "unix://" + socket} })
+	archive := filepath.Join(e.Dir, "rootfs.tar")
+	if err := writeRootfs(archive, find(t, "busybox")[0]); err != nil {
+		t.Fatal(err)
+	}
+	e.Tool(t, "import", archive, Image)
+	return e
+}
+
+// script is the path of one of the scripts beside the tools' module.
+func script(t testing.TB, name string) string {
+	t.Helper()
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		Missing(t, "the Go tool, to build and fetch tools: %v", err)
+	}
+	return filepath.Join(strings.TrimSpace(string(root)), "internal", "tools", "engines", name)
+}
+
 // Tools is the directory of runsc and registry, built from the Go module proxy. The first
 // call on a machine takes minutes.
 func Tools(t testing.TB) string {
 	t.Helper()
-	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		Missing(t, "the Go tool, to build runsc and registry: %v", err)
-	}
-	cmd := exec.Command(filepath.Join(strings.TrimSpace(string(root)), "internal", "tools", "engines", "build.sh"))
+	cmd := exec.Command(script(t, "build.sh"))
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
@@ -480,14 +527,30 @@ func Registry(t testing.TB) string {
 	return ""
 }
 
-// Elsewhere gives this network an address that containers reach only through this machine, as
-// they would the internet, and returns it.
-func (e *Engine) Elsewhere(t testing.TB) string {
+// Elsewhere starts another machine, as the internet has them, which containers reach only
+// through this one, and returns where it says hello to whoever connects.
+func Elsewhere(t testing.TB) string {
 	t.Helper()
-	const address = "192.0.2.7" // for documentation, and nobody's
-	if out, err := exec.Command("ip", "address", "add", address+"/32", "dev", "lo").CombinedOutput(); err != nil {
-		Missing(t, "add an address: %v\n%s", err, out)
+	in(t)
+	busybox := find(t, "busybox", "ip")[0]
+	const ns, there, port = "elsewhere", "192.0.2.2", "7007" // addresses for documentation, and nobody's
+	for _, args := range []string{
+		"netns add " + ns, "link add else0 type veth peer name else1 netns " + ns, "address add 192.0.2.1/30 dev else0", "link set else0 up",
+		"-n " + ns + " address add " + there + "/30 dev else1", "-n " + ns + " link set else1 up",
+	} {
+		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+			Missing(t, "ip %s: %v\n%s", args, err, out)
+		}
 	}
-	t.Cleanup(func() { _ = exec.Command("ip", "address", "del", address+"/32", "dev", "lo").Run() })
-	return address
+	server := exec.Command("ip", "netns", "exec", ns, busybox, "nc", "-ll", "-p", port, "-e", busybox, "echo", "hello")
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = server.Process.Kill()
+		_ = server.Wait()
+		_ = exec.Command("ip", "link", "del", "else0").Run()
+		_ = exec.Command("ip", "netns", "del", ns).Run()
+	})
+	return there + ":" + port
 }
