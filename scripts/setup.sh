@@ -70,6 +70,7 @@ fi
 "$(dirname "$0")/../internal/tools/kube/build.sh" >/dev/null
 "$(dirname "$0")/../internal/tools/garmproviders/build.sh" >/dev/null
 "$(dirname "$0")/../internal/tools/engines/build.sh" >/dev/null
+"$(dirname "$0")/../internal/tools/engines/docker.sh" >/dev/null
 
 oracle=$(dirname "$0")/../githubsim/oracle/install.sh
 [ ! -x "$oracle" ] || "$oracle"
