@@ -55,10 +55,10 @@ type Programs struct {
 	// Check reports what is wrong with a configuration beyond what config.Load
 	// sees. May be nil.
 	Check func(cfg config.Config) error
-	// Image makes images of virtual machines.
-	Image ImagePrograms
 	// Kinds describes the platforms that the program knows. May be nil.
 	Kinds func() []provider.Description
+	// Image makes images of virtual machines.
+	Image ImagePrograms
 	// Demo runs the whole of Muster against a simulated GitHub.
 	Demo func(ctx context.Context, opts DemoOptions, stdout io.Writer) error
 }

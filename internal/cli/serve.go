@@ -44,8 +44,12 @@ func (a *app) serveCommand() *cobra.Command {
 	c := &cobra.Command{Use: "serve", Short: "Run the control plane",
 		Long: "Run the control plane. Without a configuration file, and with RUNNER_CONFIG in the environment, it is the runner manager: see docs/kept.md."}
 	path := a.configFlag(c)
+	role := c.Flags().String("role", "", "run one role of the file only: app or slurm-gateway (default: every role that it configures)")
 	return a.local(c, func(cmd *cobra.Command, _ []string) error {
 		cfg, err := a.load(path())
+		if err == nil {
+			cfg, err = cfg.As(*role)
+		}
 		if err != nil {
 			return err
 		}

@@ -26,6 +26,9 @@ const (
 	healthPath  = "/health"
 )
 
+// SecretHeader is the header of the manager's shared secret (S3-22).
+const SecretHeader = secretHeader
+
 const (
 	secretHeader = "X-Runner-Secret" // S3-22
 	serviceName  = "GitHub Runner Manager"

@@ -60,6 +60,11 @@ type Config struct {
 	Times          Times
 	// FleetsFile is the JSON file of `muster github-runner` (S1-85), "" if none.
 	FleetsFile string
+	// SlurmGateway is set when this process is, or is also, a Slurm gateway.
+	SlurmGateway *SlurmGateway
+	// GatewayOnly: there is no control plane in the file; what is set besides are File,
+	// Name, DataDir and Log.
+	GatewayOnly bool
 	// RunnerManager is set when the whole Config comes from the environment of the
 	// runner manager (LoadRunnerConfig).
 	RunnerManager *RunnerManager

@@ -30,6 +30,7 @@ type file struct {
 	TrackUnmatched bool            `yaml:"track_unmatched"`
 	Fleets         fileFleets      `yaml:"fleets"`
 	Times          Times           `yaml:"times"`
+	SlurmGateway   fileGateway     `yaml:"slurm_gateway"`
 }
 
 type fileTLS struct {

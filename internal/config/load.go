@@ -66,6 +66,13 @@ func (l *loader) resolve(f file) Config {
 	if !word.MatchString(c.Name) {
 		l.at("name", "use letters, digits, '-' and '_'", "name %q has a character that providers' tags do not take", c.Name)
 	}
+	c.SlurmGateway, c.GatewayOnly = l.gateway(f.SlurmGateway), l.gatewayOnly()
+	c.Log = Log{Level: or(f.Log.Level, "info"), Format: or(f.Log.Format, "text")}
+	l.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	l.oneOf("log.format", c.Log.Format, "text", "json")
+	if c.GatewayOnly {
+		return Config{Name: c.Name, DataDir: c.DataDir, Log: c.Log, SlurmGateway: c.SlurmGateway, GatewayOnly: true}
+	}
 	l.listener(f, &c)
 	c.Database = l.database(f.Database, c.DataDir)
 	c.SecretKeyFile = l.path(or(f.SecretKeyFile, filepath.Join(c.DataDir, "secret.key")))
@@ -73,9 +80,6 @@ func (l *loader) resolve(f file) Config {
 		l.private("secret_key_file", c.SecretKeyFile)
 	}
 	c.Engine = l.engine(f.Engine)
-	c.Log = Log{Level: or(f.Log.Level, "info"), Format: or(f.Log.Format, "text")}
-	l.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
-	l.oneOf("log.format", c.Log.Format, "text", "json")
 	c.Telemetry.OTLPEndpoint = f.Telemetry.OTLPEndpoint
 	if s := c.Telemetry.OTLPEndpoint; s != "" {
 		l.url("telemetry.otlp_endpoint", s)

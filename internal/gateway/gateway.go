@@ -262,7 +262,7 @@ func (g *Gateway) start(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	if err != nil {
 		return 0, nil, err
 	}
-	g.log.Info("job of a runner", "runner", l.Runner, "job", in.ID, "user", user, "for", l.Build.GitHubURL, "repository", cmp.Or(l.Build.RepositoryURL, "none"), "owner", req.Owner, "trace_id", req.TraceID)
+	g.log.Info("job of a runner", "runner", l.Runner, "job", in.ID, "user", user, "for", l.Build.GitHubURL, "repository", cmp.Or(l.Build.RepositoryURL, "none"), "github_job", l.Build.Job, "owner", req.Owner, "trace_id", req.TraceID)
 	return http.StatusOK, told(in, "OK!"), nil
 }
 

@@ -20,18 +20,22 @@ import (
 	"github.com/muster-ci/muster/provider/container"
 	"github.com/muster-ci/muster/provider/fault"
 	"github.com/muster-ci/muster/provider/garm"
+	"github.com/muster-ci/muster/provider/kubernetes"
 	"github.com/muster-ci/muster/provider/process"
 	"github.com/muster-ci/muster/provider/qemu"
+	"github.com/muster-ci/muster/provider/slurm"
 	"github.com/muster-ci/muster/provider/ssh"
 )
 
 // kinds are the platforms that this program knows. A new one is a line here.
 var kinds = []provider.Kind{
 	process.Kind(),
+	slurm.Kind(),
 	qemu.Kind(),
 	container.Kind(),
-	ssh.Kind(),
+	kubernetes.Kind(),
 	garm.Kind(),
+	ssh.Kind(),
 }
 
 // Kinds describes the platforms that this program knows, in the order of the
@@ -69,6 +73,14 @@ const defaultConnectTimeout = 5 * time.Minute
 // that this release does not act on. It touches no platform. The error is
 // config.Problems, every one at once.
 func Check(cfg config.Config) error {
+	if cfg.SlurmGateway != nil {
+		if _, err := gatewaySlurm(cfg, slog.New(slog.DiscardHandler)); err != nil {
+			return err
+		}
+	}
+	if cfg.GatewayOnly {
+		return nil
+	}
 	_, err := plans(cfg, slog.New(slog.DiscardHandler))
 	return err
 }
@@ -243,7 +255,6 @@ func backends(cfg config.Config, reg *metrics.Registry, logger *slog.Logger) (ma
 			b = lifecycle.Backend{Name: p.name, ConnectTimeout: defaultConnectTimeout}
 			if d, ok := provider.As[provider.Described](made); ok {
 				b.ConnectTimeout = d.Describe().ConnectTimeout
-				b.CreateTimeout = d.Describe().CreateTimeout
 				b.Queues = d.Describe().Queues
 				b.CreateTimeout = d.Describe().CreateTimeout
 			}

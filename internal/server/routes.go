@@ -19,6 +19,7 @@ import (
 // own proofs; operators' routes ask for the operator's token where one is set.
 func (s *Server) routes() (http.Handler, error) {
 	mux := http.NewServeMux()
+	s.mux = mux
 	if apps := webhookApps(s.cfg); len(apps) > 0 {
 		hook, err := ingress.NewWebhook(ingress.WebhookConfig{
 			Apps: apps, Inbox: s.store, Nudge: s.dispatcher.Nudge, Asked: s.asked, Observer: s.registry, Logger: s.logger,

@@ -17,6 +17,7 @@ import (
 	"go.temporal.io/sdk/worker"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/muster-ci/muster/internal/compat"
 	"github.com/muster-ci/muster/internal/config"
 	"github.com/muster-ci/muster/internal/engine"
 	"github.com/muster-ci/muster/internal/github"
@@ -61,6 +62,8 @@ type Server struct {
 	checks       *appChecks
 	listener     net.Listener
 	handler      http.Handler
+	mux          *http.ServeMux
+	gateway      *slurmGateway // nil unless this process is one as well
 	stopping     chan struct{}
 	closers      []func()
 	ready        sync.Once
@@ -70,6 +73,9 @@ type Server struct {
 // Program returns what `muster serve` runs: Open and Run, until ctx ends.
 func Program(version string) func(ctx context.Context, cfg config.Config) error {
 	return func(ctx context.Context, cfg config.Config) error {
+		if cfg.GatewayOnly {
+			return RunGateway(ctx, cfg, Options{Version: version})
+		}
 		s, err := Open(ctx, cfg, Options{Version: version})
 		if err != nil {
 			return err
@@ -143,6 +149,14 @@ func Open(ctx context.Context, cfg config.Config, opts Options) (_ *Server, err 
 	if s.handler, err = s.routes(); err != nil {
 		return nil, err
 	}
+	compat.NewGHA(s.client, boot.PublicKeys(), s.logger).Register(s.mux)
+	if cfg.SlurmGateway != nil {
+		if s.gateway, err = openGateway(ctx, cfg, s.logger); err != nil {
+			return nil, err
+		}
+		s.closers = append(s.closers, s.gateway.close)
+		s.handler = s.gateway.Dispatch(s.handler, compat.SecretHeader)
+	}
 	return s, nil
 }
 
@@ -209,10 +223,10 @@ func (s *Server) deps(back map[string]lifecycle.Backend, t tokens) lifecycle.Dep
 		Store: s.store, Tokens: t, GitHub: apps, Backends: back,
 		Book:  book(s.cfg.PriceBook),
 		Times: lifecycle.Times{Sweep: c.Sweep, Health: c.Health, SweepGrace: c.SweepGrace, Heartbeat: c.Heartbeat, AgentLost: c.AgentLost, Poll: c.Poll},
-		Reach: gitHubAddresses(s.cfg.Apps), WebURL: webURLs(s.cfg.Apps),
-		URL: s.cfg.PublicURL, Owner: s.cfg.Name, TrackUnmatched: s.cfg.TrackUnmatched,
+		Reach: gitHubAddresses(s.cfg.Apps),
+		URL:   s.cfg.PublicURL, Owner: s.cfg.Name, TrackUnmatched: s.cfg.TrackUnmatched,
 		Budgets: s.cfg.Budgets, DemandKnown: s.demandKnown,
-		Observer: s.registry, Now: time.Now,
+		Observer: s.registry, Now: time.Now, WebURL: webURLs(s.cfg.Apps),
 	}
 }
 
@@ -316,6 +330,9 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	roles, ctx := errgroup.WithContext(ctx)
 	roles.Go(func() error { return s.serve(ctx) })
+	if s.gateway != nil {
+		roles.Go(func() error { return s.gateway.run(ctx) })
+	}
 	roles.Go(func() error { return s.dispatcher.Run(ctx) })
 	roles.Go(func() error { return s.dashboard.probe(ctx) })
 	roles.Go(func() error { return s.checks.run(ctx) })
