@@ -35,6 +35,7 @@ type backend struct {
 // backends are the platforms that TestProvidersChaos is run on. One more is a line here.
 var backends = []backend{
 	{kind: "process", ready: func(*testing.T) Options { return Options{} }, count: countProcesses, kill: killProcess},
+	{kind: "ssh", ready: readySSH, count: countSSH, kill: killSSH},
 }
 
 // output runs a platform's tool and returns the lines that it prints.

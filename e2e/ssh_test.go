@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -43,7 +44,7 @@ func leftOnHosts(t testing.TB, dir string) (left []string) {
 	}
 	for line := range strings.Lines(string(out)) {
 		if strings.Contains(line, "HOME="+dir+"/hosts/") {
-			left = append(left, line[:min(len(line), 100)])
+			left = append(left, strings.TrimSpace(line))
 		}
 	}
 	return left
@@ -55,6 +56,23 @@ func nothingOnHosts(t testing.TB, dir string) {
 		left := leftOnHosts(t, dir)
 		return len(left) == 0, fmt.Sprintf("left on the hosts: %q", left)
 	})
+}
+
+// readySSH, countSSH and killSSH are the hosts for the chaos of providers.
+func readySSH(t *testing.T) Options {
+	return Options{Provider: overSSH(sshtest.New(t), "$DIR/actions-runner", 12), Pool: "no_job_timeout: 20s, connect_timeout: 60s"}
+}
+
+func countSSH(t *testing.T, s *Stand) []string { return leftOnHosts(t, s.Dir) }
+
+func killSSH(t *testing.T, s *Stand, machine string) {
+	for _, line := range leftOnHosts(t, s.Dir) {
+		pid, _, isProcess := strings.Cut(strings.TrimSpace(line), " ")
+		if n, err := strconv.Atoi(pid); err == nil && isProcess && (line == machine || strings.Contains(line, machine)) {
+			_ = syscall.Kill(n, syscall.SIGKILL) // it may have ended
+			return
+		}
+	}
 }
 
 // S1-9 S1-13 S1-63 S1-64 S1-65 S1-66 S1-67 S1-69 S1-70 S1-71 4-17 4-51: jobs run on machines that are
