@@ -118,7 +118,8 @@ func New(tb testing.TB, o Options) *Stand {
 	tb.Cleanup(func() { killTagged(s.Dir) })
 	s.Config = filepath.Join(s.Dir, "muster.yaml")
 	s.Sim = githubsim.New(o.Sim)
-	api, err := s.Sim.Start(context.WithoutCancel(tb.Context()), "127.0.0.1:0")
+	host := cmp.Or(o.Host, "127.0.0.1")
+	api, err := s.Sim.Start(context.WithoutCancel(tb.Context()), host+":0")
 	if err != nil {
 		tb.Fatal(err)
 	}

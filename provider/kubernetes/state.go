@@ -51,7 +51,12 @@ func stand(pod *corev1.Pod, w warning, p patience) standing {
 	disrupted := disruption != nil && disruption.Status == corev1.ConditionTrue
 	switch pod.Status.Phase {
 	case corev1.PodSucceeded, corev1.PodFailed:
-		return standing{state: provider.InstanceEnded, detail: endOf(pod, disruption, disrupted)}
+		detail := endOf(pod, disruption, disrupted)
+		if !disrupted && pod.DeletionTimestamp != nil {
+			// An agent that is told to end ends well, and looks as if its job was done.
+			detail = words(deleted, detail)
+		}
+		return standing{state: provider.InstanceEnded, detail: detail}
 	}
 	if pod.DeletionTimestamp != nil {
 		return standing{state: provider.InstanceEnded, detail: leaving(pod, disruption, disrupted, p.now)}
@@ -142,14 +147,14 @@ func endOf(pod *corev1.Pod, disruption *corev1.PodCondition, disrupted bool) str
 			continue
 		}
 		switch {
+		case c.Name == agentContainer:
+			return words("agent was not delivered", exit(end))
 		case end.Reason == "OOMKilled":
 			return words("out of memory", c.Name, exit(end))
 		case end.Reason == "StartError" || end.Reason == "ContainerCannotRun":
 			return words("program cannot be started", c.Name, exit(end))
 		case end.Reason == "ContainerStatusUnknown":
 			return words("the node lost its records", exit(end))
-		case c.Name == agentContainer:
-			return words("agent was not delivered", exit(end))
 		case end.ExitCode == 0:
 			return words("agent ended", exit(end))
 		}
@@ -161,9 +166,11 @@ func endOf(pod *corev1.Pod, disruption *corev1.PodCondition, disrupted bool) str
 // refusals are the reasons of a kubelet that took a pod and then did not run it.
 var refusals = map[string]bool{"NodeAffinity": true, "NodeShutdown": true, "UnexpectedAdmissionError": true, "PodOSNotSupported": true, "SysctlForbidden": true, "AppArmor": true, "Preempting": true, "Terminated": true}
 
+const deleted = "deleted from outside, or by Muster"
+
 // leaving says why a pod is on its way out.
 func leaving(pod *corev1.Pod, disruption *corev1.PodCondition, disrupted bool, now time.Time) string {
-	what := "deleted from outside, or by Muster"
+	what := deleted
 	if disrupted {
 		what = about(disruption)
 	}

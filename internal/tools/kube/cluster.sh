@@ -2,7 +2,7 @@
 # cluster.sh KUBE IMAGES COMMAND… runs COMMAND beside a real Kubernetes: control plane, one node, containerd and runc, all in namespaces
 # of its own, which end with COMMAND. KUBE is what build.sh printed; every IMAGES/*.tar is put into containerd.
 #
-# COMMAND finds KUBECONFIG (an administrator), KUBE_HOST (an address that pods reach), KUBE_WORK (logs in log/, kubelet.pid and others
+# COMMAND finds KUBECONFIG (an administrator), KUBE_HOST (an address of the loopback interface that pods reach too), KUBE_WORK (logs in log/, kubelet.pid and others
 # in pid/) and the programs in PATH. It runs as root in the cluster's namespaces, so nothing of the machine's network is there.
 # KUBE_CNI= (empty) leaves the network plugins out: no pod can start then, which is how tests prove that they notice.
 #
@@ -68,7 +68,7 @@ if [ -z "${KUBE_INSIDE:-}" ]; then
 fi
 
 # Inside, as process 1.
-work=$KUBE_WORK log=$KUBE_WORK/log pki=$KUBE_WORK/pki node=kube-node host=10.200.0.1
+work=$KUBE_WORK log=$KUBE_WORK/log pki=$KUBE_WORK/pki node=kube-node host=10.200.0.1 open=127.77.0.1
 mount --make-rprivate /
 hostname $node
 mount -t sysfs sysfs /sys
@@ -94,6 +94,8 @@ ip link set port0 master node0
 for i in node0 port0 port1; do ip link set $i up; done
 ip route add default via 10.200.0.254 dev node0
 echo 1 >/proc/sys/net/ipv4/ip_forward
+# Pods reach $open, a loopback address, over the bridge: lab has the other half.
+echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet
 
 # What is written below these stays here. Temporary files of COMMAND are on the machine's own disk.
 for d in var etc opt; do
@@ -121,13 +123,15 @@ kernel/keys/root_maxbytes 25000000
 EOF
 mount -t proc proc /run/proc
 
-export PATH=$kube/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin KUBECONFIG=$pki/admin.kubeconfig KUBE_HOST=$host
+export PATH=$kube/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin KUBECONFIG=$pki/admin.kubeconfig KUBE_HOST=$open
 lab pki "$pki" https://127.0.0.1:26443 $node $host
 
 # Without CAP_SYS_RESOURCE nobody may lower an oom score, and containerd has to know.
 clamp=false
 (echo -1 >/proc/self/oom_score_adj) 2>/dev/null || clamp=true
 plugins=${KUBE_CNI-/usr/lib/cni}
+mkdir /run/cni.bin
+if [ -n "$plugins" ]; then ln -s "$plugins"/* "$kube/bin/lab" /run/cni.bin/; fi
 cat >"$work/containerd.toml" <<EOF
 version = 2
 root = "$work/containerd"
@@ -137,7 +141,7 @@ state = "/run/containerd"
   disable_apparmor = true
   restrict_oom_score_adj = $clamp
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "${plugins:-/nowhere}"
+    bin_dir = "/run/cni.bin"
     conf_dir = "/run/cni.d"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
@@ -147,7 +151,8 @@ EOF
 cat >/run/cni.d/10-pods.conflist <<'EOF'
 {"cniVersion": "0.4.0", "name": "pods", "plugins": [{
   "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true,
-  "ipam": {"type": "host-local", "dataDir": "/run/cni-addresses", "ranges": [[{"subnet": "10.201.0.0/22"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}
+  "ipam": {"type": "host-local", "dataDir": "/run/cni-addresses", "ranges": [[{"subnet": "10.201.0.0/22"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+  {"type": "lab", "gateway": "10.201.0.1"}]}
 EOF
 cat >"$work/kubelet.yaml" <<EOF
 apiVersion: kubelet.config.k8s.io/v1beta1

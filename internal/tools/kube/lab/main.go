@@ -1,5 +1,5 @@
 // Command lab makes what a Kubernetes for tests needs besides its programs: keys and certificates, images that no registry holds,
-// and the process that keeps a pod's sandbox open. It needs nothing but Go's own library, so it builds in a second.
+// a way from pods to the host, and the process that keeps a pod's sandbox open. It needs nothing but Go's own library, so it builds in a second.
 package main
 
 import (
@@ -11,15 +11,21 @@ import (
 
 func main() {
 	var err error
-	switch command := append(os.Args, "", "")[1]; command {
+	command := append(os.Args, "", "")[1]
+	if os.Getenv("CNI_COMMAND") != "" {
+		command = "network" // plugins have no arguments
+	}
+	switch command {
 	case "pki":
 		err = pki(os.Args[2:])
 	case "image":
 		err = image(os.Args[2:])
+	case "network":
+		err = network()
 	case "pause":
 		pause()
 	default:
-		err = fmt.Errorf("%q is none of pki, image and pause", command)
+		err = fmt.Errorf("%q is none of pki, image, network and pause", command)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
