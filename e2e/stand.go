@@ -37,6 +37,9 @@ type Options struct {
 	Sim githubsim.Config
 	// MaxRunners is the pool's limit; 12 by default.
 	MaxRunners int
+	// Host is where GitHub and the control plane listen, for machines that do not see
+	// this one's loopback interface; 127.0.0.1 by default.
+	Host string
 	// Machines is the provider's limit; MaxRunners by default.
 	Machines int
 	// Provider, if set, writes the kind and config of the stand's one provider, named
@@ -128,7 +131,8 @@ func New(tb testing.TB, o Options) *Stand {
 			tb.Error(err)
 		}
 	})
-	addr := freeAddress(tb)
+	_, port, _ := net.SplitHostPort(freeAddress(tb))
+	addr := net.JoinHostPort(host, port)
 	s.URL = "http://" + addr
 	must := func(err error) {
 		tb.Helper()
