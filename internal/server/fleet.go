@@ -74,6 +74,9 @@ func RunFleet(ctx context.Context, run config.FleetRun, opts FleetOptions) (err 
 		if opts.VMs, err = fleetProvider(run, pools, logger); err != nil {
 			return err
 		}
+		if c, ok := provider.As[io.Closer](opts.VMs); ok {
+			defer func() { _ = c.Close() }() // lets go of its machines, and ends none
+		}
 	}
 	gh, err := github.New(github.Config{Name: "GITHUB_TOKEN", Token: run.Token, URL: run.APIURL, Logger: logger})
 	if err != nil {

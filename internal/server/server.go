@@ -118,8 +118,14 @@ func Open(ctx context.Context, cfg config.Config, opts Options) (_ *Server, err 
 		return nil, err
 	}
 	for _, b := range back {
-		if c, ok := provider.As[io.Closer](b.Provider); ok {
-			s.closers = append(s.closers, func() { _ = c.Close() }) // lets go of its machines, and ends none
+		made := []provider.Provider{b.Provider}
+		for _, z := range b.Zones {
+			made = append(made, z.Provider)
+		}
+		for _, p := range made {
+			if c, ok := provider.As[io.Closer](p); ok {
+				s.closers = append(s.closers, func() { _ = c.Close() }) // lets go of its machines, and ends none
+			}
 		}
 	}
 	if s.apps, err = gitHubs(cfg, s.registry, s.logger, opts.MutationsPerMinute); err != nil {
