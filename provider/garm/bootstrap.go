@@ -81,6 +81,9 @@ func (p *Provider) bootstrap(spec provider.Spec, name string) bootstrap {
 		UserDataOptions: userData{p.cfg.DisableUpdatesOnBoot, p.cfg.ExtraPackages, p.cfg.BootDebug},
 		Proxy:           proxy{p.cfg.HTTPProxy, p.cfg.HTTPSProxy, p.cfg.NoProxy},
 	}
+	if spec.Build.GitHubURL != "" {
+		b.RepoURL = spec.Build.GitHubURL
+	}
 	if spec.Offering.Image != "" {
 		b.Image = spec.Offering.Image
 	}

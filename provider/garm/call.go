@@ -128,11 +128,7 @@ func (p *Provider) call(ctx context.Context, within time.Duration, command, inst
 		code = exit.ExitCode()
 		err = nil
 	}
-	words := errs.words(secret)
-	if words == "" {
-		words = speak(out.Bytes(), secret)
-	}
-	return nil, &failure{command, code, words, err}
+	return nil, &failure{command, code, speak(append(append(errs.text, '\n'), out.Bytes()...), secret), err}
 }
 
 // environment is all that an executable gets to see: what the interface names, and
