@@ -21,6 +21,7 @@ import (
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/provider"
 	"github.com/muster-ci/muster/provider/providertest"
+	"github.com/muster-ci/muster/provider/ssh/sshtest"
 )
 
 // proxy stands between a provider and sshd.
@@ -579,6 +580,50 @@ sleep 1004
 	if _, err := os.Stat("/etc/passwd"); err != nil {
 		t.Fatal("a link was followed")
 	}
+}
+
+// A host without root: everything runs as the user, from files that are somebody else's.
+func TestAsUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can start a server as somebody else; as another user, every test is this one")
+	}
+	name := ordinaryUser(t)
+	s := siteOf(t, sshtest.NewAs(t, name), "setsid sleep 1007 &\nid -un >\"$HOME/who\"\nexec sleep 1008\n")
+	cfg := s.config("user")
+	p := open(t, cfg)
+	create(t, p, specFor("r-user"))
+	home := filepath.Join(s.dir(t, "user"), "r-user", "home")
+	until(t, "it does not start", func() bool {
+		who, err := os.ReadFile(filepath.Join(home, "who"))
+		return err == nil && strings.TrimSpace(string(who)) == name
+	})
+	if info, err := os.Stat(s.root); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if text, err := os.ReadFile(filepath.Join(s.dir(t, "user"), "r-user", "runner", "bin", "Runner.Listener")); err != nil || string(text) != "program" {
+		t.Errorf("%q, %v", text, err)
+	}
+	destroy(t, p, "r-user")
+	if left := s.remains(t, "user", "r-user"); len(left) > 0 {
+		t.Error(left)
+	}
+}
+
+// ordinaryUser is a user of this machine with a shell, who is not root.
+func ordinaryUser(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("/etc/passwd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		f := strings.Split(strings.TrimSpace(line), ":")
+		if len(f) == 7 && f[2] != "0" && (f[6] == "/bin/bash" || f[6] == "/bin/sh") {
+			return f[0]
+		}
+	}
+	t.Skip("no other user of this machine has a shell")
+	return ""
 }
 
 // 4-51: the agent was killed, and its directory lost; what has its tag is found and ended.

@@ -46,7 +46,12 @@ type site struct {
 
 func newSite(t testing.TB, script string) *site {
 	t.Helper()
-	s := &site{Server: sshtest.New(t)}
+	return siteOf(t, sshtest.New(t), script)
+}
+
+func siteOf(t testing.TB, server *sshtest.Server, script string) *site {
+	t.Helper()
+	s := &site{Server: server}
 	s.root, s.template, s.agent = filepath.Join(s.Dir, "runners"), filepath.Join(s.Dir, "template"), filepath.Join(s.Dir, "agent")
 	err := errors.Join(
 		os.MkdirAll(filepath.Join(s.template, "bin"), 0o755), os.MkdirAll(filepath.Join(s.template, "externals", "node20"), 0o755),

@@ -7,11 +7,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,6 +43,7 @@ type Server struct {
 	KnownHosts string
 
 	program string
+	who     *syscall.Credential // nil: who runs the test
 	mu      sync.Mutex
 	cmd     *exec.Cmd
 	ended   chan struct{}
@@ -49,6 +52,31 @@ type Server struct {
 // New starts a server that ends with the test. Without sshd the test is skipped, or
 // fails where CI is set.
 func New(tb testing.TB) *Server {
+	tb.Helper()
+	who, err := user.Current()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return start(tb, who.Username, nil)
+}
+
+// NewAs is New with a server that runs as another user and lets in nobody else. It
+// needs root.
+func NewAs(tb testing.TB, name string) *Server {
+	tb.Helper()
+	who, err := user.Lookup(name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	uid, err1 := strconv.ParseUint(who.Uid, 10, 32)
+	gid, err2 := strconv.ParseUint(who.Gid, 10, 32)
+	if err := errors.Join(err1, err2); err != nil {
+		tb.Fatal(err)
+	}
+	return start(tb, name, &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)})
+}
+
+func start(tb testing.TB, name string, who *syscall.Credential) *Server {
 	tb.Helper()
 	program := ""
 	for _, at := range []string{"/usr/sbin/sshd", "/usr/local/sbin/sshd"} {
@@ -63,12 +91,8 @@ func New(tb testing.TB) *Server {
 		}
 		tb.Skip("there is no sshd: install openssh-server")
 	}
-	who, err := user.Current()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	s := &Server{Dir: tb.TempDir(), User: who.Username, program: program}
-	if err := s.setUp(); err != nil {
+	s := &Server{Dir: tb.TempDir(), User: name, program: program, who: who}
+	if err := errors.Join(s.setUp(), s.handOver()); err != nil {
 		tb.Fatal(err)
 	}
 	s.Start(tb)
@@ -124,6 +148,19 @@ SetEnv HOME=%[2]s/home
 		os.WriteFile(filepath.Join(s.Dir, "sshd_config"), []byte(config), 0o644))
 }
 
+// handOver gives the files to the user that the server runs as.
+func (s *Server) handOver() error {
+	if s.who == nil {
+		return nil
+	}
+	if err := os.Chmod(filepath.Dir(s.Dir), 0o755); err != nil { // the test's own, which he has to pass
+		return err
+	}
+	return filepath.WalkDir(s.Dir, func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, int(s.who.Uid), int(s.who.Gid)))
+	})
+}
+
 // writeKey makes a key pair and writes its private half.
 func writeKey(file string) (ssh.PublicKey, error) {
 	public, private, err := ed25519.GenerateKey(nil)
@@ -147,6 +184,9 @@ func (s *Server) Start(tb testing.TB) {
 	defer s.mu.Unlock()
 	// It starts itself again for every connection, so that its path must be absolute.
 	cmd := exec.CommandContext(context.Background(), s.program, "-D", "-E", filepath.Join(s.Dir, "sshd.log"), "-f", filepath.Join(s.Dir, "sshd_config"))
+	if s.who != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.who}
+	}
 	if err := cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
