@@ -128,6 +128,8 @@ type DemoOptions struct {
 	// DataDir keeps everything that the demo writes; empty: a temporary directory
 	// that is removed at the end.
 	DataDir string
+	// Provider is the kind of provider that the runners run on.
+	Provider string
 	// Runners is the most runners at once.
 	Runners int
 	// Hostile lets the simulated GitHub lose, repeat, delay and refuse.
@@ -158,6 +160,7 @@ this machine is touched.`,
 	opts := DemoOptions{Version: a.Version, Live: a.IsTerminal}
 	c.Flags().StringVar(&opts.Listen, "listen", "127.0.0.1:8080", "address of the control plane and its dashboard")
 	c.Flags().StringVar(&opts.DataDir, "data-dir", "", "keep what the demo writes in this directory (default: a temporary one)")
+	c.Flags().StringVar(&opts.Provider, "provider", "process", "kind of provider that the runners run on; it has to be present on this machine")
 	c.Flags().IntVar(&opts.Runners, "runners", 8, "runners at once at most")
 	c.Flags().BoolVar(&opts.Hostile, "hostile", false, "let the simulated GitHub lose, repeat, delay and refuse")
 	c.Flags().Uint64Var(&opts.Seed, "seed", 1, "make the simulated GitHub's choices repeatable")

@@ -31,6 +31,10 @@ const settleTimeout = 2 * time.Minute
 // Run runs the demo; see cli.DemoOptions. It writes progress and the final table
 // to stdout.
 func Run(ctx context.Context, opts cli.DemoOptions, stdout io.Writer) (err error) {
+	on, err := stageFor(opts.Provider, lookPath)
+	if err != nil {
+		return err
+	}
 	dir := opts.DataDir
 	if dir == "" {
 		if dir, err = os.MkdirTemp("", "muster-demo-"); err != nil {
@@ -43,7 +47,7 @@ func Run(ctx context.Context, opts cli.DemoOptions, stdout io.Writer) (err error
 	}
 	sim := githubsim.New(simulated(opts))
 	defer func() { err = errors.Join(err, sim.Close()) }()
-	file, err := prepare(ctx, sim, dir, opts)
+	file, err := prepare(ctx, sim, on, dir, opts)
 	if err != nil {
 		return err
 	}
@@ -146,7 +150,7 @@ func linger(ctx context.Context, opts cli.DemoOptions, stdout io.Writer) error {
 
 // prepare fills the simulated GitHub, makes a runner directory, and writes the
 // configuration that a user of this organization would write.
-func prepare(ctx context.Context, sim *githubsim.Server, dir string, opts cli.DemoOptions) (file string, err error) {
+func prepare(ctx context.Context, sim *githubsim.Server, on stage, dir string, opts cli.DemoOptions) (file string, err error) {
 	agent, program, err := programs()
 	if err != nil {
 		return "", err
@@ -174,11 +178,17 @@ func prepare(ctx context.Context, sim *githubsim.Server, dir string, opts cli.De
 	if err := runner.WriteDir(filepath.Join(dir, "actions-runner"), program); err != nil {
 		return "", err
 	}
+	section, err := on.section(props{
+		dir: dir, agent: agent, runnerDir: filepath.Join(dir, "actions-runner"), control: opts.Listen, github: strings.TrimPrefix(api, "http://"), runners: opts.Runners,
+	})
+	if err != nil {
+		return "", fmt.Errorf("set up the demo on %s: %w", opts.Provider, err)
+	}
 	file = filepath.Join(dir, "muster.yaml")
 	for name, text := range map[string]string{
 		"app.pem":     app.PEM,
 		"webhook":     app.WebhookSecret,
-		"muster.yaml": configuration(opts, app.ID, api, agent, filepath.Join(dir, "actions-runner")),
+		"muster.yaml": configuration(opts, app.ID, api, section, on.pool),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			return "", err
@@ -202,7 +212,10 @@ func programs() (agent, runnerProgram string, err error) {
 	return agent, runnerProgram, nil
 }
 
-func configuration(opts cli.DemoOptions, appID int64, api, agent, runnerDir string) string {
+func configuration(opts cli.DemoOptions, appID int64, api, section, pool string) string {
+	if pool != "" {
+		pool = "    " + strings.ReplaceAll(strings.TrimSpace(pool), "\n", "\n    ") + "\n"
+	}
 	return fmt.Sprintf(`# The configuration of the demo: one App, one machine, one pool.
 data_dir: data
 listen: %s
@@ -214,12 +227,9 @@ apps:
     api_url: %s/api/v3
 providers:
   - name: local
-    kind: process
+    kind: %s
     config:
-      agent: %s
-      runner_dir: %s
-      max: %d
-      grace: 1s
+%s
 offerings:
   - name: small
     cpus: 1
@@ -234,8 +244,8 @@ pools:
     provider: local
     offering: small
     no_job_timeout: 8s            # 2m by default; nobody wants to wait for that here
-    scaling: {mode: on_demand, max_runners: %[6]d}
-track_unmatched: true             # so that the job nobody serves can be explained
+    scaling: {mode: on_demand, max_runners: %[8]d}
+%[9]strack_unmatched: true             # so that the job nobody serves can be explained
 times:
   sweep: 10s
   health: 10s
@@ -243,5 +253,5 @@ times:
   redelivery_scan: 5s
   poll: 2s
   heartbeat: 2s
-`, opts.Listen, appID, api, agent, runnerDir, opts.Runners, acme.Organization, strings.Join(acme.Labels(), ", "))
+`, opts.Listen, appID, api, opts.Provider, indented(section), acme.Organization, strings.Join(acme.Labels(), ", "), opts.Runners, pool)
 }

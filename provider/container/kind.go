@@ -29,6 +29,7 @@ func description() provider.Description {
 		},
 		// Design §7.
 		ConnectTimeout: time.Minute,
+		NoSpot:         "containers are of this machine, and nobody takes it away; leave spot out",
 		Settings: provider.Settings(defaults, map[string]string{
 			"host":                       "the engine: `unix:///path` or `tcp://host:port`; empty means `DOCKER_HOST`, or the first socket of Docker or Podman that is there",
 			"tls_dir":                    "a directory with `ca.pem`, `cert.pem` and `key.pem`, for an engine on another machine",

@@ -27,6 +27,8 @@ func description() provider.Description {
 		},
 		// Design §7.
 		ConnectTimeout: 5 * time.Minute,
+		NoGPUs:         "the virtual machines have no GPUs; use another kind for them",
+		NoSpot:         "the virtual machines are of this host, and nobody takes it away; leave spot out",
 		Settings: provider.Settings(Defaults(), map[string]string{
 			"qemu":         "the emulator, a path or a name in PATH",
 			"accel":        "`kvm`; `tcg`, QEMU's own translation; or `auto`: KVM where a trial machine shows that it works, `tcg` otherwise",

@@ -29,6 +29,8 @@ func description() provider.Description {
 		},
 		// The agent is there; it connects before it downloads anything.
 		ConnectTimeout: time.Minute,
+		NoGPUs:         "a runner sees whatever GPUs its host has, and none is set aside for one; leave gpus out and name hosts that have them",
+		NoSpot:         "the hosts are yours, and nobody takes them away; leave spot out",
 		Settings: provider.Settings(defaults, map[string]string{
 			"hosts":           "the machines: `address`, and where they differ from the rest of the section `name`, `port`, `user`, `host_key`, `slots`, `root`, `runner_dir`, `jump`; `zone`, which messages name; `offerings`, the only ones that the host serves (one with GPUs is served by hosts that name it)",
 			"user":            "whom to log in as; runners run as this user",
