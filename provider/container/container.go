@@ -91,7 +91,7 @@ func New(cfg Config) (*Provider, error) {
 	}
 	p.places.promised = map[muster.RunnerID][]string{}
 	p.pulls.active = map[string]*pull{}
-	p.pulls.ctx, p.pulls.end = context.WithCancel(context.Background()) //nolint:contextcheck // no call's: see pulls
+	p.pulls.ctx, p.pulls.end = context.WithCancel(context.Background())
 	return p, nil
 }
 
@@ -373,7 +373,7 @@ func (p *Provider) create(ctx context.Context, req client.ContainerCreateOptions
 	for _, w := range answer.Warnings {
 		p.log.Debug("engine's warning", "instance", req.Name, "warning", w)
 	}
-	return err //nolint:wrapcheck // the caller classifies it
+	return err
 }
 
 // find returns the runner's own container.
@@ -720,7 +720,7 @@ func (p *Provider) stop(ctx context.Context, c container.Summary) error {
 	if ctx.Err() == nil && !client.IsErrConnectionFailed(err) {
 		return nil // the removal that follows is not so polite
 	}
-	return err //nolint:wrapcheck // classified by accepted
+	return err
 }
 
 // Console returns the end of what the agent and the runner printed.

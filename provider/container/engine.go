@@ -53,7 +53,7 @@ func findHost(configured string, env func(string) string) string {
 
 func connect(cfg Config) (*engine, error) {
 	e := &engine{host: findHost(cfg.Host, os.Getenv)}
-	opts := []client.Opt{client.WithHost(e.host), client.WithUserAgent("muster"), client.WithResponseHook(e.see)}
+	opts := []client.Opt{client.WithHost(e.host), client.WithUserAgent("muster"), client.WithHTTPResponseHook(e.see)}
 	if cfg.TLSDir != "" {
 		opts = append(opts, client.WithTLSClientConfig(filepath.Join(cfg.TLSDir, "ca.pem"), filepath.Join(cfg.TLSDir, "cert.pem"), filepath.Join(cfg.TLSDir, "key.pem")))
 	}
@@ -104,7 +104,7 @@ func (e *engine) raw(ctx context.Context, path string) ([]byte, error) {
 }
 
 func (e *engine) close() {
-	_ = e.Client.Close() // closes idle connections, and cannot fail
+	_ = e.Close() // closes idle connections, and cannot fail
 	e.direct.CloseIdleConnections()
 }
 

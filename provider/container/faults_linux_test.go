@@ -4,8 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -62,7 +61,7 @@ func newMiddleman(t *testing.T, e *enginetest.Engine, network string) *middleman
 		Rewrite:       func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "engine" },
 		Transport:     transport,
 		FlushInterval: -1,
-		ErrorLog:      log.New(io.Discard, "", 0),
+		ErrorLog:      slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 	}
 	address := filepath.Join(e.Dir, "between")
 	m.Host = "unix://" + address
@@ -77,7 +76,7 @@ func newMiddleman(t *testing.T, e *enginetest.Engine, network string) *middleman
 		m.Host = "tcp://" + l.Addr().String()
 	}
 	end := make(chan struct{})
-	srv := &http.Server{ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := &http.Server{ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
 		status, lose, hang := m.spoil(r)
 		m.mu.Unlock()

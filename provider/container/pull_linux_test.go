@@ -5,8 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
-	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -39,7 +37,7 @@ func newGate(t *testing.T, backend string) *gate {
 	g.set("")
 	close(g.block())
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: backend})
-	proxy.ErrorLog = log.New(io.Discard, "", 0) // engines leave when they are told to
+	proxy.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug) // engines leave when they are told to
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s := g.status.Load(); s != 0 {
 			w.WriteHeader(int(s))

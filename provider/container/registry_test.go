@@ -97,24 +97,27 @@ func TestCredentialsThatFail(t *testing.T) {
 	hung, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	for name, tc := range map[string]struct {
-		ctx   context.Context
 		r     Registry
 		class error
 		word  string
 	}{
-		"EmptyFile":     {t.Context(), Registry{Kind: "custom", Username: "u", PasswordFile: empty}, provider.ErrInvalid, "is empty"},
-		"NoFile":        {t.Context(), Registry{Kind: "custom", Username: "u", PasswordFile: filepath.Join(dir, "gone")}, provider.ErrInvalid, "no such file"},
-		"NoVariable":    {t.Context(), Registry{Kind: "aws", PasswordEnv: "REGISTRY_TEST_UNSET"}, provider.ErrInvalid, "is empty"},
-		"KeyIsNoJSON":   {t.Context(), Registry{Kind: "gcp", KeyFile: text}, provider.ErrInvalid, "no service account"},
-		"HelperFails":   {t.Context(), Registry{Kind: "aws", Helper: []string{helper(t, "echo 'expired session' >&2; exit 3")}}, provider.ErrTransient, "expired session"},
-		"HelperSays":    {t.Context(), Registry{Kind: "aws", Helper: []string{helper(t, "echo 'credentials not found in native keychain'; exit 1")}}, provider.ErrTransient, "not found in native"},
-		"NoHelper":      {t.Context(), Registry{Kind: "aws", Helper: []string{filepath.Join(dir, "gone")}}, provider.ErrInvalid, "no such file"},
-		"HelperBabbles": {t.Context(), Registry{Kind: "aws", Helper: []string{helper(t, "echo canary")}}, provider.ErrInvalid, "answered no"},
-		"HelperHangs":   {hung, Registry{Kind: "aws", Helper: []string{helper(t, "exec sleep 100")}}, provider.ErrTransient, "deadline"},
+		"EmptyFile":     {Registry{Kind: "custom", Username: "u", PasswordFile: empty}, provider.ErrInvalid, "is empty"},
+		"NoFile":        {Registry{Kind: "custom", Username: "u", PasswordFile: filepath.Join(dir, "gone")}, provider.ErrInvalid, "no such file"},
+		"NoVariable":    {Registry{Kind: "aws", PasswordEnv: "REGISTRY_TEST_UNSET"}, provider.ErrInvalid, "is empty"},
+		"KeyIsNoJSON":   {Registry{Kind: "gcp", KeyFile: text}, provider.ErrInvalid, "no service account"},
+		"HelperFails":   {Registry{Kind: "aws", Helper: []string{helper(t, "echo 'expired session' >&2; exit 3")}}, provider.ErrTransient, "expired session"},
+		"HelperSays":    {Registry{Kind: "aws", Helper: []string{helper(t, "echo 'credentials not found in native keychain'; exit 1")}}, provider.ErrTransient, "not found in native"},
+		"NoHelper":      {Registry{Kind: "aws", Helper: []string{filepath.Join(dir, "gone")}}, provider.ErrInvalid, "no such file"},
+		"HelperBabbles": {Registry{Kind: "aws", Helper: []string{helper(t, "echo canary")}}, provider.ErrInvalid, "answered no"},
+		"HelperHangs":   {Registry{Kind: "aws", Helper: []string{helper(t, "exec sleep 100")}}, provider.ErrTransient, "deadline"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tc.r.Host = "r.example.com"
-			_, err := tc.r.auth(tc.ctx)
+			ctx := t.Context()
+			if name == "HelperHangs" {
+				ctx = hung
+			}
+			_, err := tc.r.auth(ctx)
 			if !errors.Is(err, tc.class) || !strings.Contains(err.Error(), tc.word) || strings.Contains(strings.ReplaceAll(err.Error(), "canary.txt", ""), "canary") {
 				t.Errorf("%v", err)
 			}

@@ -226,7 +226,7 @@ func (e *Engine) Start(t testing.TB) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	e.cmd = exec.Command(e.start[0], e.start[1:]...)
+	e.cmd = exec.CommandContext(context.Background(), e.start[0], e.start[1:]...)
 	e.cmd.Env, e.cmd.Stdout, e.cmd.Stderr = e.env, log, log
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := e.cmd.Start(); err != nil {
@@ -237,7 +237,11 @@ func (e *Engine) Start(t testing.TB) {
 	}}}
 	deadline := time.Now().Add(60 * time.Second)
 	for {
-		resp, err := c.Get("http://engine/_ping")
+		req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://engine/_ping", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := c.Do(req)
 		if err == nil {
 			_ = resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
@@ -275,7 +279,7 @@ func (e *Engine) Continue() { _ = e.cmd.Process.Signal(syscall.SIGCONT) }
 
 // Try runs the engine's own command line tool.
 func (e *Engine) Try(args ...string) (string, error) {
-	cmd := exec.Command(e.tool, append(slices.Clone(e.args), args...)...)
+	cmd := exec.CommandContext(context.Background(), e.tool, append(slices.Clone(e.args), args...)...)
 	cmd.Env = e.env
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -401,7 +405,7 @@ func Cache(t testing.TB, name, key string) string {
 func Build(t testing.TB, dir, pkg string) string {
 	t.Helper()
 	out := filepath.Join(dir, filepath.Base(pkg))
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", out, pkg)
+	cmd := exec.CommandContext(context.Background(), "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", out, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v\n%s", pkg, err, text)
@@ -420,7 +424,7 @@ func Docker(t testing.TB, o Options) *Engine {
 	daemon.Lock()
 	t.Cleanup(daemon.Unlock)
 	find(t, "containerd", "runc", "iptables")
-	where, err := exec.Command(script(t, "docker.sh")).Output()
+	where, err := exec.CommandContext(context.Background(), script(t, "docker.sh")).Output()
 	if err != nil {
 		Missing(t, "Docker's daemon is not here and cannot be fetched: %v", err)
 	}
@@ -452,7 +456,7 @@ func Docker(t testing.TB, o Options) *Engine {
 // script is the path of one of the scripts beside the tools' module.
 func script(t testing.TB, name string) string {
 	t.Helper()
-	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	root, err := exec.CommandContext(context.Background(), "go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
 		Missing(t, "the Go tool, to build and fetch tools: %v", err)
 	}
@@ -463,7 +467,7 @@ func script(t testing.TB, name string) string {
 // call on a machine takes minutes.
 func Tools(t testing.TB) string {
 	t.Helper()
-	cmd := exec.Command(script(t, "build.sh"))
+	cmd := exec.CommandContext(context.Background(), script(t, "build.sh"))
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
@@ -489,7 +493,7 @@ func GVisor(t testing.TB) string {
 // Registry starts a registry of images on the loopback interface and returns its address.
 func Registry(t testing.TB) string {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(Tools(t), "registry"), "--port", "0")
+	cmd := exec.CommandContext(context.Background(), filepath.Join(Tools(t), "registry"), "--port", "0")
 	out, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -538,19 +542,19 @@ func Elsewhere(t testing.TB) string {
 		"netns add " + ns, "link add else0 type veth peer name else1 netns " + ns, "address add 192.0.2.1/30 dev else0", "link set else0 up",
 		"-n " + ns + " address add " + there + "/30 dev else1", "-n " + ns + " link set else1 up",
 	} {
-		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(context.Background(), "ip", strings.Fields(args)...).CombinedOutput(); err != nil {
 			Missing(t, "ip %s: %v\n%s", args, err, out)
 		}
 	}
-	server := exec.Command("ip", "netns", "exec", ns, busybox, "nc", "-ll", "-p", port, "-e", busybox, "echo", "hello")
+	server := exec.CommandContext(context.Background(), "ip", "netns", "exec", ns, busybox, "nc", "-ll", "-p", port, "-e", busybox, "echo", "hello")
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		_ = server.Process.Kill()
 		_ = server.Wait()
-		_ = exec.Command("ip", "link", "del", "else0").Run()
-		_ = exec.Command("ip", "netns", "del", ns).Run()
+		_ = exec.CommandContext(context.Background(), "ip", "link", "del", "else0").Run()
+		_ = exec.CommandContext(context.Background(), "ip", "netns", "del", ns).Run()
 	})
 	return there + ":" + port
 }
