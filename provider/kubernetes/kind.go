@@ -26,8 +26,9 @@ func description() provider.Description {
 			"A network plugin that enforces network policies: where there is none, the API server takes them and nothing happens.",
 			"An image with GitHub's runner, and one with muster-agent.",
 		},
-		// A pod may wait for a node to be made and for an image to be pulled: Config.StartTimeout and a little.
-		ConnectTimeout: 11 * time.Minute,
+		// From when the pod runs; until then Config.StartTimeout is the limit, and what it
+		// waits for is told meanwhile.
+		ConnectTimeout: 2 * time.Minute, Queues: true,
 		Settings: provider.Settings(Defaults(), map[string]string{
 			"kubeconfig":         "a file with the cluster's address and credentials; empty means the service account of the control plane's own pod",
 			"context":            "one of the contexts in `kubeconfig`; empty means its current one",
