@@ -38,6 +38,7 @@ func TestOutput(t *testing.T) {
 	for _, args := range []string{
 		"status", "pool list", "pool show linux", "pool decisions linux", "pool scale linux --min 1 --max 8", "pool disable linux", "pool enable linux", "pool suspend linux", "pool resume linux", "pool replay linux --at 11:58", "pool dry-run linux --set max_runners=20 --set job_wait=30s --last 24h",
 		"pool show box", "machine list", "machine start build-box --zone us-central1-a", "machine start gpu-box", "machine stop gpu-box", "machine stop build-box --zone us-central1-a",
+		"provider list", "provider check local",
 		"runner list", "runner show r-busy", "runner show r-busy --check", "runner show linux-late", "runner show linux-late --check", "runner log r-busy", "runner drain r-busy --reason maintenance", "runner drain r-late",
 		"job list", "job show 101/2", "job why 104", "job why 102", "job log 101",
 		"delivery list", "delivery show guid-1", "delivery show guid-1 --body", "delivery redispatch guid-1",

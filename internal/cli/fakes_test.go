@@ -88,6 +88,7 @@ func newPlane(t *testing.T) *plane {
 	mux.Handle(musterv1connect.NewInstallationServiceHandler(installationService{p: p}))
 	mux.Handle(musterv1connect.NewSystemServiceHandler(systemService{p: p}))
 	mux.Handle(musterv1connect.NewMachineServiceHandler(machineService{p: p}))
+	mux.Handle(musterv1connect.NewProviderServiceHandler(providerService{p: p}))
 	mux.Handle(musterv1connect.NewRunServiceHandler(runService{p: p}))
 	mux.Handle(musterv1connect.NewSenseServiceHandler(senseService{p: p}))
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -513,4 +514,53 @@ func golden(t *testing.T, name, got string) {
 	if d := cmp.Diff(string(want), got); d != "" {
 		t.Errorf("%s (UPDATE_GOLDEN=1 rewrites it):\n%s", path, d)
 	}
+}
+
+type providerService struct {
+	musterv1connect.UnimplementedProviderServiceHandler
+	p *plane
+}
+
+// tested is a test of a provider that is over.
+func tested(name string, broken bool) *v1.ProviderCheck {
+	step := func(name, detail string, ok bool, took time.Duration) *v1.ProviderCheckStep {
+		return &v1.ProviderCheckStep{Name: name, Ok: ok, Took: durationpb.New(took), Detail: detail}
+	}
+	c := &v1.ProviderCheck{Runner: "r-check", Provider: name, Offering: "small", At: ago(time.Hour), Done: true, Passed: !broken, Steps: []*v1.ProviderCheckStep{
+		step("machine accepted", "instance 4711", true, 40*time.Millisecond), step("agent connected", "90ms after the test began", true, 50*time.Millisecond),
+		step("clock", "2ms from the control plane's", true, 0), step("runner program", "GitHub's runner 2.335.1", true, 300*time.Millisecond),
+		step("machine gone", "the provider proves that nothing is left", true, 12*time.Millisecond), step("nothing left", "the provider finds and lists no machine of the test", true, 3*time.Millisecond),
+	}}
+	if broken {
+		c.Steps[3] = step("runner program", "there is no run.sh,\nand the control plane names no download", false, 0)
+	}
+	return c
+}
+
+func (s providerService) ListProviders(context.Context, *v1.ListProvidersRequest) (*v1.ListProvidersResponse, error) {
+	return &v1.ListProvidersResponse{Providers: []*v1.Provider{
+		{Name: "local", Kind: "process", State: "ok", Abilities: []string{"keep"}, Instances: map[string]int32{"running": 2, "ended": 1}, AnsweredIn: durationpb.New(4 * time.Millisecond),
+			Pools: []string{"linux"}, Offerings: []*v1.RunnerOffering{{Name: "small", Cpu: "2", Memory: "4096Mi"}}, LastCheck: tested("local", false)},
+		{Name: "cloud", Kind: "garm", State: "refusing", Detail: "gpu: provider cloud refused: no capacity", Abilities: []string{"gpu", "spot"}, AnsweredIn: durationpb.New(800 * time.Millisecond), Zones: []string{"a", "b"},
+			Pools: []string{"gpu"}, Offerings: []*v1.RunnerOffering{{Name: "gpu", Cpu: "8", Memory: "65536Mi", Gpus: 2, Spot: true, PriceMicroUsdPerMinute: 52000}},
+			Breakers: []*v1.ProviderBreaker{
+				{Pool: "gpu", Offering: "gpu", State: "open", Failures: 3, LastFailureAt: ago(2 * time.Second), Until: ago(-6 * time.Second), Words: "provider cloud refused: zone a: no capacity", Room: 1},
+				{Pool: "gpu-night", Offering: "gpu", State: "half_open", Room: 4},
+				{Zone: "a", Offering: "gpu", State: "open", Failures: 1, LastFailureAt: ago(2 * time.Second), Until: ago(0), Words: "no capacity:\nquota of region"},
+			}, LastCheck: tested("cloud", true)},
+		{Name: "rack", Kind: "ssh", State: "unreachable", Detail: "dial tcp: connection refused", AnsweredIn: durationpb.New(5 * time.Second)},
+	}}, nil
+}
+
+func (s providerService) CheckProvider(_ context.Context, req *v1.CheckProviderRequest) (*v1.CheckProviderResponse, error) {
+	s.p.ask("check %s %s", req.Provider, req.Offering)
+	if req.Provider == "nowhere" {
+		return nil, notFound("provider", req.Provider)
+	}
+	return &v1.CheckProviderResponse{Check: &v1.ProviderCheck{Runner: "r-" + req.Provider, Provider: req.Provider}}, nil
+}
+
+func (s providerService) GetProviderCheck(_ context.Context, req *v1.GetProviderCheckRequest) (*v1.GetProviderCheckResponse, error) {
+	name := strings.TrimPrefix(req.Runner, "r-")
+	return &v1.GetProviderCheckResponse{Check: tested(name, name == "cloud")}, nil
 }
