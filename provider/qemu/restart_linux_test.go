@@ -16,6 +16,7 @@ import (
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/proc"
 	"github.com/muster-ci/muster/provider"
+	"github.com/muster-ci/muster/provider/providertest"
 )
 
 // controlPlane is this test program as a control plane that makes a machine and is
@@ -91,6 +92,7 @@ func TestMachineOutlivesItsControlPlane(t *testing.T) {
 	if left := tagged(t, third.name("r-orphan")); len(left) > 0 {
 		t.Errorf("processes are left: %v", left)
 	}
+	providertest.Survived(t, "qemu", "the control plane is killed while a machine works; the next one takes its port over")
 }
 
 // 4-51: the control plane dies between the start of QEMU and its record, or between
@@ -147,6 +149,8 @@ func TestInterruptedCreation(t *testing.T) {
 	}
 	destroy(t, p, "r-homeless")
 	destroy(t, p, "r-empty")
+	providertest.Survived(t, "qemu", "the control plane is killed between start and record, and between record and boot data")
+	providertest.Survived(t, "qemu", "a machine's directory is lost while it runs")
 }
 
 // Every way in which a machine can end is told from the others.
@@ -198,6 +202,7 @@ func TestEndReasons(t *testing.T) {
 			t.Errorf("%s ended because %q, want %q", id, inst.Detail, try.want)
 		}
 	}
+	providertest.Survived(t, "qemu", "a machine powers itself off, is reset, or its QEMU quits, is terminated or killed: told apart")
 }
 
 // A QEMU that hangs does not hang its callers, and is deleted.
@@ -224,6 +229,7 @@ func TestHangingQEMU(t *testing.T) {
 	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("took %s", took)
 	}
+	providertest.Survived(t, "qemu", "QEMU hangs")
 }
 
 // Refusals have the right class, leave nothing, and say what to do.
@@ -270,4 +276,5 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
+	providertest.Survived(t, "qemu", "creation refused: no image, no memory, QEMU that never answers")
 }
