@@ -37,6 +37,9 @@ func TestNext(t *testing.T) {
 		return func(r *muster.Runner) { r.HeartbeatAt = at(now) }
 	}
 
+	// GitHub says that the runner has had its job; its machine says nothing.
+	ranOne := func(r *muster.Runner) { r.ActiveAt = at(4 * time.Second) }
+
 	for name, tc := range map[string]struct {
 		r       muster.Runner
 		jobDone time.Time
@@ -60,6 +63,9 @@ func TestNext(t *testing.T) {
 		"busy and asked to drain":        {r: with(busy, func(r *muster.Runner) { r.Drain = "operator" }), now: 10 * time.Second, want: actWait}, // 4-17
 		"job completed, agent not done":  {r: with(busy, fresh(40*time.Second)), jobDone: at(30 * time.Second), now: 40 * time.Second, want: actWait},
 		"job completed, agent overdue":   {r: with(busy, fresh(151*time.Second)), jobDone: at(30 * time.Second), now: 151 * time.Second, want: actDeregister},
+		"job done, its end not told":     {r: with(with(listening, fresh(40*time.Second)), ranOne), jobDone: at(30 * time.Second), now: 40 * time.Second, want: actWait, until: 130 * time.Second},
+		"job done, its end never told":   {r: with(with(listening, fresh(151*time.Second)), ranOne), jobDone: at(30 * time.Second), now: 151 * time.Second, want: actDeregister},
+		"warm, its end never told":       {r: with(with(with(listening, fresh(151*time.Second)), ranOne), func(r *muster.Runner) { r.Warm, r.ListeningAt = true, time.Time{} }), jobDone: at(30 * time.Second), now: 151 * time.Second, want: actDeregister},
 		"maximum age, idle":              {r: with(listening, fresh(121*time.Hour)), now: 121 * time.Hour, want: actDestroy, failed: true},
 		"maximum age, busy":              {r: with(busy, fresh(121*time.Hour)), now: 121 * time.Hour, want: actDestroy, failed: true},
 		"idle and asked to drain":        {r: with(listening, func(r *muster.Runner) { r.Drain = "rotation" }), now: 10 * time.Second, want: actDeregister}, // C21
