@@ -224,6 +224,7 @@ var reasons = map[string]string{
 	"BeginTime":                   "it may not begin yet",
 	"PartitionDown":               "the partition takes no jobs now",
 	"PartitionInactive":           "the partition takes no jobs now",
+	"PartitionConfig":             "no node of the partition is large enough: change partition or offering",
 	"PartitionTimeLimit":          "it asks for more time than the partition gives: lower time_limit",
 	"PartitionNodeLimit":          "the partition has no such node: change partition or offering",
 	"ReqNodeNotAvail":             "the nodes that could run it are down, drained or reserved",

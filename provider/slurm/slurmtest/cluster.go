@@ -405,41 +405,70 @@ func (c *Cluster) KillNode(tb testing.TB, n int) {
 		tb.Fatalf("node %s has no slurmd", NodeName(n))
 	}
 	_ = syscall.Kill(pid, syscall.SIGKILL)
-	// slurmstepd are no children of slurmd: they are found by the directory that they work in.
-	for _, step := range c.processes("slurmstepd") {
-		if strings.Contains(step.environ, "SLURMD_NODENAME="+NodeName(n)) || strings.Contains(step.cwd, filepath.Join(c.Dir, "spool", NodeName(n))) {
-			_ = syscall.Kill(step.pid, syscall.SIGKILL)
+	// slurmstepd hides its environment and is no child of slurmd: it is found as the
+	// parent of the job, and goes first, so that it reports nothing.
+	var job []int
+	steps := map[int]bool{}
+	for _, p := range c.processes() {
+		if !strings.Contains(p.environ, "SLURMD_NODENAME="+NodeName(n)+"\x00") {
+			continue
+		}
+		job = append(job, p.pid)
+		if parent := parentOf(p.pid); comm(parent) == "slurmstepd" {
+			steps[parent] = true
 		}
 	}
-	for _, p := range c.processes("") {
-		if strings.Contains(p.environ, "SLURMD_NODENAME="+NodeName(n)+"\x00") && p.pid != os.Getpid() {
-			_ = syscall.Kill(p.pid, syscall.SIGKILL)
-		}
+	for step := range steps {
+		_ = syscall.Kill(step, syscall.SIGKILL)
 	}
+	for _, p := range job {
+		_ = syscall.Kill(p, syscall.SIGKILL)
+	}
+}
+
+func comm(pid int) string {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		return "" // it has ended
+	}
+	return strings.TrimSpace(string(text))
+}
+
+func parentOf(pid int) int {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(text), ") ") // after the name, which may hold anything
+	fields := strings.Fields(rest)
+	if len(fields) < 2 {
+		return 0
+	}
+	parent, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return 0
+	}
+	return parent
 }
 
 type process struct {
-	pid          int
-	environ, cwd string
+	pid     int
+	environ string
 }
 
-// processes are those of this cluster, by the configuration in their environment,
-// and by name unless that is "".
-func (c *Cluster) processes(name string) (out []process) {
+// processes are those of this cluster, by the configuration in their environment.
+func (c *Cluster) processes() (out []process) {
 	all, _ := filepath.Glob("/proc/[0-9]*/environ")
 	for _, file := range all {
-		dir := filepath.Dir(file)
 		env, err := os.ReadFile(file)
-		if err != nil || !bytes.Contains(env, []byte(c.Dir)) {
+		if err != nil || !bytes.Contains(env, []byte("SLURM_CONF="+c.Conf)) {
 			continue
 		}
-		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
-		pid, err := strconv.Atoi(filepath.Base(dir))
-		if err != nil || pid == os.Getpid() || name != "" && strings.TrimSpace(string(comm)) != name {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		cwd, _ := os.Readlink(filepath.Join(dir, "cwd"))
-		out = append(out, process{pid, string(env), cwd})
+		out = append(out, process{pid, string(env)})
 	}
 	return out
 }
@@ -537,7 +566,7 @@ func (c *Cluster) stop(tb testing.TB) {
 	}
 	// Jobs and their steps whose node is gone.
 	for range 20 {
-		left := c.processes("")
+		left := c.processes()
 		if len(left) == 0 {
 			return
 		}
