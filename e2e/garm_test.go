@@ -109,6 +109,11 @@ func TestGARM(t *testing.T) {
 	truth, receipts := s.calm(t, 30*time.Second)
 	once(t, truth, receipts, "success")
 	noGARM(t, s)
+	// A provider without agents can be tested, too: as far as its machine's script comes.
+	if out, errs, code := s.CLI(t, "provider", "check", "local"); code != 0 || !strings.Contains(out, "machine's script") {
+		t.Errorf("provider check: %d\n%s%s", code, out, errs)
+	}
+	noGARM(t, s)
 	mu.Lock()
 	t.Logf("what machines asked for: %v", asked)
 	for _, call := range []string{
