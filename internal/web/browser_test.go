@@ -198,7 +198,7 @@ func (tb *tab) settled() {
 
 // paths are the pages of the fake organization that are worth a visit.
 func paths(f *fake) []string {
-	out := []string{"/", "/jobs", "/jobs?state=queued", "/runners", "/runners?state=destroyed", "/pools", "/deliveries", "/usage", "/usage?by=day&period=30d", "/insights", "/insights?by=pool&period=30d", "/findings", "/about", "/jobs?q=nothing-like-this", "/jobs/404404"}
+	out := []string{"/", "/jobs", "/jobs?state=queued", "/runners", "/runners?state=destroyed", "/pools", "/providers", "/deliveries", "/usage", "/usage?by=day&period=30d", "/insights", "/insights?by=pool&period=30d", "/findings", "/about", "/jobs?q=nothing-like-this", "/jobs/404404"}
 	seen := map[muster.JobState]bool{}
 	for _, j := range f.jobs {
 		if !seen[j.State] {

@@ -826,6 +826,33 @@ func (f *fake) SetPool(_ context.Context, pool string, o muster.PoolOverride) er
 	return nil
 }
 
+// Providers are one that works and was tested, one that is held off, and one that is away.
+func (f *fake) Providers(context.Context) ([]muster.ProviderStatus, error) {
+	unlock, err := f.lock()
+	defer unlock()
+	at := func(s int) time.Time { return fakeNow.Add(-time.Hour + time.Duration(s)*time.Second) }
+	return []muster.ProviderStatus{
+		{Name: "local", Kind: "process", Summary: "Runners as processes.", Isolation: "That of a process.", State: muster.ProviderOK, Instances: map[string]int{"running": 2}, AnsweredIn: 4 * time.Millisecond,
+			Pools: []string{"linux-small"}, Offerings: []muster.Offering{{Name: "small", CPUs: 2, MemoryMiB: 4096}}, Abilities: []string{"keep"},
+			Check:  &muster.ProviderCheck{Provider: "local", Runner: "r-check", At: at(0), Inside: []muster.CheckStep{{Name: "disk", OK: true, Detail: "plenty"}}, After: []muster.CheckStep{{Name: "nothing left", OK: true}}},
+			Tester: muster.Runner{ID: "r-check", State: muster.RunnerDestroyed, Reason: "check passed", CreatedAt: at(0), LaunchedAt: at(1), ConnectedAt: at(2), FinishedAt: at(3), DestroyedAt: at(4)}},
+		{Name: "cloud", Kind: "garm", Summary: "Any cloud.", Isolation: "A machine.", State: muster.ProviderRefusing, Detail: "gpu: <no> capacity", Zones: []string{"a", "b"}, Abilities: []string{"gpu", "spot"},
+			Offerings: []muster.Offering{{Name: "gpu", CPUs: 8, MemoryMiB: 65536, GPUs: 2, Spot: true, PriceMicroUSD: 52000}},
+			Breakers: []muster.ProviderBreaker{
+				{Breaker: muster.Breaker{Failures: 3, At: fakeNow, Words: "no capacity"}, Pool: "linux-large", Offering: "gpu", State: muster.BreakerOpen, Room: 1},
+				{Zone: "a", Offering: "gpu", State: muster.BreakerHalfOpen},
+			},
+			Check:  &muster.ProviderCheck{Provider: "cloud", Runner: "r-bad", At: at(0), After: []muster.CheckStep{{Name: "nothing left", OK: true}}},
+			Tester: muster.Runner{ID: "r-bad", State: muster.RunnerDestroyed, Failed: true, Reason: "quota exceeded", CreatedAt: at(0), DestroyedAt: at(4)}},
+		{Name: "rack", Kind: "ssh", State: muster.ProviderUnreachable, Detail: "connection refused"},
+	}, err
+}
+
+func (f *fake) CheckProvider(_ context.Context, name string) error {
+	f.change(muster.Change{Kind: "runner", ID: name}, func() { f.commands = append(f.commands, "check "+name) })
+	return nil
+}
+
 func (f *fake) NudgePool(_ context.Context, pool string) error {
 	f.change(muster.Change{Kind: "decision", ID: pool}, func() { f.commands = append(f.commands, "nudge "+pool) })
 	return nil

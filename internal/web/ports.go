@@ -20,6 +20,8 @@ type Reads interface {
 	// Health is the state of what Muster stands on. It is read on every view of
 	// the overview, so it must not call GitHub or a provider.
 	Health(ctx context.Context) (Health, error)
+	// Providers are the configured providers as they were last found; it calls none.
+	Providers(ctx context.Context) ([]muster.ProviderStatus, error)
 }
 
 // JobReads are the questions about jobs.
@@ -107,6 +109,8 @@ type Commands interface {
 	// busy one is stopped as soon as it is idle.
 	StartMachine(ctx context.Context, id muster.MachineID) (muster.MachineAnswer, error)
 	StopMachine(ctx context.Context, id muster.MachineID) (muster.MachineAnswer, error)
+	// CheckProvider begins a test of a provider with a machine of its own.
+	CheckProvider(ctx context.Context, name string) error
 	// RedispatchDelivery acts on a stored delivery once more; repeats are harmless.
 	RedispatchDelivery(ctx context.Context, guid string) error
 }

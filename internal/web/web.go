@@ -142,6 +142,8 @@ func (s *site) pages() http.Handler {
 	get("/deliveries/{guid}/body", s.deliveryBody)
 	post("/deliveries/{guid}/redispatch", s.redispatch)
 	get("/usage", s.usage)
+	get("/providers", s.providers)
+	post("/providers/{name}/check", s.checkProvider)
 	get("/findings", s.findings)
 	get("/about", s.about)
 	mux.HandleFunc("GET /events", s.events)
@@ -275,6 +277,7 @@ var navigation = []navItem{
 	{"/jobs", "Jobs", "g j", "jobs"},
 	{"/runners", "Runners", "g r", "runners"},
 	{"/pools", "Pools", "g p", "pools"},
+	{"/providers", "Providers", "g v", "providers"},
 	{"/deliveries", "Deliveries", "g d", "deliveries"},
 	{"/usage", "Usage", "g u", "usage"},
 	{"/insights", "Insights", "g i", "insights"},
@@ -283,7 +286,7 @@ var navigation = []navItem{
 }
 
 var navTitles = map[string]string{
-	"jobs": "Jobs", "runners": "Runners", "pools": "Pools", "deliveries": "Deliveries", "usage": "Usage", "insights": "Insights", "findings": "Findings",
+	"jobs": "Jobs", "runners": "Runners", "pools": "Pools", "providers": "Providers", "deliveries": "Deliveries", "usage": "Usage", "insights": "Insights", "findings": "Findings",
 }
 
 // show writes a page with status 200.
@@ -327,6 +330,7 @@ var notices = map[string]string{
 	"resume":     "The pool makes runners again and is being decided anew.",
 	"scale":      "The limits are changed and the pool is being decided anew.",
 	"nudge":      "The pool is being decided anew.",
+	"check":      "The provider is being tested with a machine of its own.",
 	"redispatch": "The delivery is being dispatched again.",
 
 	"machine-" + muster.MachineAnswerStarting: "The machine is being started. One that is still stopping is started once it has stopped.",
