@@ -24,8 +24,16 @@ func TestMain(m *testing.M) {
 		controlPlane(root)
 		return
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if labDir != "" {
+			_ = os.RemoveAll(labDir) // machines and templates; what runs in it is ended by its test
+		}
+		os.Exit(code)
+	}))
 }
+
+// labDir is the directory of theLab, once that is made.
+var labDir string
 
 // runScript is what the images of these tests run for a runner: it tells what a copy
 // of a machine could have in common with another, then waits for a job that never comes.
@@ -91,6 +99,7 @@ func (l *lab) make() error {
 	if l.dir, err = os.MkdirTemp("", "muster-qemu-"); err != nil {
 		return err
 	}
+	labDir = l.dir
 	l.images, l.agent = filepath.Join(l.dir, "images"), filepath.Join(l.dir, "muster-agent")
 	if l.kernel, err = cachedKernel(ctx, store); err != nil {
 		return err
