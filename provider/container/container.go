@@ -189,6 +189,10 @@ func (p *Provider) Create(ctx context.Context, spec provider.Spec) (provider.Ins
 		return p.look(made.Summary), nil
 	}
 	if err := p.launch(ctx, spec, made.Summary); err != nil {
+		// What another call made is that call's, unless nobody may start it.
+		if made.mine || errors.Is(err, provider.ErrInvalid) {
+			p.undo(ctx, p.cfg.name(spec.Runner))
+		}
 		return provider.Instance{}, err
 	}
 	made.State = container.StateRunning
@@ -297,17 +301,18 @@ func (p *places) free(runner muster.RunnerID) {
 	delete(p.promised, runner)
 }
 
-// made is a container that exists, and whether somebody has started it already.
+// made is a container that exists, whether somebody has started it already, and whether
+// this call has created it.
 type made struct {
 	container.Summary
-	started bool
+	started, mine bool
 }
 
 // make creates the runner's container, with its image and network, or finds the one that another
 // call has created.
 func (p *Provider) make(ctx context.Context, spec provider.Spec, gpus []string, exists bool) (made, error) {
 	if exists {
-		return p.find(ctx, spec.Runner)
+		return p.taken(ctx, spec.Runner, nil)
 	}
 	image, err := imageName(cmp.Or(spec.Offering.Image, p.cfg.Image))
 	if err != nil {
@@ -323,7 +328,7 @@ func (p *Provider) make(ctx context.Context, spec provider.Spec, gpus []string, 
 	}
 	now := time.Now().Truncate(time.Microsecond)
 	req := p.cfg.request(spec, image.String(), gpus, p.engine.local(), p.engine.podman(), now)
-	err = p.create(ctx, req)
+	id, err := p.create(ctx, req)
 	if errdefs.IsNotFound(err) && noImage(err) {
 		if p.cfg.Pull == PullNever {
 			return made{}, fmt.Errorf("%w: the engine has no image %s, and pull is never: load it, or set pull: missing", provider.ErrInvalid, image)
@@ -331,7 +336,7 @@ func (p *Provider) make(ctx context.Context, spec provider.Spec, gpus []string, 
 		if err := p.pull(ctx, image); err != nil {
 			return made{}, err
 		}
-		err = p.create(ctx, req)
+		id, err = p.create(ctx, req)
 	}
 	if err != nil {
 		if found, lost := p.taken(ctx, spec.Runner, err); lost == nil {
@@ -342,25 +347,36 @@ func (p *Provider) make(ctx context.Context, spec provider.Spec, gpus []string, 
 		}
 		return made{}, p.classify("create container", err)
 	}
-	return made{Summary: container.Summary{Names: []string{"/" + req.Name}, Labels: req.Config.Labels, State: container.StateCreated}}, nil
+	return made{Summary: container.Summary{ID: id, Names: []string{"/" + req.Name}, Labels: req.Config.Labels, State: container.StateCreated}, mine: true}, nil
 }
 
-// visible is how long a container whose name is taken may need to be listed: Docker
-// gives names away before it has made what they name.
+// visible is how long a container may need to be what its name promises: Docker gives
+// the name away first, then lists the container, and only then answers questions about it.
 const visible = 3 * time.Second
 
 // taken finds the container that another call was faster to create, or that was created by one whose
-// answer was lost.
+// answer was lost. refused is what the engine said to a creation, if one was tried.
 func (p *Provider) taken(ctx context.Context, runner muster.RunnerID, refused error) (made, error) {
-	conflict := errdefs.IsConflict(refused) || strings.Contains(refused.Error(), "already in use")
+	conflict := refused == nil || errdefs.IsConflict(refused) || strings.Contains(refused.Error(), "already in use")
 	for end := time.Now().Add(visible); ; {
 		found, err := p.find(ctx, runner)
-		if err == nil || !conflict || !errors.Is(err, provider.ErrNotFound) || time.Now().After(end) {
+		if err == nil && !found.started {
+			_, err = p.engine.ContainerInspect(ctx, found.ID, inspectAll)
+			if errdefs.IsNotFound(err) {
+				err = fmt.Errorf("%w: container %s is still being made", provider.ErrNotFound, found.ID)
+			} else {
+				err = p.classify("inspect container", err)
+			}
+		}
+		if err == nil || !conflict || !errors.Is(err, provider.ErrNotFound) {
 			return found, err
+		}
+		if time.Now().After(end) {
+			return made{}, fmt.Errorf("%w: %w", provider.ErrTransient, err)
 		}
 		select {
 		case <-ctx.Done():
-			return made{}, err
+			return made{}, fmt.Errorf("%w: %w: %w", provider.ErrTransient, ctx.Err(), err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -368,12 +384,14 @@ func (p *Provider) taken(ctx context.Context, runner muster.RunnerID, refused er
 
 func noImage(err error) bool { return strings.Contains(strings.ToLower(err.Error()), "image") }
 
-func (p *Provider) create(ctx context.Context, req client.ContainerCreateOptions) error {
+// create returns the engine's id of a new container. Docker may not know it by its
+// name yet.
+func (p *Provider) create(ctx context.Context, req client.ContainerCreateOptions) (string, error) {
 	answer, err := p.engine.ContainerCreate(ctx, req)
 	for _, w := range answer.Warnings {
 		p.log.Debug("engine's warning", "instance", req.Name, "warning", w)
 	}
-	return err
+	return answer.ID, err
 }
 
 // find returns the runner's own container.
@@ -384,7 +402,7 @@ func (p *Provider) find(ctx context.Context, runner muster.RunnerID) (made, erro
 	}
 	for _, part := range parts {
 		if part.Labels[labelPart] == partRunner {
-			return made{part, state(part.State) != container.StateCreated}, nil
+			return made{Summary: part, started: state(part.State) != container.StateCreated}, nil
 		}
 	}
 	return made{}, fmt.Errorf("%w: runner %s has no container", provider.ErrNotFound, runner)
@@ -393,22 +411,16 @@ func (p *Provider) find(ctx context.Context, runner muster.RunnerID) (made, erro
 // launch verifies a created container, starts it and hands over the token. Two calls
 // may do so at once: a start of what has started is nothing, and the agent reads
 // one of two tokens.
-func (p *Provider) launch(ctx context.Context, spec provider.Spec, c container.Summary) (err error) {
-	name := p.cfg.name(spec.Runner)
-	defer func() {
-		if err != nil {
-			p.undo(ctx, name)
-		}
-	}()
-	if err := p.verify(ctx, name); err != nil {
+func (p *Provider) launch(ctx context.Context, spec provider.Spec, c container.Summary) error {
+	if err := p.verify(ctx, c.ID); err != nil {
 		return err
 	}
 	if !p.engine.local() {
-		if err := p.copyAgent(ctx, name); err != nil {
+		if err := p.copyAgent(ctx, c.ID); err != nil {
 			return err
 		}
 	}
-	in, err := p.engine.ContainerAttach(ctx, name, client.ContainerAttachOptions{Stream: true, Stdin: true})
+	in, err := p.engine.ContainerAttach(ctx, c.ID, client.ContainerAttachOptions{Stream: true, Stdin: true})
 	if err != nil {
 		return p.classify("attach to container", err)
 	}
@@ -416,12 +428,12 @@ func (p *Provider) launch(ctx context.Context, spec provider.Spec, c container.S
 	// Writing does not know the context, and closing ends it.
 	stop := context.AfterFunc(ctx, in.Close)
 	defer stop()
-	if _, err := p.engine.ContainerStart(ctx, name, client.ContainerStartOptions{}); err != nil {
+	if _, err := p.engine.ContainerStart(ctx, c.ID, client.ContainerStartOptions{}); err != nil {
 		return p.startFailed("start container", err)
 	}
 	if p.cfg.Sidecar != nil {
 		if err := p.startSidecar(ctx, spec); err != nil {
-			p.kill(ctx, name)
+			p.kill(ctx, c.ID)
 			return err
 		}
 	}
@@ -431,7 +443,7 @@ func (p *Provider) launch(ctx context.Context, spec provider.Spec, c container.S
 	if err := in.CloseWrite(); err != nil && !errors.Is(err, net.ErrClosed) {
 		return p.handOver(ctx, err)
 	}
-	p.log.Debug("runner started", "runner", spec.Runner, "instance", name, "trace_id", spec.TraceID, "created", c.Labels[labelCreated])
+	p.log.Debug("runner started", "runner", spec.Runner, "instance", p.cfg.name(spec.Runner), "trace_id", spec.TraceID, "created", c.Labels[labelCreated])
 	return nil
 }
 
@@ -475,7 +487,7 @@ func (p *Provider) kill(ctx context.Context, name string) {
 
 // copyAgent puts the agent into a container of an engine that does not see this
 // machine's files.
-func (p *Provider) copyAgent(ctx context.Context, name string) error {
+func (p *Provider) copyAgent(ctx context.Context, id string) error {
 	program, err := os.ReadFile(p.cfg.Agent)
 	if err != nil {
 		return fmt.Errorf("%w: read agent: %w", provider.ErrTransient, err)
@@ -491,7 +503,7 @@ func (p *Provider) copyAgent(ctx context.Context, name string) error {
 	if err := errors.Join(err, w.Close()); err != nil {
 		return fmt.Errorf("%w: pack agent: %w", provider.ErrInvalid, err)
 	}
-	if _, err := p.engine.CopyToContainer(ctx, name, client.CopyToContainerOptions{DestinationPath: "/", Content: &archive}); err != nil {
+	if _, err := p.engine.CopyToContainer(ctx, id, client.CopyToContainerOptions{DestinationPath: "/", Content: &archive}); err != nil {
 		return p.classify("copy "+path.Base(p.cfg.Agent)+" into container", err)
 	}
 	return nil

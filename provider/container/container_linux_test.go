@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -104,5 +105,29 @@ func TestConformance(t *testing.T) { // 4-51 4-52 4-14
 			e := start(t, enginetest.Options{})
 			providertest.Run(t, harness(e, config(t, e), t))
 		})
+	}
+}
+
+// 4-51: Docker lists a container before it answers questions about it, so that a call that found one of another
+// call's must wait, and must not remove it.
+func TestManyCallsForOneRunner(t *testing.T) {
+	t.Parallel()
+	e := enginetest.Docker(t, enginetest.Options{})
+	for round := range 8 {
+		providers := []*Provider{open(t, config(t, e)), open(t, config(t, e))}
+		spec := specFor(muster.RunnerID(fmt.Sprintf("r-many-%d", round)))
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				if _, err := providers[i%2].Create(t.Context(), spec); err != nil {
+					t.Errorf("round %d, call %d: %v", round, i, err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := len(e.Containers(t)); n != 1 {
+			t.Errorf("round %d: %d containers", round, n)
+		}
+		destroy(t, providers[0], spec.Runner)
 	}
 }

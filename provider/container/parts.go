@@ -21,14 +21,15 @@ func (p *Provider) startSidecar(ctx context.Context, spec provider.Spec) error {
 		return fmt.Errorf("%w: sidecar: %w", provider.ErrInvalid, err)
 	}
 	req := p.cfg.sidecarRequest(spec, image.String(), time.Now())
-	err = p.create(ctx, req)
+	id, err := p.create(ctx, req)
 	if errdefs.IsNotFound(err) && noImage(err) && p.cfg.Pull != PullNever {
 		if err := p.pull(ctx, image); err != nil {
 			return err
 		}
-		err = p.create(ctx, req)
+		id, err = p.create(ctx, req)
 	}
 	if err != nil {
+		id = req.Name // another call for this runner may have been faster
 		if parts, lost := p.parts(ctx, spec.Runner); lost != nil || len(parts) < 2 {
 			if errdefs.IsNotFound(err) {
 				return fmt.Errorf("%w: create sidecar from %s: %w", provider.ErrInvalid, image, err)
@@ -36,10 +37,10 @@ func (p *Provider) startSidecar(ctx context.Context, spec provider.Spec) error {
 			return p.classify("create sidecar", err)
 		}
 	}
-	if err := p.verify(ctx, req.Name); err != nil {
+	if err := p.verify(ctx, id); err != nil {
 		return fmt.Errorf("sidecar: %w", err)
 	}
-	if _, err := p.engine.ContainerStart(ctx, req.Name, client.ContainerStartOptions{}); err != nil {
+	if _, err := p.engine.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
 		return p.startFailed("start sidecar", err)
 	}
 	return nil
