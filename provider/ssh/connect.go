@@ -251,16 +251,27 @@ func (h *host) run(ctx context.Context, c call) (string, error) {
 	return said, nil
 }
 
-// errStale says that a connection that was idle turns out to have ended.
-var errStale = errors.New("the connection had ended")
+var (
+	// errStale says that a connection that was idle turns out to have ended.
+	errStale = errors.New("the connection had ended")
+	// errBusy says that sshd takes no further session now: those of calls that nobody
+	// waits for any more count until their programs end.
+	errBusy = errors.New("no session is free")
+)
 
 // exec runs a command with an input.
 func (h *host) exec(ctx context.Context, command string, in io.Reader) (string, error) {
-	out, err := h.execOnce(ctx, command, in)
-	if errors.Is(err, errStale) && ctx.Err() == nil {
-		out, err = h.execOnce(ctx, command, in) // nothing was read of in
+	stale := false
+	for {
+		out, err := h.execOnce(ctx, command, in)
+		switch { // what is tried again has read nothing of in
+		case errors.Is(err, errStale) && !stale && ctx.Err() == nil:
+			stale = true
+		case errors.Is(err, errBusy) && sleep(ctx, 100*time.Millisecond) == nil:
+		default:
+			return out, err
+		}
 	}
-	return out, err
 }
 
 func (h *host) execOnce(ctx context.Context, command string, in io.Reader) (string, error) {
@@ -279,7 +290,9 @@ func (h *host) execOnce(ctx context.Context, command string, in io.Reader) (stri
 		defer func() { <-h.sessions }()
 		session, err := conn.client.NewSession()
 		if err != nil {
-			if _, refused := errors.AsType[*gossh.OpenChannelError](err); !refused {
+			if _, refused := errors.AsType[*gossh.OpenChannelError](err); refused {
+				err = fmt.Errorf("%w: %w", errBusy, err)
+			} else {
 				h.drop(conn)
 				err = fmt.Errorf("%w: %w", errStale, err)
 			}

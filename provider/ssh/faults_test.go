@@ -330,10 +330,9 @@ func TestConnectionsKilled(t *testing.T) {
 			}
 		}
 	})
-	const n = 5
 	var ids []muster.RunnerID
 	failures := 0
-	for i := range n {
+	for i := 0; i < 5 || failures == 0 && i < 50; i++ {
 		id := muster.RunnerID(fmt.Sprintf("r-killed-%d", i))
 		ids = append(ids, id)
 		until(t, "it is never created", func() bool {
@@ -725,6 +724,39 @@ func TestArguments(t *testing.T) {
 	for i := range 3 {
 		destroy(t, p, muster.RunnerID(fmt.Sprintf("r-argv-%d", i)))
 	}
+}
+
+// Calls that were given up go on, and count as sessions for sshd: later ones wait for
+// a free one.
+func TestSessionsRunOut(t *testing.T) {
+	s := newSite(t, waitForEver)
+	p := open(t, s.config("sessions"))
+	h := p.hosts[0]
+	if v := h.look(t.Context(), ""); v.err != nil {
+		t.Fatal(v.err)
+	}
+	gate := filepath.Join(s.Dir, "gate")
+	given, giveUp := context.WithCancel(t.Context())
+	var calls sync.WaitGroup
+	for range 2 { // sshd has ten
+		for range maxSessions {
+			calls.Go(func() { _, _ = h.exec(given, "trap '' HUP; until [ -e "+quote(gate)+" ]; do sleep 0.05; done", nil) })
+		}
+		until(t, "they do not run", func() bool { return len(h.sessions) == maxSessions })
+		giveUp()
+		calls.Wait()
+		given, giveUp = context.WithCancel(t.Context())
+	}
+	defer giveUp()
+	calls.Go(func() {
+		if v := h.look(t.Context(), ""); v.err != nil {
+			t.Error(v.err)
+		}
+	})
+	if err := os.WriteFile(gate, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	calls.Wait()
 }
 
 // What fails on the host says so in its words, and leaves nothing.

@@ -162,7 +162,8 @@ func TestKind(t *testing.T) { providertest.Describe(t, Kind()) }
 func TestConformance(t *testing.T) {
 	s := newSite(t, waitForEver)
 	providertest.Run(t, providertest.Harness{
-		Open: func(t providertest.T, owner string) provider.Provider { return open(t, s.config(owner)) },
+		Patience: 30 * time.Second,
+		Open:     func(t providertest.T, owner string) provider.Provider { return open(t, s.config(owner)) },
 		OpenWith: func(t providertest.T, owner string, max int) provider.Provider {
 			c := s.config(owner)
 			c.Slots = max
