@@ -88,11 +88,11 @@ func TestRights(t *testing.T) {
 				External struct{ Metric struct{ Name string } }
 			}
 		}
-	}](t, kubectl(t, "get", "hpa", "-n", "rights-default", "muster-room-tiny", "-o", "json"))
-	if hpa.Spec.MaxReplicas != 3 || hpa.Spec.ScaleTargetRef.Kind != "Deployment" || hpa.Spec.ScaleTargetRef.Name != "muster-room-tiny" || hpa.Spec.Metrics[0].External.Metric.Name != "muster_jobs_waiting" {
+	}](t, kubectl(t, "get", "hpa", "-n", "rights-default", "muster-room-linux", "-o", "json"))
+	if hpa.Spec.MaxReplicas != 3 || hpa.Spec.ScaleTargetRef.Kind != "Deployment" || hpa.Spec.ScaleTargetRef.Name != "muster-room-linux" || hpa.Spec.Metrics[0].External.Metric.Name != "muster_runners" {
 		t.Errorf("autoscaler: %+v", hpa)
 	}
-	kubectl(t, "scale", "deployment", "-n", "rights-default", "muster-room-tiny", "--replicas=2")
+	kubectl(t, "scale", "deployment", "-n", "rights-default", "muster-room-linux", "--replicas=2")
 	until(t, time.Minute, func() (bool, string) {
 		n := kubectl(t, "get", "pods", "-n", "rights-default", "-l", labelRole+"=room", "--field-selector=status.phase=Running", "-o", "name")
 		return len(strings.Fields(n)) == 2, "placeholders: " + n

@@ -124,9 +124,10 @@ type Toleration struct {
 
 // Room are the placeholders of offerings with is_autoscale (C28).
 type Room struct {
-	// Max is how many placeholders an offering may have; 0 keeps none.
+	// Max is how many placeholders a pool may have; 0 keeps none.
 	Max int `json:"max,omitempty"`
-	// Metric is an external metric that counts waiting jobs.
+	// Metric is an external metric that counts a pool's runners by state: the control
+	// plane's own, through an adapter.
 	Metric string `json:"metric,omitempty"`
 	Image  string `json:"image,omitempty"`
 	// PriorityClass must be below that of runners, which push placeholders out.
@@ -154,7 +155,7 @@ func Defaults() Config {
 		User: 1001, Group: 1001, GPUResource: "nvidia.com/gpu", DiskMiB: 2048, DiskLimitMiB: 20480,
 		Docker: dockerNone, DockerImage: "docker:dind",
 		Grace: provider.Duration(30 * time.Second), StartTimeout: provider.Duration(10 * time.Minute), CapacityAfter: provider.Duration(2 * time.Minute),
-		Room: Room{Metric: "muster_jobs_waiting", Image: "registry.k8s.io/pause:3.10", PriorityClass: "muster-room"},
+		Room: Room{Metric: "muster_runners", Image: "registry.k8s.io/pause:3.10", PriorityClass: "muster-room"},
 	}
 }
 

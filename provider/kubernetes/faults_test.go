@@ -270,6 +270,7 @@ func TestDrainedAndDeleted(t *testing.T) {
 // proves that the control plane is not to blame, and stay until the node is removed.
 func TestNodeLost(t *testing.T) {
 	c := own(t, "node")
+	t.Parallel() // after all others, with TestTwoThousandPods: the node is of no use meanwhile
 	a := admin(t)
 	lease := secondNode(t)
 	p := open(t, c)

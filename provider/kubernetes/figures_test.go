@@ -86,8 +86,12 @@ func TestFigures(t *testing.T) {
 				kib += resident(t, pid)
 			}
 		}
-		destroy(t, p, spec.Runner)
 	}
+	var ending sync.WaitGroup
+	for i := range n { // the clean-up would take them one by one
+		ending.Go(func() { _ = p.Delete(t.Context(), muster.RunnerID(fmt.Sprintf("r-figure-%d", i))) })
+	}
+	ending.Wait()
 	slices.Sort(took)
 	providertest.Figure(t, "kubernetes", providertest.FigureConnect, fmt.Sprintf("%d ms (n=%d)", took[n/2].Milliseconds(), n))
 	providertest.Figure(t, "kubernetes", providertest.FigureMemory, fmt.Sprintf("%d MiB", (kib+1023)/1024))
@@ -117,6 +121,7 @@ func resident(t *testing.T, pid int) int {
 // They wait for a node that does not exist: what is measured is everything but a kubelet.
 func TestTwoThousandPods(t *testing.T) {
 	c := own(t, "scale")
+	t.Parallel() // beside TestNodeLost: no pod here needs the node
 	const n = 2000
 	c.NodeSelector = map[string]string{"nowhere": "true"}
 	c.CapacityAfter, c.StartTimeout = provider.Duration(time.Hour), provider.Duration(time.Hour)

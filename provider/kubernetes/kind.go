@@ -71,7 +71,7 @@ func description() provider.Description {
 			"grace":              "how long a pod may take to end when it is deleted",
 			"start_timeout":      "how long a pod may take to start, waiting for a node and pulling images included, before it is given up",
 			"capacity_after":     "how long a pod may find no node before no more of its size are made",
-			"room":               "placeholders for offerings with `is_autoscale`: `max` of them, by the external `metric`, with `image` and `priority_class`",
+			"room":               "placeholders for pools whose offering has `is_autoscale`: `max` of them for each, by the external `metric`, with `image` and `priority_class`",
 		}),
 		Example: `providers:
   - name: cluster

@@ -145,7 +145,7 @@ func (p *Provider) Create(ctx context.Context, spec provider.Spec) (provider.Ins
 			return provider.Instance{}, p.class(ctx, "give pod "+pod.Name+" its boot token", err)
 		}
 	}
-	p.keepRoom(ctx, pod.Namespace, spec.Offering)
+	p.keepRoom(ctx, pod.Namespace, spec.Pool, spec.Offering)
 	return p.instance(ctx, pod), nil
 }
 

@@ -16,16 +16,16 @@ import (
 // C28, S4-20, S4-35, S4-52. Runners have one scaler, the planner: an autoscaler that
 // counted pods would end busy ones. What an autoscaler can do well is to keep room
 // on nodes. So for an offering with is_autoscale there is a Deployment of pods that
-// do nothing, of the offering's size and of a lower priority, and an autoscaler that
-// wants as many of them as there are waiting jobs. A runner pushes one out and
+// do nothing for each pool of it, of the offering's size and of a lower priority, and an
+// autoscaler that wants as many of them as the pool has runners on their way. A runner pushes one out and
 // starts at once; the one that was pushed out makes the cluster add a node.
 
-// room renders an offering's placeholders and what scales them.
-func (c Config) room(ns string, o muster.Offering) (*appsv1.Deployment, *autoscalingv2.HorizontalPodAutoscaler) {
-	name := "muster-room-" + slug(o.Name, 40)
-	labels := map[string]string{labelRole: "room", label + "offering": labelValue(o.Name), "app.kubernetes.io/managed-by": "muster"}
+// room renders a pool's placeholders and what scales them.
+func (c Config) room(ns, pool string, o muster.Offering) (*appsv1.Deployment, *autoscalingv2.HorizontalPodAutoscaler) {
+	name := "muster-room-" + slug(pool, 40)
+	labels := map[string]string{labelRole: "room", labelPool: labelValue(pool), "app.kubernetes.io/managed-by": "muster"}
 	fence := &corev1.SecurityContext{AllowPrivilegeEscalation: new(false), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
-	pod := corev1.PodSpec{
+	idle := corev1.PodSpec{
 		ServiceAccountName: account, AutomountServiceAccountToken: new(false), EnableServiceLinks: new(false),
 		TerminationGracePeriodSeconds: new(int64(0)),
 		PriorityClassName:             c.Room.PriorityClass,
@@ -39,10 +39,10 @@ func (c Config) room(ns string, o muster.Offering) (*appsv1.Deployment, *autosca
 		}},
 	}
 	if o.Spot {
-		pod.NodeSelector = map[string]string{}
-		set(&pod.NodeSelector, c.NodeSelector)
-		set(&pod.NodeSelector, c.SpotNodeSelector)
-		pod.Tolerations = append(pod.Tolerations, tolerations(c.SpotTolerations)...)
+		idle.NodeSelector = map[string]string{}
+		set(&idle.NodeSelector, c.NodeSelector)
+		set(&idle.NodeSelector, c.SpotNodeSelector)
+		idle.Tolerations = append(idle.Tolerations, tolerations(c.SpotTolerations)...)
 	}
 	deployment := &appsv1.Deployment{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
@@ -50,7 +50,7 @@ func (c Config) room(ns string, o muster.Offering) (*appsv1.Deployment, *autosca
 		// The number of replicas is the autoscaler's alone.
 		Spec: appsv1.DeploymentSpec{
 			Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: pod},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: idle},
 		},
 	}
 	scaler := &autoscalingv2.HorizontalPodAutoscaler{
@@ -63,7 +63,7 @@ func (c Config) room(ns string, o muster.Offering) (*appsv1.Deployment, *autosca
 			Metrics: []autoscalingv2.MetricSpec{{
 				Type: autoscalingv2.ExternalMetricSourceType,
 				External: &autoscalingv2.ExternalMetricSource{
-					Metric: autoscalingv2.MetricIdentifier{Name: c.Room.Metric, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"offering": o.Name}}},
+					Metric: autoscalingv2.MetricIdentifier{Name: c.Room.Metric, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"pool": labelValue(pool), "state": string(muster.RunnerProvisioning)}}},
 					Target: autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: resource.NewQuantity(1, resource.DecimalSI)},
 				},
 			}},
@@ -72,13 +72,13 @@ func (c Config) room(ns string, o muster.Offering) (*appsv1.Deployment, *autosca
 	return deployment, scaler
 }
 
-// keepRoom makes the placeholders of an offering, or removes those that it had. An
-// error is told and keeps no job waiting.
-func (p *Provider) keepRoom(ctx context.Context, ns string, o muster.Offering) {
-	if p.cfg.Room.Max == 0 || o.Name == "" {
+// keepRoom makes the placeholders of a pool, or removes those that it had. An error
+// is told and keeps no job waiting.
+func (p *Provider) keepRoom(ctx context.Context, ns, pool string, o muster.Offering) {
+	if p.cfg.Room.Max == 0 {
 		return
 	}
-	key := ns + "/" + o.Name
+	key := ns + "/" + pool
 	p.mu.Lock()
 	is, known := p.rooms[key]
 	p.rooms[key] = o
@@ -86,7 +86,7 @@ func (p *Provider) keepRoom(ctx context.Context, ns string, o muster.Offering) {
 	if known && is == o {
 		return
 	}
-	deployment, scaler := p.cfg.room(ns, o)
+	deployment, scaler := p.cfg.room(ns, pool, o)
 	var err error
 	if o.Autoscale {
 		err = p.apply(ctx, object{p.client.AppsV1().RESTClient(), "deployments", ns, deployment.Name, deployment})
@@ -103,7 +103,7 @@ func (p *Provider) keepRoom(ctx context.Context, ns string, o muster.Offering) {
 		p.mu.Lock()
 		delete(p.rooms, key) // the next runner tries again
 		p.mu.Unlock()
-		p.log.Error("keep room for an offering", "namespace", ns, "offering", o.Name, "error", err)
+		p.log.Error("keep room for a pool", "namespace", ns, "pool", pool, "error", err)
 	}
 }
 
