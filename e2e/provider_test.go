@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/muster-ci/muster/githubsim"
 )
 
 // A provider is tested end to end with one trivial job: a real machine, whose agent looks
@@ -187,4 +190,61 @@ func TestProviderZones(t *testing.T) {
 			t.Errorf("zone %s was never used", zone)
 		}
 	}
+}
+
+// S4-47 S4-62: an idle runner of one project, limited to one repository, is not given to a job of
+// another project's repository that asks for the very same labels; that job waits for its
+// own pool.
+func TestRunnersOfOneRepositoryAndProject(t *testing.T) {
+	t.Parallel()
+	s := stand(t, Options{MaxRunners: 2, Pool: "project: web, no_job_timeout: 1m", World: func(sim *githubsim.Server) error {
+		return errors.Join(oneRepository(sim), sim.CreateRepository("acme/other", githubsim.RepositoryOptions{Private: true}))
+	}})
+	text, err := os.ReadFile(s.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := strings.NewReplacer("    scope: acme\n", "    scope: acme/web\n    repositories: [acme/web]\n", "max_runners: 2}", "max_runners: 2, min_runners: 1}").Replace(string(text))
+	pools := strings.Index(ours, "pools:\n") + len("pools:\n")
+	ours = ours[:pools] + "  - {name: other, project: other, scope: acme/other, labels: [self-hosted, linux], provider: local, offering: small, enabled: false, no_job_timeout: 5s}\n" + ours[pools:]
+	if err := os.WriteFile(s.Config, []byte(ours), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.Serve(t)
+	eventually(t, 20*time.Second, func() (bool, string) {
+		out, _, _ := s.CLI(t, "pool", "list")
+		truth := s.Sim.Truth()
+		return len(truth.Runners) == 1 && truth.Runners[0].Connected, fmt.Sprintf("%s%+v", out, truth.Runners)
+	})
+	stranger, err := s.Sim.InjectJob(githubsim.JobOptions{Repo: "acme/other", Labels: Labels, Duration: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := s.Inject(t, 2, 100*time.Millisecond) // served meanwhile, one after the other
+	s.AwaitJobs(t, 2, time.Minute)
+	for _, id := range own {
+		if j, _ := s.Sim.Truth().Job(id); j.Conclusion != "success" {
+			t.Errorf("job %d of the repository: %s", id, j.Conclusion)
+		}
+	}
+	if j, _ := s.Sim.Truth().Job(stranger); j.Status != "queued" {
+		t.Fatalf("a job of another project and repository is %s", j.Status)
+	}
+	why, _, _ := s.CLI(t, "job", "why", fmt.Sprint(stranger))
+	if !strings.Contains(why, "pool other is disabled") {
+		t.Errorf("why: %s", why)
+	}
+	if _, errs, code := s.CLI(t, "pool", "enable", "other"); code != 0 {
+		t.Fatal(errs)
+	}
+	s.AwaitJobs(t, 3, time.Minute)
+	eventually(t, 10*time.Second, func() (bool, string) {
+		receipts, err := s.receipts(t.Context())
+		for _, r := range receipts {
+			if r.JobId == stranger {
+				return r.Pool == "other" && r.Project == "other", r.String()
+			}
+		}
+		return false, fmt.Sprint(receipts, err)
+	})
 }
