@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -56,6 +57,15 @@ func garmCloud(t *testing.T, exe, version string, own map[string]any) func(s *St
 			// Machines outlive the control plane on purpose, but not the test.
 			for _, name := range garmMachines(t, s) {
 				t.Errorf("machine %s is left in the cloud", name)
+				var m struct{ PID int }
+				text, err := os.ReadFile(filepath.Join(name, "machine.json"))
+				if err != nil || json.Unmarshal(text, &m) != nil || m.PID == 0 {
+					continue
+				}
+				// Its number may be somebody else's by now: a machine names its directory.
+				if args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", m.PID)); err == nil && bytes.Contains(args, []byte(name)) {
+					_ = syscall.Kill(m.PID, syscall.SIGKILL) // all of its processes end with the first
+				}
 			}
 		})
 		return fmt.Sprintf("kind: garm\nconfig:\n  executable: %s\n  config_file: cloud.json\n  interface_version: %s\n  disable_updates_on_boot: true\n  settle: 0s\n  max: 4\n", exe, version)
