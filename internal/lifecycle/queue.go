@@ -19,6 +19,9 @@ func (a *Activities) noteQueue(ctx context.Context, r muster.Runner, in provider
 	if !a.Backends[r.Provider].Queues || !r.ConnectedAt.IsZero() || !r.UpAt.IsZero() {
 		return nil
 	}
+	if in.State == provider.InstanceStarting && a.unwanted(ctx, r) {
+		return a.askToDrain(ctx, r.Workspace, r.ID, "no job waits for it any more")
+	}
 	reason := "waits at provider " + r.Provider + ": " + in.Detail
 	note := reason
 	if in.State == provider.InstanceRunning {
@@ -37,6 +40,35 @@ func (a *Activities) noteQueue(ctx context.Context, r muster.Runner, in provider
 		return nil
 	})
 	return err
+}
+
+// unwanted reports whether a machine that still waits in its platform's queue is to be
+// taken out of it (4-42): the job that it was made for waits no more, and there are more
+// runners without a job than jobs that wait. What cannot be learnt keeps it.
+func (a *Activities) unwanted(ctx context.Context, r muster.Runner) bool {
+	if r.Warm || r.For == 0 || r.Drain != "" || r.Purpose != "" {
+		return false
+	}
+	j, err := a.Store.JobByID(ctx, r.Workspace, r.For)
+	if err != nil || j.State == muster.JobQueued || j.State == muster.JobWaiting {
+		return false
+	}
+	snap, err := a.Store.PoolSnapshot(ctx, r.Workspace, r.Pool)
+	if err != nil {
+		return false
+	}
+	wait, free := snap.Unnamed, 0
+	for _, j := range snap.Jobs {
+		if j.State == muster.JobQueued {
+			wait++
+		}
+	}
+	for _, other := range snap.Runners {
+		if !other.Busy && other.State != muster.RunnerActive && other.State != muster.RunnerDraining {
+			free++
+		}
+	}
+	return wait < free
 }
 
 // build is the build request that a runner is launched with. A runner of the floor is

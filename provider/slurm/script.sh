@@ -32,6 +32,7 @@ stopped=
 end() {
 	code=$?
 	trap - EXIT
+	trap '' TERM INT # scancel signals rm as well, which inherits this
 	cd /
 	rm -rf "$dir"
 	# A log with nothing wrong in it is only litter.
