@@ -230,6 +230,7 @@ func TestSurvivesTheControlPlane(t *testing.T) { // 4-51
 	if left := tagged(t, "r-survivor"); len(left) > 0 {
 		t.Errorf("left over: %+v", left)
 	}
+	providertest.Survived(t, "process", "control plane killed while machines run")
 }
 
 // controlPlane is the program of TestSurvivesTheControlPlane.
@@ -347,6 +348,7 @@ func TestCrashDuringCreate(t *testing.T) { // 4-51
 		}
 		t.Error("a missing root reads as no instances")
 	})
+	providertest.Survived(t, "process", "control plane killed at every point of a creation")
 }
 
 func TestCreateFails(t *testing.T) {
@@ -368,6 +370,7 @@ func TestCreateFails(t *testing.T) {
 			}
 		})
 	}
+	providertest.Survived(t, "process", "creation that fails half-way")
 }
 
 func TestPidOfAnother(t *testing.T) { // 4-47
@@ -410,6 +413,7 @@ func TestPidOfAnother(t *testing.T) { // 4-47
 	if a, err := proc.Read(other.Process.Pid); err != nil || !a.Alive() {
 		t.Fatal("delete killed a stranger")
 	}
+	providertest.Survived(t, "process", "process id taken over by another process")
 }
 
 // TestNothingEscapes deletes runners whose jobs try to stay.
@@ -451,6 +455,7 @@ func TestNothingEscapes(t *testing.T) { // 4-41
 			})
 		}
 	}
+	providertest.Survived(t, "process", "processes that leave their group and session")
 }
 
 func firstAgent(t *testing.T, p *Provider, id muster.RunnerID) proc.Process {
@@ -498,6 +503,7 @@ func TestDeleteGoesOnWhereTheLastOneLeft(t *testing.T) {
 	if err := open(t, c).Delete(t.Context(), "r-stubborn"); !errors.Is(err, provider.ErrNotFound) {
 		t.Errorf("the next delete: %v", err)
 	}
+	providertest.Survived(t, "process", "deletion that was interrupted")
 }
 
 func TestLimits(t *testing.T) {

@@ -151,6 +151,9 @@ func isolation(t *testing.T, s *store.Store) {
 		"NoteScaleSet": func() error {
 			return s.NoteScaleSet(ctx, other, "a", []muster.ScaleSetJob{assignment("one", 7, muster.ScaleSetJobCompleted)}, &muster.ScaleSetStatistics{Assigned: 5}, base)
 		},
+		"AddRunner": func() error {
+			return s.AddRunner(ctx, muster.Runner{ID: "r-0009", Workspace: other, Name: "check-9", Purpose: muster.PurposeCheck, State: muster.RunnerProvisioning, CreatedAt: base})
+		},
 		"RecordFinding": func() error { return s.RecordFinding(ctx, muster.Finding{At: base, Workspace: other, Kind: "k"}) },
 		"UpdateMachine": func() error {
 			_, err := s.UpdateMachine(ctx, other, vm, func(m *muster.Machine) error {
