@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what `make test` needs and a Debian machine may lack: PostgreSQL's
-# server, Chromium, Node.js with npm. Only what is missing, through apt, as root.
-# `make demo` and the program itself need none of it.
+# Installs what `make test` needs and a Debian machine may lack: databases, a browser,
+# and the platforms on which providers are tested. Only what is missing, through apt,
+# as root; what Debian does not have is built and kept in the user's cache. `make demo`
+# and the program itself need none of it.
 set -euo pipefail
 
 missing=()
