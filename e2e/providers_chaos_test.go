@@ -36,6 +36,7 @@ type backend struct {
 var backends = []backend{
 	{kind: "process", ready: func(*testing.T) Options { return Options{} }, count: countProcesses, kill: killProcess},
 	{kind: "ssh", ready: readySSH, count: countSSH, kill: killSSH},
+	{kind: "qemu", ready: readyQEMU, count: countQEMU, kill: killProcess},
 }
 
 // output runs a platform's tool and returns the lines that it prints.

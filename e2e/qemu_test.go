@@ -38,22 +38,65 @@ func guestKernel() string {
 	return found[len(found)-1]
 }
 
-// 4-14 4-51 S4-50 S4-51 S4-65: jobs of the simulator run in virtual machines that have no network card.
-// `muster image build` makes the image, `muster serve` copies the machines from a
-// template and is killed between jobs, and nothing is left.
-func TestJobsInVirtualMachines(t *testing.T) {
-	needQEMU(t)
-	runnerDir := filepath.Join(t.TempDir(), "runner")
-	if err := runner.WriteDir(runnerDir, "/opt/actions-runner/bin/Runner.Listener"); err != nil {
+// guestRunner makes a directory of the simulator's runner as it lies in a machine.
+func guestRunner(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "runner")
+	if err := runner.WriteDir(dir, "/opt/actions-runner/bin/Runner.Listener"); err != nil {
 		t.Fatal(err)
 	}
 	program, err := os.ReadFile(filepath.Join(Programs(t), "actions-runner"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(runnerDir, "bin", "Runner.Listener"), program, 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "bin", "Runner.Listener"), program, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	return dir
+}
+
+// readyQEMU makes an image for the chaos of providers. Machines are translated here
+// and share two processors, so there are fewer of them at once.
+func readyQEMU(t *testing.T) Options {
+	needQEMU(t)
+	images := filepath.Join(t.TempDir(), "images")
+	build := exec.CommandContext(t.Context(), filepath.Join(Programs(t), "muster"), "image", "build", "runner", "--dir", images, "--quiet", "--runner", guestRunner(t), "--kernel", guestKernel())
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("image build: %v\n%s", err, out)
+	}
+	return Options{
+		MaxRunners: 5, Machines: 6, Pool: "no_job_timeout: 20s, connect_timeout: 60s",
+		Provider: func(s *Stand) string {
+			return fmt.Sprintf("kind: qemu\nconfig:\n  accel: tcg\n  images: %s\n  image: runner\n  max: 6\n  grace: 2s\n  egress: [%q]\n",
+				images, strings.TrimPrefix(s.Sim.URL(), "http://"))
+		},
+	}
+}
+
+// countQEMU asks ps for everything that lives in the stand's folder, templates under
+// way included. When nothing does, what still lies there counts: directories of
+// machines and of templates that were never finished.
+func countQEMU(t *testing.T, s *Stand) []string {
+	if all := countProcesses(t, s); len(all) > 0 {
+		return all
+	}
+	left, err := filepath.Glob(filepath.Join(s.Dir, "data", "machines", "local", "owner-*", "[a-z]*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	unfinished, err := filepath.Glob(filepath.Join(s.Dir, "data", "machines", "local", ".templates", ".?*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(left, unfinished...)
+}
+
+// 4-14 4-51 S4-50 S4-51 S4-65: jobs of the simulator run in virtual machines that have no network card.
+// `muster image build` makes the image, `muster serve` copies the machines from a
+// template and is killed between jobs, and nothing is left.
+func TestJobsInVirtualMachines(t *testing.T) {
+	needQEMU(t)
+	runnerDir := guestRunner(t)
 	var images string
 	s := stand(t, Options{
 		Sim: githubsim.Config{Seed: 77}, MaxRunners: 3,

@@ -102,6 +102,7 @@ func New(cfg Config) (*Provider, error) {
 	p.http = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.log.Info("qemu provider ready", "root", p.dir, "qemu", p.version, "accel", p.accel, "why", p.accelWhy, "warm", cfg.Warm && len(cfg.Taps) == 0)
+	p.abandoned()
 	p.tend()
 	p.work.Go(func() {
 		tick := time.NewTicker(tendEvery)

@@ -221,6 +221,35 @@ func (p *Provider) makeTemplate(ctx context.Context, key templateKey, img Image,
 	return nil
 }
 
+// abandoned clears away what a control plane left that was killed while it made a
+// template. One that is being made has its lock held, and is left alone.
+func (p *Provider) abandoned() {
+	all, _ := proc.All() // unreadable reads as none, and the next start looks again
+	names := map[string]bool{}
+	for _, a := range all {
+		tag, ours := strings.CutSuffix(a.Env(tagVariable), "."+p.mark)
+		if name, ok := strings.CutPrefix(tag, "template-"); ours && ok && !a.Zombie {
+			names[name] = true
+		}
+	}
+	dirs, _ := filepath.Glob(filepath.Join(p.templates, ".?*"))
+	for _, dir := range dirs {
+		names[strings.TrimPrefix(filepath.Base(dir), ".")] = true
+	}
+	for name := range names {
+		held, err := lock(p.ctx, filepath.Join(p.templates, name+".lock"), syscall.LOCK_EX, false)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if !p.killTagged("template-"+name+"."+p.mark, nil) {
+			_ = os.RemoveAll(filepath.Join(p.templates, "."+name))
+		}
+		if held != nil {
+			held.Close()
+		}
+	}
+}
+
 // dropTemplates removes the templates of an image that has changed since. Machines
 // that were made of them keep the files that they have open.
 func (p *Provider) dropTemplates(img Image, except string) {
