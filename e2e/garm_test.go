@@ -190,7 +190,7 @@ func TestGARMControlPlaneKilled(t *testing.T) {
 	eventually(t, 30*time.Second, func() (bool, string) {
 		consoles, _ := filepath.Glob(filepath.Join(s.Dir, "cloud", "machines", "*", "console.log"))
 		for _, name := range consoles {
-			if text, err := os.ReadFile(name); err == nil && bytes.Contains(text, []byte("ExecStart")) {
+			if text, err := os.ReadFile(name); err == nil && bytes.Contains(text, []byte("service: ")) {
 				return true, ""
 			}
 		}

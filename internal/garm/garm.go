@@ -367,7 +367,8 @@ var user = regexp.MustCompile(`\A[a-z_][a-z0-9_-]{0,31}\z`)
 
 // unitFile is the runner's service. That the runner has ended is told with a session
 // token, which is good for reports of this one runner, and which is no argument of a
-// process: curl reads it from its standard input.
+// process: curl reads it from its standard input. It is told twice, because curl
+// repeats a call that was refused, and not one that was cut off.
 func (h *Handler) unitFile(w http.ResponseWriter, r *http.Request, token string) error {
 	as := r.URL.Query().Get("runAsUser")
 	if as == "" {
@@ -387,7 +388,8 @@ After=network-online.target
 
 [Service]
 ExecStart=/home/%[2]s/actions-runner/runsvc.sh
-ExecStopPost=-/usr/bin/env curl --silent --retry 5 --retry-delay 2 --max-time 15 --config - --request POST --data '{"status": "terminated", "message": "the runner has ended"}' %[3]s
+ExecStopPost=-/usr/bin/env curl --silent --retry 30 --retry-delay 5 --retry-connrefused --max-time 15 --config - --request POST --data '{"status": "terminated", "message": "the runner has ended"}' %[3]s
+ExecStopPost=-/usr/bin/env curl --silent --retry 30 --retry-delay 5 --retry-connrefused --max-time 15 --config - --request POST --data '{"status": "terminated", "message": "the runner has ended"}' %[3]s
 StandardInput=data
 StandardInputText=oauth2-bearer = %[4]s
 User=%[2]s

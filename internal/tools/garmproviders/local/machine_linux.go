@@ -183,30 +183,26 @@ func service(file string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	unit, input := map[string]string{}, ""
+	unit, input, lines := map[string]string{}, "", map[string][]string{}
 	for line := range strings.Lines(string(text)) {
 		if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
-			unit[k] = v
+			unit[k], lines[k] = v, append(lines[k], v)
 			if k == "StandardInputText" {
 				input += v + "\n"
 			}
 		}
 	}
-	for _, key := range []string{"ExecStart", "ExecStopPost"} {
-		line := strings.TrimLeft(unit[key], "-+!@:")
-		if line == "" {
-			continue
-		}
-		words := split(line)
+	for _, line := range append(lines["ExecStart"], lines["ExecStopPost"]...) {
+		words := split(strings.TrimLeft(line, "-+!@:"))
 		cmd := exec.Command(words[0], words[1:]...)
 		cmd.Dir = unit["WorkingDirectory"]
 		if unit["StandardInput"] == "data" {
 			cmd.Stdin = strings.NewReader(input)
 		}
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-		fmt.Printf("%s: %s\n", key, words[0])
+		fmt.Printf("service: %s\n", words[0])
 		if err := cmd.Run(); err != nil {
-			fmt.Fprintf(os.Stderr, "%s: %v\n", key, err)
+			fmt.Fprintf(os.Stderr, "service: %s: %v\n", words[0], err)
 		}
 	}
 	return 0
