@@ -20,10 +20,12 @@ var funcs = template.FuncMap{
 	"duration": formatDuration,
 	"money":    formatMoney,
 	"num":      formatNumber[int],
-	"num64":    formatNumber[int64],
-	"clock":    func(t time.Time) string { return t.UTC().Format("15:04:05") },
-	"stamp":    formatStamp,
-	"iso":      func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
+	// plain takes the marks of Markdown off a text that documents share.
+	"plain": func(s string) string { return strings.ReplaceAll(s, "`", "") },
+	"num64": formatNumber[int64],
+	"clock": func(t time.Time) string { return t.UTC().Format("15:04:05") },
+	"stamp": formatStamp,
+	"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 	"ago": func(now, t time.Time) moment {
 		return moment{At: t, Text: formatCoarse(now.Sub(t)) + " ago", Mode: "ago"}
 	},
