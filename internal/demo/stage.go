@@ -41,6 +41,7 @@ var stages = map[string]stage{
 			return fmt.Sprintf("agent: %s\nrunner_dir: %s\nmax: %d\ngrace: 1s\n", set.agent, set.runnerDir, set.runners), nil
 		},
 	},
+	"qemu": onQEMU,
 }
 
 // stageFor finds the stage of a kind, and refuses with what to do if the demo cannot
