@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -92,7 +93,7 @@ func chaos(t *testing.T, b backend) {
 	runners, kills := number(t, "MUSTER_PROVIDER_CHAOS_RUNNERS", 12), number(t, "MUSTER_PROVIDER_CHAOS_KILLS", 2)
 	rate, seed := number(t, "MUSTER_PROVIDER_CHAOS_RATE", 20), uint64(number(t, "MUSTER_PROVIDER_CHAOS_SEED", 1))
 	o := b.ready(t)
-	o.Sim = githubsim.Config{Seed: seed, NoRateLimits: true, RegistrationsPer5Minutes: 1 << 20, RecordLinger: 200 * time.Millisecond, JobLease: 5 * time.Second}
+	o.Sim = githubsim.Config{Seed: seed, NoRateLimits: true, RegistrationsPer5Minutes: 1 << 20, RecordLinger: 200 * time.Millisecond, JobLease: cmp.Or(o.Sim.JobLease, 5*time.Second)}
 	if o.Settings == "" {
 		o.Settings = `
 times: {redelivery_scan: 2s, sweep: 5s, health: 5s, sweep_grace: 15s, heartbeat: 1s, agent_lost: 10s, poll: 5s}

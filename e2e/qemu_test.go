@@ -65,6 +65,8 @@ func readyQEMU(t *testing.T) Options {
 		t.Fatalf("image build: %v\n%s", err, out)
 	}
 	return Options{
+		// A runner that is translated on a busy machine renews its job late.
+		Sim:        githubsim.Config{JobLease: 30 * time.Second},
 		MaxRunners: 5, Machines: 6, Pool: "no_job_timeout: 20s, connect_timeout: 60s",
 		Provider: func(s *Stand) string {
 			return fmt.Sprintf("kind: qemu\nconfig:\n  accel: tcg\n  images: %s\n  image: runner\n  max: 6\n  grace: 2s\n  egress: [%q]\n",

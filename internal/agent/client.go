@@ -3,11 +3,12 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
@@ -122,11 +123,19 @@ type backoff struct{ tries int }
 func (b *backoff) next(err error) time.Duration {
 	d := min(500*time.Millisecond<<min(b.tries, 6), 30*time.Second)
 	b.tries++
-	d = d/2 + rand.N(d/2)
+	d = d/2 + below(d/2)
 	if r, ok := errors.AsType[*refusal](err); ok && r.after > 0 {
 		d += r.after
 	}
 	return d
+}
+
+// below draws from the system. Go's own generator begins with the program, and with
+// it the copies of one virtual machine would come back together after all.
+func below(d time.Duration) time.Duration {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return time.Duration(binary.NativeEndian.Uint64(b[:]) % uint64(d))
 }
 
 func (b *backoff) reset() { b.tries = 0 }

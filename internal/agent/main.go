@@ -29,11 +29,14 @@ func Main(args []string, version string, stdout, stderr io.Writer) int {
 		}
 		return ExitDone
 	}
-	if guest.Booting() {
-		log.Error("machine not booted", "error", guest.Init())
-		guest.PowerOff()
-	}
 	environ := os.Environ()
+	if guest.Booting() {
+		var err error
+		if environ, err = guest.Init(func() { rehearse(version) }); err != nil {
+			log.Error("machine not booted", "error", err)
+			guest.PowerOff()
+		}
+	}
 	inside := os.Getenv(guest.Mark)
 	if inside != "" {
 		// The first process of a machine must not end before the machine does.

@@ -22,31 +22,45 @@ import (
 // Booting reports whether this program is a guest's first process and Init has to run.
 func Booting() bool { return os.Getpid() == 1 && os.Args[0] == "/init" }
 
-// Init prepares the guest, waits for its boot data and becomes this program again,
-// with them in its environment. What runs before has drawn its random numbers from
-// what all copies of a template share, the Go runtime's own included: therefore the
-// program starts anew. Init returns only if the guest cannot go on.
-func Init() error {
+// Init prepares the guest, waits for its boot data and returns the environment with
+// which this program goes on, and which it has by then. rehearse is called before the
+// wait, for what copies of a template may have in common.
+//
+// The program goes on and does not start anew, which takes as long as all the rest. It
+// can, because random numbers come from the kernel, and the kernel from the seed:
+// crypto/rand keeps none of its own (package crypto/internal/sysrand calls getrandom, of
+// which the vDSO's buffer is void after a reseed). What the Go runtime keeps since
+// its start is the same in all copies: the order of maps and selects, and the global
+// functions of math/rand, which the agent therefore does not use.
+func Init(rehearse func()) ([]string, error) {
 	if err := prepare(); err != nil {
-		return err
+		return nil, err
 	}
+	rehearse()
 	line, err := readBoot()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	b, err := ParseBoot(line)
+	clear(line)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := errors.Join(stir(b.Seed), setClock(b.Now)); err != nil {
-		return err
+		return nil, err
 	}
 	env, err := b.become()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	// Its path is not reachable from the root that was mounted, and the file is open.
-	return fmt.Errorf("start the agent: %w", syscall.Exec("/proc/self/exe", []string{"muster-agent"}, env))
+	os.Clearenv()
+	for _, e := range env {
+		name, value, _ := strings.Cut(e, "=")
+		if err := os.Setenv(name, value); err != nil {
+			return nil, fmt.Errorf("environment: %w", err)
+		}
+	}
+	return env, nil
 }
 
 // prepare does all that is the same for every machine of an image. A template is made
@@ -75,9 +89,19 @@ func prepare() error {
 			_ = os.WriteFile(path, []byte(text), 0o644) // a root without /etc does without
 		}
 	}
+	_ = os.MkdirAll("/root", 0o700)
+	if err := os.WriteFile(bootID, []byte("template\n"), 0o444); err != nil {
+		return err
+	}
+	if err := syscall.Mount(bootID, "/proc/sys/kernel/random/boot_id", "", syscall.MS_BIND, ""); err != nil {
+		return fmt.Errorf("replace the boot id: %w", err)
+	}
 	warm(RunnerDir)
 	return nil
 }
+
+// bootID lies over the kernel's own, which copies of a template share.
+const bootID = "/run/boot_id"
 
 // word returns what follows a prefix in a line of words.
 func word(line, prefix string) string {
@@ -299,7 +323,6 @@ func (b Boot) become() ([]string, error) {
 		"MUSTER_URL=" + URLScheme + AgentPort, "MUSTER_RUNNER_DIR=" + RunnerDir, "MUSTER_RUNNER=" + b.Runner,
 		ListenVariable + "=" + strings.Join(b.Listen, ","), ProxyVariable + "=" + b.Proxy,
 	}, b.Environ...)
-	_ = os.MkdirAll("/root", 0o700)
 	if b.MAC != "" {
 		if err := network(b.MAC); err != nil {
 			return nil, err
@@ -310,7 +333,7 @@ func (b Boot) become() ([]string, error) {
 	}
 	// A pipe keeps the token out of the environment, which every process may read.
 	var pipe [2]int
-	if err := syscall.Pipe(pipe[:]); err != nil {
+	if err := syscall.Pipe2(pipe[:], syscall.O_CLOEXEC); err != nil {
 		return nil, err
 	}
 	if _, err := syscall.Write(pipe[1], []byte(b.Token+"\n")); err != nil {
@@ -336,12 +359,8 @@ func (b Boot) identify() error {
 	}
 	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
 	h := hex.EncodeToString(id)
-	const mine, kernels = "/run/boot_id", "/proc/sys/kernel/random/boot_id"
-	if err := os.WriteFile(mine, []byte(h[:8]+"-"+h[8:12]+"-"+h[12:16]+"-"+h[16:20]+"-"+h[20:]+"\n"), 0o444); err != nil {
+	if err := os.WriteFile(bootID, []byte(h[:8]+"-"+h[8:12]+"-"+h[12:16]+"-"+h[16:20]+"-"+h[20:]+"\n"), 0o444); err != nil {
 		return err
-	}
-	if err := syscall.Mount(mine, kernels, "", syscall.MS_BIND, ""); err != nil {
-		return fmt.Errorf("replace the boot id: %w", err)
 	}
 	if b.Kept {
 		return nil // it has an identity of its own, on its disk

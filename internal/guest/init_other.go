@@ -11,7 +11,7 @@ import (
 func Booting() bool { return false }
 
 // Init is refused.
-func Init() error { return errors.ErrUnsupported }
+func Init(func()) ([]string, error) { return nil, errors.ErrUnsupported }
 
 // OpenPort is refused.
 func OpenPort(string) (io.ReadWriteCloser, error) { return nil, errors.ErrUnsupported }

@@ -84,7 +84,6 @@ func (r run) arguments() []string {
 		"-device", "virtio-serial-pci,id=ports,max_ports=4",
 		"-chardev", fmt.Sprintf("socket,id=boot,fd=%d", fdBoot), "-device", "virtserialport,bus=ports.0,nr=1,chardev=boot,id=boot,name=" + guest.BootPort,
 		"-chardev", "socket,id=agent,path=" + agentSocket + ",server=on,wait=off", "-device", "virtserialport,bus=ports.0,nr=2,chardev=agent,id=agent,name=" + guest.AgentPort,
-		"-kernel", r.image.path(kernelPart), "-initrd", r.image.path(initrdPart),
 	}
 	line := kernelLine
 	if r.Accel == "tcg" {
@@ -113,9 +112,10 @@ func (r run) arguments() []string {
 		args = append(args, "-netdev", "tap,id=net,ifname="+escape(r.tap)+",script=no,downscript=no", "-device", "virtio-net-pci,netdev=net,mac="+r.mac+",romfile=")
 	}
 	if r.incoming != nil {
-		args = append(args, "-incoming", "defer")
+		// The kernel runs already. QEMU would read it and the initrd, and keep both.
+		return append(args, "-incoming", "defer")
 	}
-	return append(args, "-append", line)
+	return append(args, "-kernel", r.image.path(kernelPart), "-initrd", r.image.path(initrdPart), "-append", line)
 }
 
 // escape doubles the commas of a value, as QEMU's options want it.

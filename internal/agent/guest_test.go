@@ -1,0 +1,37 @@
+package agent
+
+import (
+	"runtime"
+	"testing"
+	"time"
+)
+
+// A rehearsal ends by itself, well before its own deadline, and leaves nothing that
+// runs: a template is made of what is there after it.
+func TestRehearsalEnds(t *testing.T) {
+	before, began := runtime.NumGoroutine(), time.Now()
+	rehearse("test")
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("took %s: its call was not answered", took)
+	}
+	for deadline := time.After(5 * time.Second); runtime.NumGoroutine() > before; {
+		select {
+		case <-deadline:
+			buf := make([]byte, 64<<10)
+			t.Fatalf("goroutines are left:\n%s", buf[:runtime.Stack(buf, true)])
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// What backoffs leave out is drawn below its bound, and not twice the same.
+func TestBelow(t *testing.T) {
+	seen := map[time.Duration]bool{}
+	for range 100 {
+		d := below(time.Second)
+		if d < 0 || d >= time.Second || seen[d] {
+			t.Fatalf("%s after %d others", d, len(seen))
+		}
+		seen[d] = true
+	}
+}
