@@ -50,6 +50,7 @@ const (
 	CauseCooldown          = "cooldown"
 	CausePriority          = "priority"
 	CauseFairShare         = "fair_share"
+	CausePlatformQueue     = "platform_queue"
 	CauseStarting          = "starting"
 	CauseOverflow          = "overflow"
 	CauseStolen            = "stolen"
@@ -66,6 +67,8 @@ type Situation struct {
 	Decision Decision
 	// DecidedAt is when Decision was taken.
 	DecidedAt time.Time
+	// Queued are the runners of the job's pool that wait in their platform's own queue.
+	Queued []QueuedRunner
 	// StolenBy is the job that took the runner which was made for this one, "" if none did.
 	StolenBy string
 	// ProviderError is the provider's last refusal, in its own words, "" if it works.
@@ -95,6 +98,16 @@ type Situation struct {
 	OnMachine []Job
 	// SeenOnlyByPoll is set when no webhook and no scale set told of the job.
 	SeenOnlyByPoll bool
+}
+
+// QueuedRunner is a runner whose machine waits its turn in its platform's own queue.
+type QueuedRunner struct {
+	ID  RunnerID
+	For int64 // the job that it was made for, 0 if that is not known
+	// Provider is the platform, Words why the machine waits, as the platform says it.
+	Provider, Words string
+	// Since is when the platform took it.
+	Since time.Time
 }
 
 // assignGrace is how long GitHub may leave a queued job and an idle runner that
@@ -381,11 +394,12 @@ func (s Situation) wait(p Pool, now time.Time) (causes []Cause) {
 	if blocked && known && !held && !covered {
 		s.order(p, &q, w, place, add)
 	}
+	inQueue := s.platformQueue(p, now, add)
 	// One that is registered and does not listen yet is still on its way.
-	if coming := f.starting + f.idle - len(f.ready); coming > 0 && len(f.ready) < position {
+	if coming := f.starting + f.idle - len(f.ready) - len(inQueue); coming > 0 && len(f.ready) < position {
 		since := time.Time{}
 		for _, r := range snap.Runners {
-			if r.State == RunnerProvisioning || r.State == RunnerRegistered && !r.Busy && r.IdleSince.IsZero() {
+			if !inQueue[r.ID] && (r.State == RunnerProvisioning || r.State == RunnerRegistered && !r.Busy && r.IdleSince.IsZero()) {
 				since = earlier(since, r.CreatedAt)
 			}
 		}
@@ -420,6 +434,37 @@ func (s Situation) wait(p Pool, now time.Time) (causes []Cause) {
 	}
 	add(CauseDeciding, first(s.DecidedAt, j.SeenAt), "%s", text)
 	return causes
+}
+
+// platformQueue says what platforms say of the pool's runners that wait in their own
+// queues: of the one that was made for this job, else of the one that waits longest. It
+// returns those that wait.
+func (s Situation) platformQueue(p Pool, now time.Time, add func(string, time.Time, string, ...any)) map[RunnerID]bool {
+	waits := map[RunnerID]bool{}
+	var told QueuedRunner
+	for _, r := range s.Queued {
+		if !slices.ContainsFunc(s.Snapshot.Runners, func(o PlanRunner) bool { return o.ID == r.ID && o.State == RunnerProvisioning }) {
+			continue // it has moved on since
+		}
+		waits[r.ID] = true
+		mine, its := r.For == s.Job.Key.ID, told.For == s.Job.Key.ID
+		if told.ID == "" || mine && !its || mine == its && r.Since.Before(told.Since) {
+			told = r
+		}
+	}
+	if told.ID == "" {
+		return nil
+	}
+	which, others := "a runner", ""
+	if told.For == s.Job.Key.ID {
+		which = "runner " + string(told.ID) + " for this job"
+	}
+	if n := len(waits) - 1; n > 0 {
+		others = fmt.Sprintf("; %s in it too", was(n, "other runner"))
+	}
+	add(CausePlatformQueue, told.Since, "pool %s made %s that waits in the platform's queue, of provider %s: %s, since %s (%s ago)%s",
+		p.Name, which, told.Provider, told.Words, clock(told.Since), age(told.Since, now), others)
+	return waits
 }
 
 // order says why jobs that came later are served before this one.

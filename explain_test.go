@@ -1,6 +1,7 @@
 package muster_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -90,6 +91,20 @@ func TestExplain(t *testing.T) {
 			"cooldown", []string{"12:04:00Z", "in 4m0s"}},
 		"Starting": {muster.Situation{Job: job(nil), Pools: []muster.Pool{ci}, Snapshot: muster.Snapshot{Pool: ci, Runners: runners(2, provisioning, 30*time.Second)}},
 			"starting", []string{"2 runners", "11:58:30Z", "1m30s ago", "number 1"}},
+		// S2-11: the platform's own words for the wait, of the runner that was made for this job.
+		"PlatformQueue": {muster.Situation{Job: job(nil), Pools: []muster.Pool{ci}, Snapshot: muster.Snapshot{Pool: ci, Jobs: queued(1, 10*time.Minute), Runners: runners(1, provisioning, 4*time.Minute)},
+			Queued: inQueue(1)},
+			"platform_queue", []string{"pool ci made runner r-provisioning-00 for this job", "waits in the platform's queue", "provider slurm", "PENDING (Resources): no node has enough free", "since 2026-03-04 11:56:00Z (4m0s ago)"}},
+		"PlatformQueueOfAnother": {muster.Situation{Job: job(func(j *muster.Job) { j.Key.ID = 77 }), Pools: []muster.Pool{ci}, Snapshot: muster.Snapshot{Pool: ci, Runners: runners(3, provisioning, 4*time.Minute)},
+			Queued: inQueue(2)},
+			"platform_queue starting", []string{"made a runner that waits", "PENDING (Resources)", "1 other runner is in it too"}},
+		// What the books say of a runner that has moved on since is not repeated.
+		"PlatformQueueLeft": {muster.Situation{Job: job(nil), Pools: []muster.Pool{ci}, Snapshot: muster.Snapshot{Pool: ci, Jobs: queued(1, 10*time.Minute), Runners: runners(1, active, 0)},
+			Queued: inQueue(1)},
+			"deciding", []string{"has not decided"}},
+		"PlatformQueueAtMax": {muster.Situation{Job: job(func(j *muster.Job) { j.Key.ID = 77 }), Pools: []muster.Pool{ci}, Ahead: 10, Snapshot: muster.Snapshot{Pool: ci, Jobs: queued(11, 10*time.Minute), Runners: runners(10, provisioning, time.Minute)},
+			Queued: inQueue(10)},
+			"pool_at_max platform_queue", []string{"10 of 10 runners live"}},
 		// 4-1 4-2
 		"Stolen": {muster.Situation{Job: job(nil), Pools: []muster.Pool{ci}, StolenBy: "acme/app 99", Snapshot: muster.Snapshot{Pool: ci, Runners: runners(1, provisioning, 0)}},
 			"starting stolen", []string{"1 runner"}},
@@ -118,6 +133,15 @@ func TestExplain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// inQueue are n runners of the pool that wait in a platform's queue, the first for job 1.
+func inQueue(n int) (out []muster.QueuedRunner) {
+	for i := range n {
+		out = append(out, muster.QueuedRunner{ID: muster.RunnerID(fmt.Sprintf("r-provisioning-%02d", i)), For: int64(i + 1), Provider: "slurm",
+			Words: "PENDING (Resources): no node has enough free", Since: noon.Add(-4 * time.Minute)})
+	}
+	return out
 }
 
 // The rules that operators write, and what the callers know: the causes in their

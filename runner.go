@@ -85,6 +85,9 @@ type Runner struct {
 	// Reason says in words why the runner is in its state: "job 123 finished", "agent did not
 	// connect within 10s", "no job within 2m0s", …
 	Reason string
+	// Queued is what the platform says while the machine waits in its own queue, "" when it
+	// does not or that is not known yet.
+	Queued string `json:",omitempty"`
 	// Failed marks a runner on the way to destroyed because something went wrong.
 	Failed bool
 	// Warm marks a runner made for the pool's floor rather than for a queued job.

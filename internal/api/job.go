@@ -209,23 +209,33 @@ func (a *API) Situation(ctx context.Context, j muster.Job) (sit muster.Situation
 		return sit, last, err
 	}
 	sit.ProviderError, sit.ProviderErrorAt = a.Commands.ProviderRefusal(ctx, j.Workspace, j.Pool)
-	if sit.StolenBy, err = a.stolenBy(ctx, j); err != nil {
-		return sit, last, err
+	if j.State == muster.JobQueued {
+		made, err := a.Store.Runners(ctx, j.Workspace, RunnerFilter{Pool: j.Pool, Live: true, Limit: 50})
+		if err != nil {
+			return sit, last, err
+		}
+		sit.Queued = queued(made)
+		if sit.StolenBy, err = a.stolenBy(ctx, j, made); err != nil {
+			return sit, last, err
+		}
 	}
 	return sit, last, a.surroundings(ctx, &sit)
 }
 
-// stolenBy names the job that took a runner which was made after j was queued,
-// although j was first: a younger job of the same pool, or a job of another pool
-// (4-1, 4-2). "" if there is none.
-func (a *API) stolenBy(ctx context.Context, j muster.Job) (string, error) {
-	if j.State != muster.JobQueued {
-		return "", nil
+// queued are those of a pool's runners whose machines wait in their platform's own queue.
+func queued(made []muster.Runner) (out []muster.QueuedRunner) {
+	for _, r := range made {
+		if r.Queued != "" && r.State == muster.RunnerProvisioning && r.ConnectedAt.IsZero() {
+			out = append(out, muster.QueuedRunner{ID: r.ID, For: r.For, Provider: r.Provider, Words: r.Queued, Since: r.LaunchedAt})
+		}
 	}
-	made, err := a.Store.Runners(ctx, j.Workspace, RunnerFilter{Pool: j.Pool, Live: true, Limit: 50})
-	if err != nil {
-		return "", err
-	}
+	return out
+}
+
+// stolenBy names the job that took one of the pool's live runners which was made after j
+// was queued, although j was first: a younger job of the same pool, or a job of another
+// pool (4-1, 4-2). "" if there is none.
+func (a *API) stolenBy(ctx context.Context, j muster.Job, made []muster.Runner) (string, error) {
 	for _, r := range made {
 		if r.Job == (muster.JobKey{}) || r.Job == j.Key || r.CreatedAt.Before(j.SeenAt) {
 			continue

@@ -33,9 +33,9 @@ func (a *Activities) noteQueue(ctx context.Context, r muster.Runner, in provider
 		if r.State != muster.RunnerProvisioning || !r.ConnectedAt.IsZero() {
 			return nil
 		}
-		r.Reason = reason
+		r.Reason, r.Queued = reason, in.Detail
 		if in.State == provider.InstanceRunning {
-			r.UpAt = a.Now()
+			r.UpAt, r.Queued = a.Now(), ""
 		}
 		return nil
 	})

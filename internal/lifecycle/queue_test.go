@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -26,7 +27,8 @@ func TestNextOfAMachineInAQueue(t *testing.T) {
 		now  time.Duration
 		want act
 	}{
-		"waits":               {waits, 5 * time.Second, actWait},
+		"waits":               {waits, 3 * time.Second, actWait},
+		"waits, first look":   {waits, 4 * time.Second, actProbe},
 		"waits for long":      {waits, 20 * time.Hour, actProbe},
 		"runs":                {up, 20*time.Hour + l.Connect - time.Second, actProbe},
 		"runs, never calls":   {up, 20*time.Hour + l.Connect, actDestroy},
@@ -36,6 +38,32 @@ func TestNextOfAMachineInAQueue(t *testing.T) {
 		if got := next(c.r, time.Time{}, l, at(c.now)); got.Act != c.want {
 			t.Errorf("%s: %+v, want %s", name, got, c.want)
 		}
+	}
+}
+
+// Looks into a platform's queue become rarer as the wait grows, up to the silence after which
+// any machine is asked about.
+func TestLooksInAQueue(t *testing.T) {
+	l := testLimits
+	l.Queues = true
+	r := muster.Runner{State: muster.RunnerProvisioning, CreatedAt: t0, LaunchedAt: t0}
+	var looks []time.Duration
+	for now := time.Duration(0); now < 10*time.Minute; {
+		s := next(r, time.Time{}, l, at(now))
+		if s.Act == actProbe {
+			looks = append(looks, now.Round(time.Second))
+		}
+		if !s.Until.After(at(now)) {
+			t.Fatalf("at %s: %+v does not go on", now, s)
+		}
+		now = s.Until.Sub(t0)
+	}
+	want := []time.Duration{3, 6, 9, 14, 20, 30, 46, 68, 103, 154, 231, 321, 411, 501, 591}
+	for i := range want {
+		want[i] *= time.Second
+	}
+	if !slices.Equal(looks, want) {
+		t.Errorf("looks at %v, want %v", looks, want)
 	}
 }
 
@@ -58,11 +86,11 @@ func TestQueueIsNoted(t *testing.T) {
 	}
 	const priority = "PENDING (Priority): jobs of higher priority are before it"
 	for range 3 {
-		if got := note(provider.Instance{Runner: r.ID, State: provider.InstanceStarting, Detail: priority}); got.Reason != "waits at provider fake: "+priority || !got.UpAt.IsZero() {
+		if got := note(provider.Instance{Runner: r.ID, State: provider.InstanceStarting, Detail: priority}); got.Reason != "waits at provider fake: "+priority || got.Queued != priority || !got.UpAt.IsZero() {
 			t.Fatalf("%+v", got)
 		}
 	}
-	if got := note(provider.Instance{Runner: r.ID, State: provider.InstanceRunning, Detail: "RUNNING on n1"}); got.UpAt.IsZero() {
+	if got := note(provider.Instance{Runner: r.ID, State: provider.InstanceRunning, Detail: "RUNNING on n1"}); got.UpAt.IsZero() || got.Queued != "" {
 		t.Errorf("%+v", got)
 	}
 	first := w.runners(t, p)[0].UpAt

@@ -113,6 +113,9 @@ func next(r muster.Runner, jobDone time.Time, l limits, now time.Time) step {
 			}
 			wait.Until = earlier(wait.Until, due)
 		}
+		if l.Queues && r.UpAt.IsZero() {
+			return lookInQueue(r, wait, l, now)
+		}
 		return probeWhenLate(r.LaunchedAt, wait, l, now)
 	case r.ListeningAt.IsZero():
 		if !now.Before(r.ConnectedAt.Add(l.Register)) {
@@ -144,6 +147,23 @@ func probeWhenLate(last time.Time, wait step, l limits, now time.Time) step {
 	} else {
 		wait.Until = earlier(wait.Until, late)
 	}
+	return wait
+}
+
+// firstLook is when a platform with a queue is first asked what it does with a machine:
+// long enough for one whose turn comes at once to have called.
+const firstLook = 3 * time.Second
+
+// lookInQueue asks a platform for what it says of a machine in its queue: soon, so that
+// whoever asks why a job waits is told, and then ever more seldom, as the wait grows.
+func lookInQueue(r muster.Runner, wait step, l limits, now time.Time) step {
+	waited := now.Sub(r.LaunchedAt)
+	if waited < firstLook {
+		wait.Until = earlier(wait.Until, r.LaunchedAt.Add(firstLook))
+		return wait
+	}
+	wait.Act, wait.Until = actProbe, earlier(wait.Until, now.Add(max(firstLook, waited/2)))
+	wait.Reason = fmt.Sprintf("for %s in the platform's queue", waited.Round(time.Second))
 	return wait
 }
 
