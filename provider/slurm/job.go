@@ -290,6 +290,7 @@ func (j job) detail() string {
 	}
 	if j.ended() && j.base() != "COMPLETED" {
 		switch {
+		case j.base() == "OUT_OF_MEMORY": // its code is Slurm's own
 		case j.exit.signal != 0:
 			text += fmt.Sprintf("; signal %d", j.exit.signal)
 		case j.exit.code != 0:

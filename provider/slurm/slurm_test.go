@@ -245,7 +245,7 @@ func within(t testing.TB, d time.Duration, what string, done func() bool) {
 	}
 }
 
-// S2-1 S2-17 4-41 4-42 4-44 S4-46: every promise of the contract, on a real cluster, by slurmrestd.
+// S2-1 S2-17 4-41 4-42 4-44: every promise of the contract, on a real cluster, by slurmrestd.
 func TestConformanceREST(t *testing.T) { conformance(t, slurm.TransportREST) }
 
 // The same by sbatch, squeue and scancel.

@@ -31,7 +31,10 @@ type Options struct {
 	MinJobAge time.Duration
 	// SlurmdTimeout is how long a node may be silent; 6 s by default.
 	SlurmdTimeout time.Duration
-	// Lines are further lines of slurm.conf.
+	// BoundMemory lets the nodes bound the memory of each job with control groups, where
+	// CanBoundMemory says that they can. One such cluster runs at a time.
+	BoundMemory bool
+	// Lines are further lines of slurm.conf, or others in the place of this package's own.
 	Lines []string
 }
 
@@ -161,6 +164,11 @@ func (c *Cluster) start(tb testing.TB) error {
 			return err
 		}
 	}
+	if c.opts.BoundMemory {
+		if err := c.boundMemory(tb); err != nil {
+			return err
+		}
+	}
 	if err := c.configure(own.Username, socket, jwtKey, ports); err != nil {
 		return err
 	}
@@ -185,6 +193,69 @@ func (c *Cluster) start(tb testing.TB) error {
 		return err
 	}
 	return c.awaitUp(tb.Context(), listen)
+}
+
+// controllers is where the control groups of version 1 are.
+const controllers = "/sys/fs/cgroup"
+
+// CanBoundMemory says why nodes on this machine cannot bound memory, "" if they can. Slurm
+// 22.05 does so with the memory controller of version 1, as root; with version 2 it needs
+// systemd, and refuses a machine that has both.
+func CanBoundMemory() string {
+	if os.Getuid() != 0 {
+		return "only root may make control groups for jobs"
+	}
+	dir, err := os.MkdirTemp(filepath.Join(controllers, "memory"), "muster-slurm-")
+	if err != nil {
+		return fmt.Sprintf("no memory controller of control groups version 1 to write to: %v", err)
+	}
+	if err := os.Remove(dir); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// boundMemory prepares a cluster whose nodes make control groups. Their names hold only
+// node, user and job, so that two clusters would share them: others wait for this one.
+func (c *Cluster) boundMemory(tb testing.TB) error {
+	lock, err := os.OpenFile(filepath.Join(os.TempDir(), "muster-slurm-memory.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	tb.Cleanup(func() {
+		for i := range c.opts.Nodes {
+			removeGroups(tb, filepath.Join(controllers, "memory", "slurm_"+NodeName(i+1)))
+		}
+		_ = lock.Close() // which gives the lock back
+	})
+	for {
+		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+			break
+		}
+		select {
+		case <-tb.Context().Done():
+			return tb.Context().Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	c.opts.Lines = append(c.opts.Lines, "TaskPlugin=task/cgroup")
+	return os.WriteFile(filepath.Join(c.Dir, "cgroup.conf"), []byte("CgroupPlugin=cgroup/v1\nCgroupMountpoint="+controllers+"\nConstrainRAMSpace=yes\n"), 0o644)
+}
+
+// removeGroups removes a control group and those below it. Nothing is in them any more.
+func removeGroups(tb testing.TB, top string) {
+	var dirs []string
+	_ = filepath.WalkDir(top, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return nil
+	})
+	for _, dir := range slices.Backward(dirs) {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			tb.Errorf("remove a node's control group: %v", err)
+		}
+	}
 }
 
 func stickyBit(m os.FileMode) os.FileMode {
@@ -258,7 +329,9 @@ func (c *Cluster) configure(daemonUser, socket, jwtKey string, ports []int) erro
 		{"SlurmdParameters", "config_overrides"}, // nodes claim what they do not have
 		{"GresTypes", "gpu"},
 	} {
-		fmt.Fprintf(&b, "%s=%s\n", line[0], line[1])
+		if !slices.ContainsFunc(c.opts.Lines, func(l string) bool { return strings.HasPrefix(l, line[0]+"=") }) {
+			fmt.Fprintf(&b, "%s=%s\n", line[0], line[1])
+		}
 	}
 	var gres strings.Builder
 	for i := range c.opts.Nodes {
