@@ -38,10 +38,11 @@ func TestScale(t *testing.T) {
 	pools, agents := number(t, "MUSTER_SCALE_POOLS", 6), number(t, "MUSTER_SCALE_AGENTS", 3)
 	seed := uint64(number(t, "MUSTER_SCALE_SEED", 1))
 	began := time.Now()
-	scan, poll, idle := "10s", "4s", "15s"
-	if jobs >= 1000 { // it lasts long enough for the defaults, or half of them
-		scan, poll, idle = "2m", "30s", "1m"
+	scan, poll := "10s", "4s"
+	if jobs >= 1000 { // it lasts long enough for less hurry
+		scan, poll = "30s", "15s"
 	}
+	const idle = "15s" // every pool wants a machine of the forty, and 30 pools cannot keep one each
 	s := New(t, Options{
 		Sim: githubsim.Config{
 			Seed: seed, NoRateLimits: true, RegistrationsPer5Minutes: 1 << 20, RecordLinger: 200 * time.Millisecond,

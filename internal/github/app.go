@@ -107,8 +107,10 @@ func (c *Client) Installations(ctx context.Context) ([]muster.Installation, erro
 }
 
 // HookDeliveries lists GitHub's attempts to deliver the App's webhooks, newest
-// first, back to since.
-func (c *Client) HookDeliveries(ctx context.Context, since time.Time) ([]HookDelivery, error) {
+// first, back to since, or to a whole page of attempts that are known: GitHub gives 100
+// for a call, and a busy App has thousands in the minutes by which two lists overlap.
+// known may be nil.
+func (c *Client) HookDeliveries(ctx context.Context, since time.Time, known func(attempt int64) bool) ([]HookDelivery, error) {
 	type delivery struct {
 		ID          int64        `json:"id"`
 		GUID        string       `json:"guid"`
@@ -128,8 +130,9 @@ func (c *Client) HookDeliveries(ctx context.Context, since time.Time) ([]HookDel
 	out := []HookDelivery{}
 	seen := map[int64]bool{}
 	err = c.pages(ctx, who, r, maxDeliveryPages, func() bool {
-		older := false
+		older, news := false, len(page) == 0
 		for _, d := range page {
+			news = news || known == nil || !known(d.ID)
 			if d.DeliveredAt.Before(since) {
 				older = true
 				continue
@@ -145,7 +148,7 @@ func (c *Client) HookDeliveries(ctx context.Context, since time.Time) ([]HookDel
 			out = append(out, one)
 		}
 		page = nil
-		return !older
+		return !older && news
 	})
 	if err != nil {
 		return nil, err

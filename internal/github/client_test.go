@@ -633,7 +633,7 @@ func TestToken(t *testing.T) { // C6 S1-97 S1-98
 	if auth != "Bearer "+canaryPAT || len(s.calls) != 1 {
 		t.Errorf("authorization %q, calls %v", auth, s.calls)
 	}
-	if _, err := c.HookDeliveries(t.Context(), time.Now()); muster.CodeOf(err) != muster.CodeInvalid {
+	if _, err := c.HookDeliveries(t.Context(), time.Now(), nil); muster.CodeOf(err) != muster.CodeInvalid {
 		t.Errorf("only an App can list its deliveries: %v", err)
 	}
 	s.on["GET /repos/octo-org/app/actions/runners/5"] = func(w http.ResponseWriter, _ *http.Request) {
@@ -859,12 +859,20 @@ func TestHookDeliveries(t *testing.T) { // 4-7
 	}
 	s.on["POST /app/hook/deliveries/2/attempts"] = func(w http.ResponseWriter, _ *http.Request) { answer(w, 202, `{}`) }
 	c := newClient(t, s)
-	got, err := c.HookDeliveries(t.Context(), now.Add(-10*time.Minute))
+	got, err := c.HookDeliveries(t.Context(), now.Add(-10*time.Minute), nil)
 	if err != nil || len(got) != 2 || pages != 2 {
 		t.Fatalf("%+v from %d pages, %v", got, pages, err)
 	}
 	if !got[0].Succeeded() || !got[0].Redelivery || got[0].Action != "queued" || got[1].Succeeded() || !got[1].DeliveredAt.Equal(now.Add(-2*time.Minute)) {
 		t.Errorf("%+v", got)
+	}
+	// A page that was read before ends the list, and one with something new does not.
+	for want, known := range map[int][]int64{1: {2, 3}, 2: {3}} {
+		pages = 0
+		got, err := c.HookDeliveries(t.Context(), now.Add(-10*time.Minute), func(id int64) bool { return slices.Contains(known, id) })
+		if err != nil || len(got) != 2 || pages != want {
+			t.Errorf("with %v known: %+v from %d pages, %v", known, got, pages, err)
+		}
 	}
 	if err := c.Redeliver(t.Context(), 2); err != nil {
 		t.Error(err)

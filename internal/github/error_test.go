@@ -521,7 +521,7 @@ func TestCanary(t *testing.T) { // S1-107 S1-100 4-14 4-37 4-32
 					note(err)
 					_, err = c.Installations(ctx)
 					note(err)
-					_, err = c.HookDeliveries(ctx, time.Now())
+					_, err = c.HookDeliveries(ctx, time.Now(), nil)
 					note(err)
 					note(c.Redeliver(ctx, 5))
 					failed := 0

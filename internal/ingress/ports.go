@@ -36,8 +36,9 @@ type Sink interface {
 
 // Hooks is what the Redeliverer needs of one App's GitHub client.
 type Hooks interface {
-	// HookDeliveries lists the attempts since a time, newest first.
-	HookDeliveries(ctx context.Context, since time.Time) ([]muster.HookDelivery, error)
+	// HookDeliveries lists the attempts since a time, newest first. It may end early, once
+	// a whole page of GitHub's list is known.
+	HookDeliveries(ctx context.Context, since time.Time, known func(attempt int64) bool) ([]muster.HookDelivery, error)
 	// Redeliver asks for one more attempt.
 	Redeliver(ctx context.Context, id int64) error
 }

@@ -55,6 +55,10 @@ type Redeliverer struct {
 	// asked holds GitHub's first attempt of every GUID that was asked for and
 	// has not been seen in the inbox.
 	asked map[string]time.Time
+
+	// read are the attempts that scans of this process have read, and when they were
+	// made, as far as the next scan may meet them again.
+	read map[int64]time.Time
 }
 
 // NewRedeliverer makes a Redeliverer that Run starts.
@@ -70,7 +74,7 @@ func NewRedeliverer(cfg RedelivererConfig) *Redeliverer {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Redeliverer{cfg: cfg, asked: map[string]time.Time{}}
+	return &Redeliverer{cfg: cfg, asked: map[string]time.Time{}, read: map[int64]time.Time{}}
 }
 
 // Asked reports whether this process asked for the GUID and it has not arrived
@@ -158,7 +162,7 @@ func (r *Redeliverer) Scan(ctx context.Context) error {
 	if oldest := now.Add(-r.cfg.MaxAge); m.Seen.Before(oldest) {
 		m.Seen = oldest
 	}
-	attempts, err := r.cfg.Hooks.HookDeliveries(ctx, m.Seen)
+	attempts, err := r.cfg.Hooks.HookDeliveries(ctx, m.Seen, func(attempt int64) bool { return !r.read[attempt].IsZero() })
 	if err != nil {
 		return fmt.Errorf("list deliveries of %s: %w", r.cfg.App, err)
 	}
@@ -187,6 +191,10 @@ func (r *Redeliverer) Scan(ctx context.Context) error {
 	if err := r.sort(ctx, &m, events, now); err != nil {
 		return err
 	}
+	for _, a := range attempts {
+		r.read[a.ID] = a.DeliveredAt
+	}
+	maps.DeleteFunc(r.read, func(_ int64, at time.Time) bool { return at.Before(m.Seen) })
 	m.Scanned = now
 	ask, err := r.needed(ctx, &m, now)
 	if err != nil {

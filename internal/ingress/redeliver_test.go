@@ -18,12 +18,13 @@ type hooks struct {
 	mu       sync.Mutex
 	attempts []muster.HookDelivery
 	since    []time.Time
+	news     int // attempts listed that were not known
 	asked    []int64
 	listing  error
 	asking   map[int64]error
 }
 
-func (h *hooks) HookDeliveries(_ context.Context, since time.Time) ([]muster.HookDelivery, error) {
+func (h *hooks) HookDeliveries(_ context.Context, since time.Time, known func(int64) bool) ([]muster.HookDelivery, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.since = append(h.since, since)
@@ -34,6 +35,9 @@ func (h *hooks) HookDeliveries(_ context.Context, since time.Time) ([]muster.Hoo
 	for _, a := range slices.Backward(h.attempts) {
 		if !a.DeliveredAt.Before(since) {
 			out = append(out, a)
+			if !known(a.ID) {
+				h.news++
+			}
 		}
 	}
 	return out, nil
@@ -180,6 +184,9 @@ func TestRedeliverGivesUpAfterThreeHours(t *testing.T) { // 4-7
 		}
 		if asked, _ := h.calls(); len(asked) != 91 { // every 2 min from 0:00 to 3:00
 			t.Errorf("asked %d times", len(asked))
+		}
+		if h.news != len(h.attempts)-1 { // the last one came after the last scan
+			t.Errorf("%d attempts were new in all scans, of %d that there are", h.news, len(h.attempts))
 		}
 	})
 }
