@@ -205,7 +205,7 @@ func TestErrors(t *testing.T) {
 		{"pool list --token-file " + dir + "/none", 2, "no such file"},
 		{"config check --config " + dir + "/none.yaml", 2, "there is no such file; write one with: muster init --output"},
 		{"demo --runners 0", 2, "--runners must be at least 1"},
-		{"demo --listen 0.0.0.0:1", 2, "stays on 127.0.0.1"},
+		{"demo --listen 0.0.0.0:1", 2, "name one address of this machine"},
 		{"sim --management 0.0.0.0:1", 2, "stays on 127.0.0.1"},
 		{"sim --fault nope=1", 2, "faults are drop_deliveries,"},
 		{"sim --fault drop_deliveries", 2, "is not NAME=VALUE"},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"strings"
 
@@ -130,6 +131,10 @@ type DemoOptions struct {
 	DataDir string
 	// Provider is the kind of provider that the runners run on.
 	Provider string
+	// ProviderConfig is a file with settings of the provider, laid over the demo's own.
+	ProviderConfig string
+	// WriteImage is a file that gets the runners' container image, instead of a demo.
+	WriteImage string
 	// Runners is the most runners at once.
 	Runners int
 	// Hostile lets the simulated GitHub lose, repeat, delay and refuse.
@@ -155,12 +160,31 @@ files flow; print what each workflow took and cost, and whether the promise held
 On a terminal the dashboard then stays up until interrupted; without one, or with
 DEMO=once in the environment or --once, the demo ends by itself. The exit status is 0
 only if no job was lost, no runner leaked and no busy runner killed. Nothing outside
-this machine is touched.`,
+this machine is touched.
+
+With --provider runners are machines of a platform that you have, and everything that
+is made there is removed at the end:
+
+* container: the Docker or Podman of this machine; the runners' image is made of this
+  machine's shell and tools.
+* qemu: virtual machines of this host.
+* slurm: the cluster that sbatch submits to, as you. Nodes have to see the programs and
+  --data-dir, and to reach --listen.
+* kubernetes: the cluster of KUBECONFIG. Pods have to reach --listen, and nodes need
+  the image that --write-image writes.
+
+With --listen on an address that others reach, dashboard and API ask for a token that
+the demo prints, and everything crosses that network in clear.`,
+		Example: `  muster demo --provider container
+  muster demo --write-image runners.tar && kind load image-archive runners.tar
+  muster demo --provider kubernetes --listen 192.0.2.7:8080`,
 	}
 	opts := DemoOptions{Version: a.Version, Live: a.IsTerminal}
 	c.Flags().StringVar(&opts.Listen, "listen", "127.0.0.1:8080", "address of the control plane and its dashboard")
 	c.Flags().StringVar(&opts.DataDir, "data-dir", "", "keep what the demo writes in this directory (default: a temporary one)")
 	c.Flags().StringVar(&opts.Provider, "provider", "process", "kind of provider that the runners run on; it has to be present on this machine")
+	c.Flags().StringVar(&opts.ProviderConfig, "provider-config", "", "YAML file with settings of the provider, laid over the demo's own; paths in it are absolute")
+	c.Flags().StringVar(&opts.WriteImage, "write-image", "", "write the runners' container image to this file, as docker save does, and end")
 	c.Flags().IntVar(&opts.Runners, "runners", 8, "runners at once at most")
 	c.Flags().BoolVar(&opts.Hostile, "hostile", false, "let the simulated GitHub lose, repeat, delay and refuse")
 	c.Flags().Uint64Var(&opts.Seed, "seed", 1, "make the simulated GitHub's choices repeatable")
@@ -169,8 +193,8 @@ this machine is touched.`,
 		switch {
 		case opts.Runners < 1:
 			return usagef("--runners must be at least 1")
-		case !config.Loopback(opts.Listen):
-			return usagef("--listen %s: the demo asks for no password and stays on 127.0.0.1", opts.Listen)
+		case !config.Loopback(opts.Listen) && !namesAddress(opts.Listen):
+			return usagef("--listen %s: name one address of this machine, by which others reach it", opts.Listen)
 		case strings.HasSuffix(opts.Listen, ":0"):
 			return usagef("--listen %s: name a port, because the simulated GitHub has to know where webhooks go", opts.Listen)
 		}
@@ -181,4 +205,11 @@ this machine is touched.`,
 		}
 		return err
 	})
+}
+
+// namesAddress reports whether host:port is one address, and not every interface.
+func namesAddress(listen string) bool {
+	host, _, err := net.SplitHostPort(listen)
+	ip := net.ParseIP(host)
+	return err == nil && ip != nil && !ip.IsUnspecified()
 }

@@ -2,9 +2,13 @@ package demo
 
 import (
 	"context"
+	crypto "crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,6 +35,9 @@ const settleTimeout = 2 * time.Minute
 // Run runs the demo; see cli.DemoOptions. It writes progress and the final table
 // to stdout.
 func Run(ctx context.Context, opts cli.DemoOptions, stdout io.Writer) (err error) {
+	if opts.WriteImage != "" {
+		return writeImage(opts.WriteImage, stdout)
+	}
 	on, err := stageFor(opts.Provider, lookPath)
 	if err != nil {
 		return err
@@ -47,11 +54,20 @@ func Run(ctx context.Context, opts cli.DemoOptions, stdout io.Writer) (err error
 	}
 	sim := githubsim.New(simulated(opts))
 	defer func() { err = errors.Join(err, sim.Close()) }()
-	file, err := prepare(ctx, sim, on, dir, opts)
+	ctx, over := context.WithCancel(ctx)
+	defer over()
+	set, err := prepare(ctx, sim, on, dir, opts)
 	if err != nil {
 		return err
 	}
-	cfg, err := config.Load(file, os.Getenv)
+	defer func() {
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+		defer cancel()
+		if ended := set.end(clean); ended != nil {
+			err = errors.Join(err, fmt.Errorf("clean up: %w", ended))
+		}
+	}()
+	cfg, err := config.Load(set.file, os.Getenv)
 	if err != nil {
 		return err
 	}
@@ -68,7 +84,7 @@ func Run(ctx context.Context, opts cli.DemoOptions, stdout io.Writer) (err error
 	running, stop := context.WithCancel(ctx)
 	roles, running := errgroup.WithContext(running)
 	roles.Go(func() error { return control.Run(running) })
-	broken := play(running, opts, sim, control, stdout)
+	broken := play(running, opts, set, sim, control, stdout)
 	if broken == nil || errors.Is(broken, ErrPromise) {
 		broken = errors.Join(broken, linger(running, opts, stdout))
 	}
@@ -83,7 +99,7 @@ func simulated(opts cli.DemoOptions) githubsim.Config {
 }
 
 // play waits for the control plane, lets the script run, and reports.
-func play(ctx context.Context, opts cli.DemoOptions, sim *githubsim.Server, control *server.Server, stdout io.Writer) error {
+func play(ctx context.Context, opts cli.DemoOptions, set scene, sim *githubsim.Server, control *server.Server, stdout io.Writer) error {
 	select {
 	case <-control.Ready():
 	case <-ctx.Done():
@@ -94,6 +110,9 @@ func play(ctx context.Context, opts cli.DemoOptions, sim *githubsim.Server, cont
 	}
 	p := newProgress(stdout, opts.Live)
 	p.say("dashboard: http://" + control.Addr())
+	if set.token != "" {
+		p.say("it asks for the operator token " + set.token)
+	}
 	began := time.Now()
 	watch, ended := context.WithCancel(ctx)
 	var side errgroup.Group
@@ -148,53 +167,94 @@ func linger(ctx context.Context, opts cli.DemoOptions, stdout io.Writer) error {
 	return nil
 }
 
-// prepare fills the simulated GitHub, makes a runner directory, and writes the
-// configuration that a user of this organization would write.
-func prepare(ctx context.Context, sim *githubsim.Server, on stage, dir string, opts cli.DemoOptions) (file string, err error) {
+// scene is a demo that is ready to be played.
+type scene struct {
+	// file is the configuration, and token the operator's, where one is asked for.
+	file, token string
+	// end removes what was made.
+	end func(context.Context) error
+}
+
+// prepare fills the simulated GitHub, makes a runner directory and the stage, and
+// writes the configuration that a user of this organization would write.
+func prepare(ctx context.Context, sim *githubsim.Server, on stage, dir string, opts cli.DemoOptions) (set scene, err error) {
 	agent, program, err := programs()
 	if err != nil {
-		return "", err
+		return set, err
 	}
-	api, err := sim.Start(ctx, "127.0.0.1:0")
+	own, err := ownKeys(opts.ProviderConfig)
 	if err != nil {
-		return "", fmt.Errorf("start the simulated GitHub: %w", err)
+		return set, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return set, err
+	}
+	host, _, err := net.SplitHostPort(opts.Listen)
+	if err != nil {
+		return set, fmt.Errorf("--listen %s: %w", opts.Listen, err)
+	}
+	url, err := sim.Start(ctx, net.JoinHostPort(host, "0"))
+	if err != nil {
+		return set, fmt.Errorf("start the simulated GitHub: %w", err)
 	}
 	if err := acme.Setup(sim); err != nil {
-		return "", err
+		return set, err
 	}
 	app, err := sim.CreateApp(githubsim.AppOptions{
 		Name: "muster-demo", Owner: acme.Organization, WebhookSecret: "only for the demo, and only on this machine",
 		WebhookURL: "http://" + opts.Listen + "/github/webhook/demo",
 	})
 	if err != nil {
-		return "", err
+		return set, err
 	}
 	if _, err := sim.Install(app.ID, acme.Organization); err != nil {
-		return "", err
+		return set, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
+	runnerDir := filepath.Join(dir, "actions-runner")
+	if err := runner.WriteDir(runnerDir, program); err != nil {
+		return set, err
 	}
-	if err := runner.WriteDir(filepath.Join(dir, "actions-runner"), program); err != nil {
-		return "", err
-	}
-	section, err := on.section(props{
-		dir: dir, agent: agent, runnerDir: filepath.Join(dir, "actions-runner"), control: opts.Listen, github: strings.TrimPrefix(api, "http://"), runners: opts.Runners,
+	// Platforms know it by this, and those that several people use have several.
+	name := fmt.Sprintf("muster-demo-%06x", rand.Uint32()&0xffffff)
+	ready, err := on.make(ctx, props{
+		name: name, dir: dir, agent: agent, runner: program, runnerDir: runnerDir, control: opts.Listen, github: strings.TrimPrefix(url, "http://"),
+		runners: opts.Runners, own: own, look: lookPath,
 	})
 	if err != nil {
-		return "", fmt.Errorf("set up the demo on %s: %w", opts.Provider, err)
+		return set, fmt.Errorf("set up the demo on %s: %w", opts.Provider, err)
 	}
-	file = filepath.Join(dir, "muster.yaml")
+	set.file, set.end = filepath.Join(dir, "muster.yaml"), ready.end
+	open := ""
+	if !config.Loopback(opts.Listen) {
+		// Others reach it: it asks for a token, and speaks in clear to GitHub on this machine only.
+		if url, err = here(ctx, sim); err != nil {
+			return set, errors.Join(err, set.end(ctx))
+		}
+		set.token, open = crypto.Text(), "insecure_listen: true           # the demo has no certificate\noperator_token_file: operator\n"
+	}
 	for name, text := range map[string]string{
 		"app.pem":     app.PEM,
 		"webhook":     app.WebhookSecret,
-		"muster.yaml": configuration(opts, app.ID, api, section, on.pool),
+		"operator":    set.token,
+		"muster.yaml": configuration(opts, name, open, app.ID, url, ready.section, on.pool),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			return "", err
+			return set, errors.Join(err, set.end(ctx))
 		}
 	}
-	return file, nil
+	return set, nil
+}
+
+// here serves the simulated GitHub on the loopback interface as well, until ctx ends.
+func here(ctx context.Context, sim *githubsim.Server) (url string, err error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("start the simulated GitHub: %w", err)
+	}
+	srv := &http.Server{Handler: sim.Handler(), ReadHeaderTimeout: 30 * time.Second}
+	context.AfterFunc(ctx, func() { _ = srv.Close() }) // nobody listens any more
+	go func() { _ = srv.Serve(l) }()                   // ends with srv
+	return "http://" + l.Addr().String(), nil
 }
 
 // programs finds the agent and the simulator's runner beside this program.
@@ -212,14 +272,15 @@ func programs() (agent, runnerProgram string, err error) {
 	return agent, runnerProgram, nil
 }
 
-func configuration(opts cli.DemoOptions, appID int64, api, section, pool string) string {
+func configuration(opts cli.DemoOptions, name, open string, appID int64, api, section, pool string) string {
 	if pool != "" {
 		pool = "    " + strings.ReplaceAll(strings.TrimSpace(pool), "\n", "\n    ") + "\n"
 	}
-	return fmt.Sprintf(`# The configuration of the demo: one App, one machine, one pool.
+	return fmt.Sprintf(`# The configuration of the demo: one App, one provider, one pool.
+name: %s
 data_dir: data
 listen: %s
-apps:
+%sapps:
   - name: demo
     id: %d
     private_key_file: app.pem
@@ -244,8 +305,8 @@ pools:
     provider: local
     offering: small
     no_job_timeout: 8s            # 2m by default; nobody wants to wait for that here
-    scaling: {mode: on_demand, max_runners: %[8]d}
-%[9]strack_unmatched: true             # so that the job nobody serves can be explained
+    scaling: {mode: on_demand, max_runners: %[10]d}
+%[11]strack_unmatched: true             # so that the job nobody serves can be explained
 times:
   sweep: 10s
   health: 10s
@@ -253,5 +314,5 @@ times:
   redelivery_scan: 5s
   poll: 2s
   heartbeat: 2s
-`, opts.Listen, appID, api, opts.Provider, indented(section), acme.Organization, strings.Join(acme.Labels(), ", "), opts.Runners, pool)
+`, name, opts.Listen, open, appID, api, opts.Provider, indented(section), acme.Organization, strings.Join(acme.Labels(), ", "), opts.Runners, pool)
 }
