@@ -47,6 +47,23 @@ func played(t *testing.T, env []string, args ...string) {
 	t.Log(out)
 }
 
+// interrupted runs the demo until its platform is at work, and interrupts it.
+func interrupted(t *testing.T, env []string, working func() bool, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), filepath.Join(Programs(t), "muster"), append([]string{"demo", "--once"}, args...)...)
+	cmd.Env = append(os.Environ(), env...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, func() (bool, string) { return working(), "the platform has nothing to do" })
+	_ = cmd.Process.Signal(syscall.SIGINT)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the interrupted demo ended with %v:\n%s", err, out.String())
+	}
+}
+
 // The demo on a real engine leaves neither container nor image.
 func TestDemoOnContainers(t *testing.T) {
 	if !enginetest.Isolate(t) {
@@ -61,6 +78,16 @@ func TestDemoOnContainers(t *testing.T) {
 	}
 	if after := e.Tool(t, "images", "--noheading", "--format", "{{.Repository}}:{{.Tag}}"); after != before {
 		t.Errorf("the engine has images %s; before it had %s", after, before)
+	}
+	// Nor does one that is interrupted while it looks around, or while jobs run.
+	for _, busy := range []int{1, 3} {
+		interrupted(t, env, func() bool { return len(e.Containers(t)) >= busy }, "--provider", "container", "--listen", freeAddress(t))
+		if left := e.Containers(t); len(left) > 0 {
+			t.Errorf("interrupted with %d containers, it leaves %v", busy, left)
+		}
+		if after := e.Tool(t, "images", "--noheading", "--format", "{{.Repository}}:{{.Tag}}"); after != before {
+			t.Errorf("interrupted with %d containers, it leaves images %s", busy, after)
+		}
 	}
 	// Without an engine it says what to do.
 	e.Stop()
@@ -78,6 +105,10 @@ func TestDemoOnSlurm(t *testing.T) {
 	played(t, env, "--provider", "slurm", "--runners", "4", "--listen", freeAddress(t))
 	if q := c.Queue(t); len(q) > 0 {
 		t.Errorf("squeue shows %v", q)
+	}
+	interrupted(t, env, func() bool { return len(c.Queue(t)) > 3 }, "--provider", "slurm", "--listen", freeAddress(t))
+	if q := c.Queue(t); len(q) > 0 {
+		t.Errorf("after an interruption squeue shows %v", q)
 	}
 	// A cluster that takes no jobs, and none at all.
 	own := filepath.Join(t.TempDir(), "own.yaml")

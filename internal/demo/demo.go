@@ -60,13 +60,7 @@ func Run(ctx context.Context, opts cli.DemoOptions, stdout io.Writer) (err error
 	if err != nil {
 		return err
 	}
-	defer func() {
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
-		defer cancel()
-		if ended := set.end(clean); ended != nil {
-			err = errors.Join(err, fmt.Errorf("clean up: %w", ended))
-		}
-	}()
+	defer func() { err = errors.Join(err, undo(ctx, set.end)) }()
 	cfg, err := config.Load(set.file, os.Getenv)
 	if err != nil {
 		return err
@@ -228,7 +222,7 @@ func prepare(ctx context.Context, sim *githubsim.Server, on stage, dir string, o
 	if !config.Loopback(opts.Listen) {
 		// Others reach it: it asks for a token, and speaks in clear to GitHub on this machine only.
 		if url, err = here(ctx, sim); err != nil {
-			return set, errors.Join(err, set.end(ctx))
+			return set, errors.Join(err, undo(ctx, set.end))
 		}
 		set.token, open = crypto.Text(), "insecure_listen: true           # the demo has no certificate\noperator_token_file: operator\n"
 	}
@@ -239,7 +233,7 @@ func prepare(ctx context.Context, sim *githubsim.Server, on stage, dir string, o
 		"muster.yaml": configuration(opts, name, open, app.ID, url, ready.section, on.pool),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			return set, errors.Join(err, set.end(ctx))
+			return set, errors.Join(err, undo(ctx, set.end))
 		}
 	}
 	return set, nil

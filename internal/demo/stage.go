@@ -79,15 +79,25 @@ func (s stage) make(ctx context.Context, set props) (b built, err error) {
 	}
 	keys := map[string]any{}
 	if err := yaml.Unmarshal([]byte(b.section), &keys); err != nil {
-		return b, errors.Join(fmt.Errorf("read the stage's own section: %w", err), b.end(ctx))
+		return b, errors.Join(fmt.Errorf("read the stage's own section: %w", err), undo(ctx, b.end))
 	}
 	maps.Copy(keys, set.own)
 	text, err := yaml.Marshal(keys)
 	if err != nil {
-		return b, errors.Join(fmt.Errorf("write the provider's section: %w", err), b.end(ctx))
+		return b, errors.Join(fmt.Errorf("write the provider's section: %w", err), undo(ctx, b.end))
 	}
 	b.section = string(text)
 	return b, nil
+}
+
+// undo calls what removes things, also when ctx has ended, which is why it is called.
+func undo(ctx context.Context, end func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	if err := end(ctx); err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	return nil
 }
 
 // ownKeys reads the file of --provider-config.

@@ -51,11 +51,12 @@ func buildContainers(ctx context.Context, set props) (built, error) {
 	name := set.word("image")
 	if name == "" {
 		if name, err = c.load(ctx, set); err != nil {
-			return built{}, errors.Join(err, c.end(ctx))
+			return built{}, errors.Join(err, undo(ctx, c.end))
 		}
 	}
-	if err := c.probe(ctx, name, cmp.Or(set.word("network"), "host"), set.github); err != nil {
-		return built{}, errors.Join(err, c.end(ctx))
+	err = c.probe(ctx, name, cmp.Or(set.word("network"), "host"), set.github)
+	if err := errors.Join(err, undo(ctx, c.clear)); err != nil {
+		return built{}, errors.Join(err, undo(ctx, c.end))
 	}
 	return built{
 		section: fmt.Sprintf("host: %q\nagent: %q\nimage: %q\npull: never\nuser: runner\nnetwork: host\nmax: %d\ngrace: 1s\n", c.host, set.agent, name, set.runners),
@@ -124,8 +125,7 @@ func (c *containers) probe(ctx context.Context, name, network, address string) e
 			err = fmt.Errorf("a container of the engine at %s does not reach %s, where the simulated GitHub listens: the demo needs an engine on this very machine, not in a virtual one or in a user's own network", c.host, address)
 		}
 	}
-	_, removed := c.ContainerRemove(ctx, made.ID, client.ContainerRemoveOptions{Force: true})
-	return errors.Join(err, removed)
+	return err
 }
 
 // dial is a script for bash that succeeds if it can connect.
@@ -134,8 +134,9 @@ func dial(address string) string {
 	return fmt.Sprintf("exec 3<>/dev/tcp/%s/%s", host, port)
 }
 
-// end removes what is left: containers only if the demo was interrupted.
-func (c *containers) end(ctx context.Context) error {
+// clear removes the containers of this demo: the one that looked around, and what an
+// interrupted demo has left.
+func (c *containers) clear(ctx context.Context) error {
 	left, err := c.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: make(client.Filters).Add("label", ownerLabel+"="+c.owner)})
 	errs := []error{err}
 	for _, one := range left.Items {
@@ -144,6 +145,12 @@ func (c *containers) end(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
+	return errors.Join(errs...)
+}
+
+// end removes what is left.
+func (c *containers) end(ctx context.Context) error {
+	errs := []error{c.clear(ctx)}
 	if c.image != "" {
 		// Another demo may use it by now.
 		if _, err := c.ImageRemove(ctx, c.image, client.ImageRemoveOptions{}); !errdefs.IsNotFound(err) && !errdefs.IsConflict(err) {

@@ -43,7 +43,7 @@ func buildSlurm(ctx context.Context, set props) (built, error) {
 		return built{}, err
 	}
 	if err := c.probe(ctx, set); err != nil {
-		return built{}, errors.Join(err, c.end(context.WithoutCancel(ctx)))
+		return built{}, errors.Join(err, undo(ctx, c.end))
 	}
 	return built{
 		section: fmt.Sprintf("transport: commands\nslurm_conf: %q\nagent: %q\nrunner_dir: %q\njob_root: %q\nlog: %q\ntime_limit: 10m\ngrace: 2s\nmax: %d\n",
