@@ -66,7 +66,7 @@ const (
 )
 
 func (r run) arguments() []string {
-	cpu := "max"
+	cpu := "max,-erms" // translated, a fast copy of strings is one byte at a time
 	accel := "tcg,thread=multi,tb-size=64"
 	if r.Accel == "kvm" {
 		cpu, accel = "host", "kvm"
