@@ -44,6 +44,8 @@ echo "boot $(cat /proc/sys/kernel/random/boot_id)"
 echo "machine $(cat /etc/machine-id)"
 echo "host $(hostname)"
 echo "clock $(date +%s)"
+echo "cpus $(nproc)"
+echo "memory $(head -n 1 /proc/meminfo)"
 if [ -n "$TRY" ]; then sh -c "$TRY"; fi
 echo "√ Connected to GitHub"
 echo "$(date -u '+%Y-%m-%d %H:%M:%SZ'): Listening for Jobs"
