@@ -1,7 +1,11 @@
 package agent
 
 import (
+	"go/parser"
+	"go/token"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 )
@@ -33,5 +37,27 @@ func TestBelow(t *testing.T) {
 			t.Fatalf("%s after %d others", d, len(seen))
 		}
 		seen[d] = true
+	}
+}
+
+// Copies of a virtual machine have the runtime's random numbers in common, so that
+// nothing of the agent may take any from it.
+func TestNoSharedRandomness(t *testing.T) {
+	for _, dir := range []string{".", "../guest", "../wire", "../proc"} {
+		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %d files, %v", dir, len(files), err)
+		}
+		for _, name := range files {
+			f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, i := range f.Imports {
+				if strings.HasPrefix(i.Path.Value, `"math/rand`) && !strings.HasSuffix(name, "_test.go") {
+					t.Errorf("%s imports %s: use crypto/rand", name, i.Path.Value)
+				}
+			}
+		}
 	}
 }
