@@ -23,7 +23,7 @@ var zeros = regexp.MustCompile(`(?m)^jobs lost 0, runners leaked 0, busy runners
 // playDemo runs `muster demo` to its end and returns what it printed.
 func playDemo(t *testing.T, env []string, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute) // pods take two seconds each on two busy processors
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(Programs(t), "muster"), append([]string{"demo", "--once"}, args...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
