@@ -46,6 +46,9 @@ func DecodeConfig(section json.RawMessage, into any) error {
 			problems = append(problems, fmt.Errorf("%s: unknown key; known are %s", k, strings.Join(known, ", ")))
 			continue
 		}
+		if field.Kind() == reflect.Slice {
+			field.SetZero() // or its new elements would inherit what the old ones at their places had
+		}
 		d := json.NewDecoder(bytes.NewReader(values[k]))
 		d.DisallowUnknownFields()
 		if err := d.Decode(field.Addr().Interface()); err != nil {

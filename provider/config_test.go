@@ -35,6 +35,23 @@ func TestDecodeConfig(t *testing.T) {
 	}
 }
 
+// A list replaces the default one whole.
+func TestDecodeConfigMixesNoLists(t *testing.T) {
+	type rule struct {
+		CIDR   string   `json:"cidr"`
+		Except []string `json:"except"`
+	}
+	c := struct {
+		Egress []rule `json:"egress"`
+	}{Egress: []rule{{CIDR: "0.0.0.0/0", Except: []string{"10.0.0.0/8"}}}}
+	if err := provider.DecodeConfig(json.RawMessage(`{"egress":[{"cidr":"192.0.2.0/24"}]}`), &c); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Egress) != 1 || c.Egress[0].CIDR != "192.0.2.0/24" || c.Egress[0].Except != nil {
+		t.Errorf("got %+v", c.Egress)
+	}
+}
+
 func TestDecodeConfigReportsEverythingAtOnce(t *testing.T) {
 	var c config
 	err := provider.DecodeConfig(json.RawMessage(`{"max":"many","rooot":1,"grace":5,"env":"PATH","Owner":"x","root":null}`), &c)
