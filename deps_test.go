@@ -66,7 +66,7 @@ var boundaries = []struct{ packages, mayImport string }{
 	// Configuration is read by the command line and handed to the server.
 	{"internal/config", ". provider internal/usage internal/schedule"},
 	{"internal/server", ". provider/... gen/... internal/agent internal/api internal/authz internal/compat internal/config internal/engine internal/gateway internal/fleet internal/garm internal/github internal/ingress internal/lifecycle internal/metrics internal/schedule internal/secretbox internal/store internal/trace internal/usage internal/web internal/wire"},
-	{"internal/demo", ". githubsim/... internal/cli internal/config internal/server internal/store gen/..."},
+	{"internal/demo", ". githubsim/... internal/cli internal/config internal/proc internal/server internal/store gen/..."},
 	{"internal/cli", ". gen/... githubsim/... provider internal/config internal/migrate internal/server internal/usage"},
 	{"cmd/muster", "internal/cli internal/demo internal/server"},
 	// Tools stand alone; stories and benchmarks see everything.

@@ -8,10 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/muster-ci/muster/githubsim/runner"
 	"github.com/muster-ci/muster/internal/config"
+	"github.com/muster-ci/muster/internal/proc"
 	"github.com/muster-ci/muster/internal/server"
 )
 
@@ -23,13 +26,16 @@ const kernelVariable = "MUSTER_DEMO_KERNEL"
 var onQEMU = stage{
 	programs: []string{"qemu-system-x86_64", "qemu-img", "busybox", "dpkg-deb"},
 	remedy:   "apt-get install qemu-system-x86 qemu-utils busybox-static",
-	section:  qemuSection,
+	build: func(ctx context.Context, set props) (built, error) {
+		section, err := qemuSection(ctx, set)
+		return built{section: section, end: func(ctx context.Context) error { return endMachines(ctx, set.dir) }}, err
+	},
 	// Without KVM, a machine needs a while when many of them start at once.
 	pool: "connect_timeout: 2m",
 }
 
 // qemuSection builds an image with the simulated GitHub's runner in it.
-func qemuSection(set props) (string, error) {
+func qemuSection(ctx context.Context, set props) (string, error) {
 	kernel := os.Getenv(kernelVariable)
 	if kernel == "" {
 		if _, err := exec.LookPath("apt-get"); err != nil {
@@ -40,7 +46,7 @@ func qemuSection(set props) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	images := filepath.Join(set.dir, "images")
 	if err := os.RemoveAll(filepath.Join(images, "demo")); err != nil { // of an earlier demo in this directory
@@ -53,6 +59,36 @@ func qemuSection(set props) (string, error) {
 	// The simulated GitHub is on this host's loopback, which no machine reaches unless
 	// the address is written down.
 	return fmt.Sprintf("images: %s\nimage: demo\nmax: %d\ngrace: 5s\negress: [%q]\n", images, set.runners, set.github), nil
+}
+
+// endMachines kills what an interrupted demo has left: machines live through the end of
+// their control plane. They are known by their home, below the demo's directory.
+func endMachines(ctx context.Context, dir string) error {
+	dir, err := filepath.EvalSymlinks(dir) // as the provider does
+	if err != nil {
+		return err
+	}
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		all, err := proc.All()
+		if err != nil {
+			return err
+		}
+		left := 0
+		for _, p := range all {
+			if !p.Zombie && strings.HasPrefix(p.Env("HOME"), dir+"/") && strings.Contains(p.Env("MUSTER_INSTANCE"), ".") {
+				left++
+				_ = p.Signal(syscall.SIGKILL) // it may have ended
+			}
+		}
+		if left == 0 {
+			return nil
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return fmt.Errorf("%d machines are still ending: %w", left, ctx.Err())
+		}
+	}
 }
 
 // guestRunner makes a directory of the simulated GitHub's runner as it lies in a
