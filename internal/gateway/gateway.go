@@ -195,6 +195,9 @@ func (g *Gateway) route(pattern, operation string, do func(ctx context.Context, 
 			return
 		}
 		refusal := wire.GatewayError{Class: "transient", Message: err.Error()}
+		if gone, ok := errors.AsType[*provider.GoneError](err); ok {
+			refusal.Detail = gone.Detail
+		}
 		status = http.StatusBadGateway
 		switch muster.CodeOf(err) {
 		case muster.CodeUnauthenticated:

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -561,8 +562,15 @@ func (a *Activities) Destroy(ctx context.Context, ref RunnerRef, s step) error {
 	}
 	if backend, ok := a.Backends[r.Provider]; ok {
 		for _, z := range backend.asked(r) {
-			if err := deleteUntilGone(ctx, z, r.ID); err != nil {
+			if backend.Queues && gone(r) {
+				letEnd(ctx, z, r.ID)
+			}
+			why, err := deleteUntilGone(ctx, z, r.ID)
+			if err != nil {
 				return fmt.Errorf("delete instance of %s: %w", r.ID, err)
+			}
+			if r, err = a.endedBy(ctx, r, why); err != nil {
+				return err
 			}
 		}
 	}
@@ -591,6 +599,45 @@ func (a *Activities) Destroy(ctx context.Context, ref RunnerRef, s step) error {
 	a.Observer.RunnerChanged(r)
 	a.Log.Info("runner destroyed", "runner", r.ID, "pool", r.Pool, "reason", r.Reason, "failed", r.Failed, "lived", r.DestroyedAt.Sub(r.CreatedAt).Round(time.Millisecond).String(), "trace_id", r.TraceID)
 	return a.settle(ctx, r)
+}
+
+// letEnd gives a machine whose agent has reported its end a moment to end by itself. A job of
+// a platform's queue that is cancelled in that moment counts as cancelled there, whatever it
+// had ended of.
+func letEnd(ctx context.Context, b provider.Provider, id muster.RunnerID) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for {
+		if in, err := b.Get(ctx, id); err != nil || in.State == provider.InstanceEnded {
+			return // what it is now is Delete's to find out
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// endedBy keeps why the platform ended a machine by itself. The agent knows only that it was
+// told to stop, if it could still say anything. Only platforms with a queue are believed:
+// on others a machine that Muster deletes looks no different from one that was ended.
+func (a *Activities) endedBy(ctx context.Context, r muster.Runner, why string) (muster.Runner, error) {
+	if why == "" || !a.Backends[r.Provider].Queues || strings.Contains(r.Reason, why) {
+		return r, nil
+	}
+	r, err := a.Store.UpdateRunner(ctx, r.Workspace, r.ID, a.Now(), "machine was ended: "+why, func(r *muster.Runner) error {
+		if r.Reason != "" {
+			r.Reason += "; "
+		}
+		r.Reason += "machine was ended: " + why
+		r.Failed = true
+		return nil
+	})
+	if err != nil {
+		return r, fmt.Errorf("record why the machine of %s was ended: %w", r.ID, err)
+	}
+	return r, nil
 }
 
 // settle does what follows from the end of a runner. It may be repeated.
@@ -632,23 +679,27 @@ func (a *Activities) tellJob(ctx context.Context, r muster.Runner) error {
 }
 
 // deleteUntilGone repeats Delete until the provider proves that nothing is left,
-// for at most a few seconds; the activity's own retry goes on from there.
-func deleteUntilGone(ctx context.Context, b provider.Provider, id muster.RunnerID) error {
+// for at most a few seconds; the activity's own retry goes on from there. why is what
+// the provider saw of an end that it did not make itself.
+func deleteUntilGone(ctx context.Context, b provider.Provider, id muster.RunnerID) (why string, err error) {
 	pause := 10 * time.Millisecond
 	for deadline := time.Now().Add(10 * time.Second); ; pause = min(2*pause, 500*time.Millisecond) {
 		err := b.Delete(ctx, id)
 		if errors.Is(err, provider.ErrNotFound) {
-			return nil
+			if gone, ok := errors.AsType[*provider.GoneError](err); ok {
+				why = gone.Detail
+			}
+			return why, nil
 		}
 		if err != nil {
-			return err
+			return "", err
 		}
 		if time.Now().After(deadline) {
-			return errors.New("accepted, but not gone yet")
+			return "", errors.New("accepted, but not gone yet")
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return "", ctx.Err()
 		case <-time.After(pause):
 		}
 	}

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -107,6 +108,35 @@ func TestQueueIsNoted(t *testing.T) {
 	}
 	if count["waits at provider fake: "+priority] != 1 || count["machine runs: RUNNING on n1"] != 1 {
 		t.Errorf("history %v", count)
+	}
+}
+
+// What a platform ended by itself says so, behind what the agent said, and once. A platform
+// without a queue is not believed: there, Muster's own deletion looks the same.
+func TestEndByThePlatformIsKept(t *testing.T) {
+	w := theWorld(t)
+	p := w.pool(t, func(ctx context.Context, _ *agent) string { <-ctx.Done(); return "" }, func(p *muster.Pool) { p.ConnectTimeout = time.Hour })
+	w.send(t, w.event(p, w.newJob(), "queued"))
+	w.until(t, "a machine", func() bool { rs := w.runners(t, p); return len(rs) == 1 && !rs[0].LaunchedAt.IsZero() })
+	r, err := w.store.UpdateRunner(t.Context(), defaultWorkspace, w.runners(t, p)[0].ID, time.Now(), "", func(r *muster.Runner) error { r.Reason = "told to stop"; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := w.client.Deps
+	a := &Activities{Deps: d, Log: w.client.log}
+	for _, c := range []struct {
+		queues    bool
+		why, want string
+	}{
+		{false, "TIMEOUT: too long", "told to stop"},
+		{true, "", "told to stop"},
+		{true, "TIMEOUT: too long", "told to stop; machine was ended: TIMEOUT: too long"},
+		{true, "TIMEOUT: too long", "told to stop; machine was ended: TIMEOUT: too long"},
+	} {
+		a.Backends = map[string]Backend{"fake": {Name: "fake", Queues: c.queues}}
+		if r, err = a.endedBy(t.Context(), r, c.why); err != nil || r.Reason != c.want || r.Failed != strings.Contains(c.want, "ended") {
+			t.Errorf("%+v: %q, failed %t, %v", c, r.Reason, r.Failed, err)
+		}
 	}
 }
 

@@ -71,6 +71,8 @@ type GatewayList struct {
 type GatewayError struct {
 	Class   string `json:"class"`
 	Message string `json:"message"`
+	// Detail is why a job is gone, where Slurm ended it by itself.
+	Detail string `json:"detail,omitempty"`
 }
 
 // GHARunner answers a node that registers its runner itself. Token is the

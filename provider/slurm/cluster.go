@@ -231,6 +231,9 @@ func (c *Cluster) Delete(ctx context.Context, owner string, runner muster.Runner
 		}
 	}
 	if !running {
+		if there[0].byItself() {
+			return &provider.GoneError{Detail: there[0].detail()}
+		}
 		return fmt.Errorf("%w: the job of %s has ended and is forgotten", provider.ErrNotFound, runner)
 	}
 	return nil

@@ -256,6 +256,12 @@ func (j job) ended() bool {
 // gone reports whether nothing of the job runs any more, as far as Slurm knows.
 func (j job) gone() bool { return j.ended() && !slices.Contains(j.states, "COMPLETING") }
 
+// byItself reports whether Slurm ended the job for a reason of its own: neither its script
+// nor whoever cancelled it did. The script was asked to stop first, and may have ended well.
+func (j job) byItself() bool {
+	return j.ended() && !slices.Contains([]string{"COMPLETED", "FAILED", "CANCELLED", "LAUNCH_FAILED"}, j.base())
+}
+
 // instance is the job in the words of the contract.
 func (j job) instance() provider.Instance {
 	in := provider.Instance{ID: strconv.FormatInt(j.id, 10), Runner: j.tag.Runner, State: provider.InstanceRunning, CreatedAt: j.submitted, Detail: j.detail()}
