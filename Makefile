@@ -43,7 +43,7 @@ bench: build ## Measure what the docs claim and write bench/results/
 
 .PHONY: provider-table
 provider-table: setup build ## Measure every provider on this machine and write the table of docs/providers/README.md
-	set -o pipefail; { MUSTER_FIGURES=1 go test -json -count=1 -timeout 60m ./provider/...; MUSTER_BIN=$(CURDIR)/$(BIN) go test -json -count=1 -timeout 60m -run TestProvidersChaos ./e2e; } | go run ./internal/tools/providertable -on "$$(nproc) cores, $$(uname -sr)"
+	set -o pipefail; { MUSTER_FIGURES=1 go test -json -count=1 -timeout 60m ./provider/...; MUSTER_BIN=$(CURDIR)/$(BIN) MUSTER_PROVIDER_CHAOS_RUNNERS=100 MUSTER_PROVIDER_CHAOS_KILLS=5 go test -json -count=1 -timeout 60m -run 'TestProvidersChaos|Test(Containers|Kubernetes)Chaos' ./e2e; } | go run ./internal/tools/providertable -on "$$(nproc) cores, $$(uname -sr)"
 
 .PHONY: lint
 lint: ## Run golangci-lint with the reasons in .golangci.yml

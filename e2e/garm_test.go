@@ -225,3 +225,26 @@ func (s *Stand) allRunners(t *testing.T) []*v1.Runner {
 	}
 	return all.Runners
 }
+
+// For the chaos of providers: machines that are there already have their runner in the image.
+func readyGARM(t *testing.T) Options {
+	exe := garmExecutable(t)
+	return Options{Pool: "no_job_timeout: 20s", Provider: func(s *Stand) string {
+		section := garmCloud(t, exe, "v0.1.1", map[string]any{"user_data": true, "runner": filepath.Join(s.Dir, "actions-runner")})(s)
+		return strings.Replace(section, "max: 4", "max: 12", 1)
+	}}
+}
+
+// countGARM counts the directories of the cloud, one for each machine.
+func countGARM(t *testing.T, s *Stand) []string { return garmMachines(t, s) }
+
+func killGARM(_ *testing.T, _ *Stand, machine string) {
+	var m struct{ PID int }
+	text, err := os.ReadFile(filepath.Join(machine, "machine.json"))
+	if err != nil || json.Unmarshal(text, &m) != nil || m.PID == 0 {
+		return // it has ended
+	}
+	if args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", m.PID)); err == nil && bytes.Contains(args, []byte(machine)) {
+		_ = syscall.Kill(m.PID, syscall.SIGKILL) // all of its processes end with the first
+	}
+}

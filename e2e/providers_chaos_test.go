@@ -38,6 +38,8 @@ var backends = []backend{
 	{kind: "process", ready: func(*testing.T) Options { return Options{} }, count: countProcesses, kill: killProcess},
 	{kind: "ssh", ready: readySSH, count: countSSH, kill: killSSH},
 	{kind: "qemu", ready: readyQEMU, count: countQEMU, kill: killProcess},
+	slurmBackend(),
+	{kind: "garm", ready: readyGARM, count: countGARM, kill: killGARM},
 }
 
 // output runs a platform's tool and returns the lines that it prints.
