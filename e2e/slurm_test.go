@@ -16,7 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/muster-ci/muster/githubsim"
 	"github.com/muster-ci/muster/githubsim/runner"
+	"github.com/muster-ci/muster/githubsim/workflow"
 	"github.com/muster-ci/muster/provider/slurm/slurmtest"
 )
 
@@ -35,7 +37,13 @@ type slurmStand struct {
 // the pool, partition the one that the gateway submits to.
 func newSlurm(t *testing.T, pool, partition string, change ...func(config string) string) *slurmStand {
 	t.Helper()
-	c := slurmtest.Start(t, slurmtest.Options{Nodes: 3, CPUs: 8})
+	return newSlurmOn(t, slurmtest.Options{}, pool, partition, change...)
+}
+
+func newSlurmOn(t *testing.T, o slurmtest.Options, pool, partition string, change ...func(config string) string) *slurmStand {
+	t.Helper()
+	o.Nodes, o.CPUs = 3, 8
+	c := slurmtest.Start(t, o)
 	s := &slurmStand{Stand: stand(t, Options{Settings: quick, Pool: pool}), cluster: c, user: c.Users[1]}
 	must := func(errs ...error) {
 		t.Helper()
@@ -245,11 +253,17 @@ func TestSlurmSwappedAssignments(t *testing.T) {
 	}
 }
 
+// replaced is a change of a stand's configuration.
+func replaced(old, now string) func(string) string {
+	return func(config string) string { return strings.Replace(config, old, now, 1) }
+}
+
 // S2-14 4-42: a job that is cancelled on GitHub while its Slurm job waits in the queue, for
-// whatever reason Slurm gives, takes that with it: nothing starts just to end.
+// whatever reason Slurm gives, takes that with it: nothing starts just to end. Until then
+// `job why` tells that reason, long before an agent counts as lost.
 func TestSlurmCancelledInTheQueue(t *testing.T) {
 	t.Parallel()
-	s := newSlurm(t, "no_job_timeout: 5s", "closed")
+	s := newSlurm(t, "no_job_timeout: 5s", "closed", replaced("agent_lost: 3s", "agent_lost: 90s"))
 	s.start(t)
 	id := s.Inject(t, 1, time.Second)[0]
 	var runner string
@@ -264,6 +278,7 @@ func TestSlurmCancelledInTheQueue(t *testing.T) {
 		show, _, _ := s.CLI(t, "runner", "show", runner)
 		return strings.Contains(show, "PENDING (PartitionDown)") && strings.Contains(show, "takes no jobs now"), show
 	})
+	s.why(t, id, "made runner "+runner+" for this job that waits in the platform's queue", "PENDING (PartitionDown)", "takes no jobs now", "since ")
 	if err := s.Sim.CancelJob(id); err != nil {
 		t.Fatal(err)
 	}
@@ -271,6 +286,202 @@ func TestSlurmCancelledInTheQueue(t *testing.T) {
 	ended, err := os.ReadFile(filepath.Join(s.cluster.Dir, "ctld", "ended.txt"))
 	if err != nil || !strings.Contains(string(ended), "JobState=CANCELLED") || strings.Contains(string(ended), "JobState=COMPLETED") {
 		t.Errorf("%v: %s", err, ended)
+	}
+}
+
+// why waits until `job why` says all of the words.
+func (s *slurmStand) why(t *testing.T, job int64, words ...string) {
+	t.Helper()
+	eventually(t, 20*time.Second, func() (bool, string) {
+		out, errs, _ := s.CLI(t, "job", "why", fmt.Sprint(job))
+		for _, w := range words {
+			if !strings.Contains(strings.Join(strings.Fields(out), " "), w) {
+				return false, fmt.Sprintf("nothing of %q in %s%s", w, out, errs)
+			}
+		}
+		return true, ""
+	})
+}
+
+// foreign runs a one-job runner that no part of Muster knows, and returns when it has run
+// a job of the repository.
+func (s *slurmStand) foreign(t *testing.T, name string) {
+	t.Helper()
+	token, err := s.Sim.CreateToken("somebody", "repo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := json.Marshal(map[string]any{"name": name, "runner_group_id": 1, "labels": Labels})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.Sim.URL()+"/api/v3/repos/"+Repo+"/actions/runners/generate-jitconfig", strings.NewReader(string(body)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var out struct {
+		JIT string `json:"encoded_jit_config"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil || out.JIT == "" {
+		t.Fatalf("a JIT configuration: %d %v", resp.StatusCode, err)
+	}
+	dir := filepath.Join(t.TempDir(), "runner")
+	if err := runner.WriteDir(dir, filepath.Join(Programs(t), "actions-runner")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	run := exec.CommandContext(ctx, filepath.Join(dir, "run.sh"), "--jitconfig", out.JIT)
+	run.Dir = dir
+	if text, err := run.CombinedOutput(); err != nil {
+		t.Fatalf("a runner of somebody else: %v\n%s", err, text)
+	}
+}
+
+// ranOn demands that a job succeeded on a runner of that name.
+func (s *slurmStand) ranOn(t *testing.T, job int64, name string) {
+	t.Helper()
+	if j, ok := s.Sim.Truth().Job(job); !ok || j.Runner != name || j.Conclusion != "success" {
+		t.Errorf("job %d: %+v", job, j)
+	}
+}
+
+// S2-14: a runner outside Muster's control takes the job while the Slurm job waits for free
+// nodes, and another while it starts. Either way the allocation is given back, and nothing
+// is left on GitHub or in Slurm.
+func TestSlurmForeignRunner(t *testing.T) {
+	t.Parallel()
+	s := newSlurm(t, "no_job_timeout: 2s", "ci")
+	s.start(t)
+	others := strings.TrimSpace(s.cluster.Must(t, "sbatch", "--parsable", "-p", "ci", "-N", "3", "--exclusive", "--output=/dev/null", "--wrap=sleep 600"))
+	eventually(t, 20*time.Second, func() (bool, string) {
+		return strings.TrimSpace(s.cluster.Must(t, "squeue", "-h", "-j", others, "-o", "%T")) == "RUNNING", "the nodes are not taken"
+	})
+	waits := s.Inject(t, 1, 100*time.Millisecond)[0]
+	s.why(t, waits, "waits in the platform's queue", "PENDING (Resources)", "no node has enough free")
+	s.foreign(t, "foreign-1")
+	s.ranOn(t, waits, "foreign-1")
+	eventually(t, 30*time.Second, func() (bool, string) {
+		q := s.cluster.Queue(t)
+		return len(q) == 1 && strings.HasPrefix(q[0], others+" "), fmt.Sprintf("besides job %s there are %v", others, q)
+	})
+
+	// The node starts what comes before the agent, and is held there.
+	onNode := filepath.Join(s.cluster.Dir, "node")
+	gate := filepath.Join(onNode, "gate")
+	held := fmt.Sprintf("#!/bin/sh\nuntil [ -e %s ]; do sleep 0.1; done\nexec %s/agent \"$@\"\n", gate, onNode)
+	if err := errors.Join(os.Rename(filepath.Join(onNode, "muster-agent"), filepath.Join(onNode, "agent")), os.WriteFile(filepath.Join(onNode, "muster-agent"), []byte(held), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	s.cluster.Must(t, "scancel", others)
+	starts := s.Inject(t, 1, 100*time.Millisecond)[0]
+	eventually(t, 30*time.Second, func() (bool, string) {
+		q := s.cluster.Queue(t)
+		return len(q) == 1 && strings.Contains(q[0], "RUNNING"), fmt.Sprintf("it does not start: %v", q)
+	})
+	s.foreign(t, "foreign-2")
+	s.ranOn(t, starts, "foreign-2")
+	if err := os.WriteFile(gate, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.empty(t)
+}
+
+// S2-5: the labels of a job decide before a launch is asked for: what no pool serves is no
+// request to the gateway and no Slurm job, and what comes after it is served.
+func TestSlurmUnmatchedLabels(t *testing.T) {
+	t.Parallel()
+	s := newSlurm(t, "no_job_timeout: 5s", "ci")
+	s.start(t)
+	for _, labels := range [][]string{{"self-hosted", "windows"}, {"self-hosted", "linux", "arm64"}, {"ubuntu-latest"}} {
+		id, err := s.Sim.InjectJob(githubsim.JobOptions{Repo: Repo, Labels: labels, Duration: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "no pool wants [" + strings.Join(labels, ",") + "]"
+		eventually(t, 20*time.Second, func() (bool, string) {
+			out, errs, _ := s.CLI(t, "delivery", "list")
+			return strings.Contains(out, want), fmt.Sprintf("job %d: nothing of %q in %s%s", id, want, out, errs)
+		})
+	}
+	served := s.Inject(t, 1, 100*time.Millisecond)[0]
+	s.AwaitJobs(t, 1, 30*time.Second)
+	log, err := os.ReadFile(filepath.Join(s.dir, "gateway.log"))
+	asked := strings.Count(string(log), "job of a runner")
+	if jobs, _ := s.launched(t); err != nil || asked == 0 || asked != len(jobs) || asked != strings.Count(string(log), fmt.Sprintf("github_job=%d ", served)) {
+		t.Errorf("%v; Slurm jobs %v, and the gateway was asked for runners of other jobs than %d:\n%s", err, jobs, served, log)
+	}
+}
+
+// Slurm ends jobs for three reasons of its own, and each is told apart in what is shown of
+// the runner (4-44): too much memory, a job of higher priority, the time limit. The receipt
+// of each job names the runner of which that is told.
+func TestSlurmEndings(t *testing.T) {
+	t.Parallel()
+	unbound := slurmtest.CanBoundMemory()
+	s := newSlurmOn(t, slurmtest.Options{BoundMemory: unbound == "", Lines: []string{
+		"PreemptType=preempt/partition_prio", "PreemptMode=CANCEL", "PartitionName=urgent Nodes=n[1-3] PriorityTier=10 DefMemPerCPU=256 State=UP",
+	}}, "no_job_timeout: 2m", "ci", replaced("memory_mib: 512", "memory_mib: 128"))
+	s.start(t)
+	s.cluster.Must(t, "scontrol", "update", "partitionname=ci", "oversubscribe=EXCLUSIVE") // a node each
+	steps := []workflow.Step{{Run: "head -c 400000000 /dev/zero | tail; sleep 600"}}
+	if unbound != "" {
+		t.Logf("OUT_OF_MEMORY is not produced: %s", unbound)
+		steps = []workflow.Step{{Run: "sleep 600"}}
+	}
+	var ids []int64
+	var jobs, runners []string
+	for i, o := range []githubsim.JobOptions{{Duration: 10 * time.Minute}, {Duration: 10 * time.Minute}, {Steps: steps}} {
+		o.Repo, o.Labels = Repo, Labels
+		id, err := s.Sim.InjectJob(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
+		eventually(t, 30*time.Second, func() (bool, string) {
+			jobs, runners = s.launched(t)
+			j, _ := s.Sim.Truth().Job(id)
+			return len(runners) == i+1 && j.Status == "in_progress" && strings.Contains(j.Runner, strings.TrimPrefix(runners[i], "r-")), fmt.Sprintf("%+v of %v", j, runners)
+		})
+		if i == 0 {
+			s.cluster.Must(t, "scontrol", "update", "jobid="+jobs[0], "timelimit=1")
+		}
+	}
+	node := strings.TrimSpace(s.cluster.Must(t, "squeue", "-h", "-j", jobs[1], "-o", "%N"))
+	urgent := strings.TrimSpace(s.cluster.Must(t, "sbatch", "--parsable", "-p", "urgent", "-w", node, "-n", "8", "--output=/dev/null", "--wrap=sleep 600"))
+	defer s.cluster.Must(t, "scancel", urgent)
+	// Preempted and timed out, the runner has time to tell GitHub that its job is over; out
+	// of memory, GitHub waits for it until somebody cancels.
+	for i, words := range [][]string{
+		{"TIMEOUT", "Slurm's time limit of 1 minutes was reached"},
+		{"PREEMPTED", "another job of higher priority took the node"},
+		{"OUT_OF_MEMORY", "it used more memory than it was given"},
+	} {
+		if i == 2 && unbound != "" {
+			continue
+		}
+		eventually(t, 2*time.Minute, func() (bool, string) {
+			show, _, _ := s.CLI(t, "runner", "show", runners[i])
+			return strings.Contains(show, words[0]) && strings.Contains(show, words[1]), show + s.cluster.Must(t, "squeue", "-t", "all")
+		})
+		if err := s.Sim.CancelJob(ids[i]); err != nil {
+			t.Logf("job %d: %v", ids[i], err) // it is over already
+		}
+		eventually(t, 20*time.Second, func() (bool, string) {
+			receipts, err := s.receipts(t.Context())
+			for _, r := range receipts {
+				if r.JobId == ids[i] {
+					return r.Runner == runners[i] && r.Conclusion != "success", fmt.Sprintf("receipt %v", r)
+				}
+			}
+			return false, fmt.Sprintf("no receipt: %v", err)
+		})
 	}
 }
 
