@@ -51,21 +51,7 @@ func newSlurmOn(t *testing.T, o slurmtest.Options, pool, partition string, chang
 			t.Fatal(err)
 		}
 	}
-	// What is on every node, where every user can read it.
-	onNode := filepath.Join(c.Dir, "node")
-	must(os.Mkdir(onNode, 0o755), runner.WriteDir(filepath.Join(onNode, "actions-runner"), filepath.Join(Programs(t), "actions-runner")))
-	program, err := os.ReadFile(filepath.Join(Programs(t), "muster-agent"))
-	must(err, os.WriteFile(filepath.Join(onNode, "muster-agent"), program, 0o755))
-	must(filepath.WalkDir(onNode, func(path string, d os.DirEntry, err error) error {
-		info, infoErr := d.Info()
-		if err := errors.Join(err, infoErr); err != nil {
-			return err
-		}
-		if info.Mode()&os.ModeSymlink != 0 {
-			return nil
-		}
-		return os.Chmod(path, info.Mode()|0o055)
-	}))
+	onNode := nodePrograms(t, c)
 	s.dir = t.TempDir()
 	random := make([]byte, 32)
 	_, _ = rand.Read(random)
