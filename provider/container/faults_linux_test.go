@@ -311,8 +311,14 @@ func TestEngineRestarts(t *testing.T) {
 	t.Parallel()
 	e := enginetest.Podman(t, enginetest.Options{})
 	c := config(t, e)
+	c.Network = "host"
+	control := newPlane(t, "127.0.0.1:0")
 	p := open(t, c)
-	before := create(t, p, specFor("r-lives"))
+	lives := specFor("r-lives")
+	lives.Boot.URL = control.URL
+	before := create(t, p, lives)
+	// A token that is still in the engine's hands dies with it, and its agent ends for want of one.
+	control.connected(t, lives.Boot.Token.Reveal())
 	e.Kill()
 	for name, err := range map[string]error{
 		"get":    second(p.Get(t.Context(), "r-lives")),
