@@ -2,12 +2,10 @@ package e2e
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -197,22 +195,4 @@ price_book: {rounding: second}
 	t.Logf("%d jobs (%d failed with a killed machine), %d runners made, peak of %d machines, %d kills of the control plane, %d of machines, %d receipts, %d found by the sweep, %s",
 		len(truth.Jobs), failed, len(all), peak, kills, murdered, len(receipts), leaked, time.Since(began).Round(time.Second))
 	providertest.Figure(t, b.kind, providertest.FigureChaos, fmt.Sprintf("%d runners, %d %% faults, %d kills: 0 leaked", len(all), rate, kills))
-}
-
-// needs skips a test whose platform's tools are not here, and fails it where they must be.
-func needs(t *testing.T, programs ...string) {
-	t.Helper()
-	var missing []string
-	for _, name := range programs {
-		if _, err := exec.LookPath(name); errors.Is(err, exec.ErrNotFound) {
-			missing = append(missing, filepath.Base(name))
-		}
-	}
-	switch {
-	case len(missing) == 0:
-	case os.Getenv("CI") == "true":
-		t.Fatalf("%v must be here: run make setup", missing)
-	default:
-		t.Skipf("%v are not here: run make setup", missing)
-	}
 }

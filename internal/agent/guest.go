@@ -142,10 +142,10 @@ func runKept(ctx context.Context, cfg Config) error {
 		case <-ctx.Done():
 			_ = cmd.Process.Signal(syscall.SIGTERM)
 			select {
-			case <-ended:
+			case <-ended: //nolint:errcheck // it was told to end
 			case <-time.After(cmp.Or(cfg.StopGrace, defaultStopGrace)):
 				_ = cmd.Process.Kill()
-				<-ended
+				<-ended //nolint:errcheck // it was told to end
 			}
 			return nil
 		}

@@ -325,7 +325,7 @@ func (c *commands) ProviderCheck(_ context.Context, ws string, id muster.RunnerI
 	if id != r.ID {
 		return check, r, missing("runner", id)
 	}
-	return check, r, c.store.in(ws)
+	return check, r, c.in(ws)
 }
 func (c *commands) Healthy(_ context.Context, ws string, id muster.RunnerID) bool {
 	return c.note("health of %s/%s", ws, id) == nil && id == "r-busy"

@@ -70,7 +70,7 @@ func Proxy(dial DialFunc) http.Handler {
 		}
 		_, err = fmt.Fprint(c, "HTTP/1.1 200 Connection established\r\n\r\n")
 		if n := buffered.Reader.Buffered(); n > 0 && err == nil { // a client that did not wait
-			early, _ := buffered.Reader.Peek(n)
+			early, _ := buffered.Peek(n)
 			_, err = s.Write(early)
 		}
 		if err != nil {

@@ -44,9 +44,7 @@ func ARC(values []byte, release string) (string, error) {
 		case kind == "" && o["githubConfigUrl"] != nil:
 			sets = append(sets, o)
 		case kind == "List":
-			for _, item := range o.list("items") {
-				legacy = append(legacy, item)
-			}
+			legacy = append(legacy, o.list("items")...)
 		case kind == "AutoscalingRunnerSet":
 			sets = append(sets, o.object("spec"))
 		case kind != "":

@@ -204,15 +204,6 @@ func (l local) journal(t interface{ Fatalf(string, ...any) }) (out []entry) {
 	return out
 }
 
-func (e entry) get(name string) (string, bool) {
-	for _, kv := range e.Env {
-		if v, ok := strings.CutPrefix(kv, name+"="); ok {
-			return v, true
-		}
-	}
-	return "", false
-}
-
 func spec(id muster.RunnerID) provider.Spec {
 	return provider.Spec{Runner: id, Owner: "tests", Workspace: "default", Pool: "linux", Boot: provider.Boot{URL: "http://127.0.0.1:9/", Token: providertest.Token}}
 }

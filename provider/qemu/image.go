@@ -152,8 +152,9 @@ func sum(ctx context.Context, dir string) (map[string]ImagePart, error) {
 	return parts, nil
 }
 
+// readerUntil ends with a context, as io.Reader has none.
 type readerUntil struct {
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // of one read of one file
 	r   io.Reader
 }
 

@@ -490,7 +490,7 @@ func (p *Provider) classify(err error) error {
 	}
 	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EAGAIN, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE} {
 		// QEMU says it with a capital letter.
-		if errors.Is(err, full) || full != syscall.EAGAIN && strings.Contains(strings.ToLower(err.Error()), full.Error()) {
+		if errors.Is(err, full) || !errors.Is(full, syscall.EAGAIN) && strings.Contains(strings.ToLower(err.Error()), full.Error()) {
 			return fmt.Errorf("%w: %w", provider.ErrCapacity, err)
 		}
 	}

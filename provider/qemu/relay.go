@@ -106,7 +106,7 @@ func (r *relay) serve(ctx context.Context, c net.Conn) {
 		if err != nil {
 			return
 		}
-		res := r.forward(ctx, req, body)
+		res := r.forward(ctx, req, body) //nolint:bodyclose // Write closes it
 		if res.Write(c) != nil || req.Close {
 			return
 		}

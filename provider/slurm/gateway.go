@@ -86,7 +86,7 @@ func (g *gateway) call(ctx context.Context, method, path string, body, into any)
 	if err := json.Unmarshal(text, &refusal); err != nil || classes[refusal.Class] == nil {
 		return fmt.Errorf("%w: the Slurm gateway answered %d", provider.ErrTransient, resp.StatusCode)
 	}
-	if refusal.Detail != "" && classes[refusal.Class] == provider.ErrNotFound {
+	if refusal.Detail != "" && errors.Is(classes[refusal.Class], provider.ErrNotFound) {
 		return &provider.GoneError{Detail: refusal.Detail}
 	}
 	return fmt.Errorf("%w: the Slurm gateway says: %s", classes[refusal.Class], refusal.Message)

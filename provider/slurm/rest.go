@@ -37,7 +37,7 @@ func newRest(address, version, user string, token *credential) *rest {
 		// A redirect would carry the token elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
-	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:errcheck // it is one
+	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.Proxy = nil
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		r.base = "http://slurmrestd"

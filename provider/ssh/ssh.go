@@ -33,7 +33,7 @@ type Provider struct {
 	element string // the owner as one element of a path
 	hosts   []*host
 	// closing ends what works in the background; work are its goroutines.
-	closing context.Context
+	closing context.Context //nolint:containedctx // the provider's own life, not a call's
 	stop    context.CancelFunc
 	work    sync.WaitGroup
 
@@ -605,7 +605,7 @@ func (p *Provider) Delete(ctx context.Context, runner muster.RunnerID) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := errors.Join(errs...); err != nil && !(slices.Contains(said, "gone") && allUnreached(errs)) {
+	if err := errors.Join(errs...); err != nil && (!slices.Contains(said, "gone") || !allUnreached(errs)) {
 		return err
 	}
 	return fmt.Errorf("%w: nothing is left of runner %s", provider.ErrNotFound, runner)

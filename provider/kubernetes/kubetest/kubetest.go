@@ -42,14 +42,14 @@ func Main(m *testing.M, run func(*testing.M) int) int {
 	}
 	c, err := prepare()
 	if err != nil {
-		lack = err
+		errLack = err
 		return run(m)
 	}
 	defer c.remove()
 	return c.run(os.Args[1:], os.Stdout, os.Stderr)
 }
 
-var lack = errors.New("these tests were not started in a cluster")
+var errLack = errors.New("these tests were not started in a cluster")
 
 // Need skips a test that has no cluster, or fails it where there has to be one.
 func Need(t testing.TB) {
@@ -58,9 +58,9 @@ func Need(t testing.TB) {
 		return
 	}
 	if os.Getenv("CI") == "true" {
-		t.Fatalf("there is no Kubernetes: %v", lack)
+		t.Fatalf("there is no Kubernetes: %v", errLack)
 	}
-	t.Skipf("there is no Kubernetes: %v", lack)
+	t.Skipf("there is no Kubernetes: %v", errLack)
 }
 
 // Enter is for a test of a package whose others need no cluster: it runs the test alone
@@ -72,7 +72,7 @@ func Enter(t *testing.T) bool {
 	}
 	c, err := prepare()
 	if err != nil {
-		lack = err
+		errLack = err
 		Need(t)
 	}
 	defer c.remove()

@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -53,7 +52,6 @@ type Cluster struct {
 
 	opts Options
 	root bool
-	jobs sync.Mutex
 }
 
 // programs are what a cluster needs, and the Debian package of each.
