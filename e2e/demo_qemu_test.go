@@ -19,9 +19,6 @@ func TestDemoOnQEMU(t *testing.T) {
 	if out, err := bare.CombinedOutput(); err == nil || !strings.Contains(string(out), "qemu-system-x86_64") || !strings.Contains(string(out), "apt-get install") {
 		t.Errorf("without QEMU: %v\n%s", err, out)
 	}
-	if os.Getenv("MUSTER_DEMO_QEMU") == "" {
-		t.Skip("the demo in virtual machines takes minutes: set MUSTER_DEMO_QEMU=1")
-	}
 	needQEMU(t)
 	dir := filepath.Join(t.TempDir(), "demo")
 	play := exec.CommandContext(t.Context(), muster, "demo", "--provider", "qemu", "--once", "--runners", "4", "--listen", freeAddress(t), "--data-dir", dir)

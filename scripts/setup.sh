@@ -20,6 +20,7 @@ want npm command -v npm
 want git command -v git
 want openssh-server test -x /usr/sbin/sshd
 want procps command -v ps
+want systemd command -v systemd-analyze # verifies units; nothing is started
 # Slurm and munge, for a cluster of the tests' own. Nothing is started by installing them.
 want slurmctld test -x /usr/sbin/slurmctld
 want slurmd test -x /usr/sbin/slurmd

@@ -85,8 +85,11 @@ func sidecar(t *testing.T, e *enginetest.Engine) {
 		p := open(t, c)
 		inst, err := p.Create(t.Context(), specFor("r-priv"))
 		if err != nil && strings.Contains(err.Error(), "unable to apply caps") {
+			// This machine's root has not every capability itself, and its engine can give
+			// none that it has not: then the refusal is what is to be proven.
 			destroy(t, p, "r-priv")
-			t.Skip("this machine's root has not every capability itself, and its engine can give none that it has not")
+			nothing(t)
+			return
 		} else if err != nil {
 			t.Fatal(err)
 		}

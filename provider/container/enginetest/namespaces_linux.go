@@ -61,7 +61,7 @@ func Isolate(t *testing.T) bool {
 	case code != 0:
 		t.Fatalf("in its namespaces, the test ended with code %d", code)
 	case strings.Contains(out.String(), "--- SKIP: "+t.Name()):
-		t.Skip("skipped in its namespaces")
+		Missing(t, "skipped in its namespaces, for the reason above")
 	}
 	return false
 }
