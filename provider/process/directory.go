@@ -6,13 +6,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/muster-ci/muster"
@@ -86,35 +84,6 @@ func (st state) write(dir string) error {
 	return os.Rename(tmp, filepath.Join(dir, stateFile))
 }
 
-var errLocked = errors.New("locked by another call")
-
-// lock takes the flock of a directory. It holds until the file is closed or this
-// program ends, however it ends. A wait of false returns errLocked instead of waiting.
-func lock(ctx context.Context, dir string, how int, waiting bool) (*os.File, error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
-		if err == nil {
-			return f, nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", dir, err)
-		}
-		if !waiting {
-			f.Close()
-			return nil, errLocked
-		}
-		if err := sleep(ctx, pause); err != nil {
-			f.Close()
-			return nil, err
-		}
-	}
-}
-
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -124,13 +93,6 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// current reports whether the directory that f has open is still the one at path.
-func current(f *os.File, path string) bool {
-	a, err1 := f.Stat()
-	b, err2 := os.Stat(path)
-	return err1 == nil && err2 == nil && os.SameFile(a, b)
 }
 
 // smallFile is up to where a file at the top of the runner is copied. Those are

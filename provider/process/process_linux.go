@@ -189,9 +189,9 @@ func (p *Provider) admit(ctx context.Context, spec provider.Spec) (*os.File, sta
 	fail := func(err error) (*os.File, state, error) { return nil, state{}, p.classify(err) }
 	path := p.path(spec.Runner)
 	for {
-		held, err := lock(ctx, path, syscall.LOCK_EX, true)
+		held, err := proc.Lock(ctx, path, syscall.LOCK_EX, true)
 		if err == nil {
-			if !current(held, path) { // deleted while we waited
+			if !proc.Current(held, path) { // deleted while we waited
 				held.Close()
 				continue
 			}
@@ -236,7 +236,7 @@ func (p *Provider) begin(spec provider.Spec) state {
 
 func (p *Provider) claim(ctx context.Context, spec provider.Spec) (*os.File, state, error) {
 	st := p.begin(spec)
-	all, err := lock(ctx, p.dir, syscall.LOCK_EX, true)
+	all, err := proc.Lock(ctx, p.dir, syscall.LOCK_EX, true)
 	if err != nil {
 		return nil, st, err
 	}
@@ -264,7 +264,7 @@ func (p *Provider) claim(ctx context.Context, spec provider.Spec) (*os.File, sta
 	if err := errors.Join(os.Mkdir(tmp, mode), st.write(tmp)); err != nil {
 		return nil, st, err
 	}
-	held, err := lock(ctx, tmp, syscall.LOCK_EX, true)
+	held, err := proc.Lock(ctx, tmp, syscall.LOCK_EX, true)
 	if err != nil {
 		return nil, st, err
 	}
@@ -481,8 +481,8 @@ func (p *Provider) Get(ctx context.Context, runner muster.RunnerID) (provider.In
 func (p *Provider) find(ctx context.Context, runner muster.RunnerID) (provider.Instance, error) {
 	path := p.path(runner)
 	// A call that is at work on the directory holds its lock.
-	held, err := lock(ctx, path, syscall.LOCK_SH, false)
-	busy := errors.Is(err, errLocked)
+	held, err := proc.Lock(ctx, path, syscall.LOCK_SH, false)
+	busy := errors.Is(err, proc.ErrLocked)
 	if err != nil && !busy {
 		return provider.Instance{}, err
 	}
@@ -672,7 +672,7 @@ func (p *Provider) Delete(ctx context.Context, runner muster.RunnerID) error {
 	gone := fmt.Errorf("%w: nothing is left of runner %s", provider.ErrNotFound, runner)
 	path := p.path(runner)
 	for {
-		held, err := lock(ctx, path, syscall.LOCK_EX, true)
+		held, err := proc.Lock(ctx, path, syscall.LOCK_EX, true)
 		if errors.Is(err, fs.ErrNotExist) {
 			// No directory. A process may have lost it, and a group may be left.
 			if left := p.killAll(runner, nil); left || p.cg.remove(p.name(runner)) != nil {
@@ -686,7 +686,7 @@ func (p *Provider) Delete(ctx context.Context, runner muster.RunnerID) error {
 		if err != nil {
 			return p.classify(err)
 		}
-		if !current(held, path) {
+		if !proc.Current(held, path) {
 			held.Close()
 			continue
 		}

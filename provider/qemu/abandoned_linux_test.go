@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/muster-ci/muster/provider/providertest"
+
+	"github.com/muster-ci/muster/internal/proc"
 )
 
 // 4-51: a control plane that was killed while it made a template leaves a QEMU and a
@@ -32,7 +34,7 @@ func TestAbandonedTemplates(t *testing.T) {
 			t.Fatal(err)
 		}
 		if name == "live" {
-			if held, err = lock(t.Context(), gate.Name(), syscall.LOCK_EX, false); err != nil {
+			if held, err = proc.Lock(t.Context(), gate.Name(), syscall.LOCK_EX, false); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster/internal/guest"
+
+	"github.com/muster-ci/muster/internal/proc"
 )
 
 func (o ImageOrder) validate() error {
@@ -69,8 +71,8 @@ func BuildImage(ctx context.Context, o ImageOrder, progress io.Writer) (Image, e
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return Image{}, err
 	}
-	held, err := lock(ctx, dir, syscall.LOCK_EX, false)
-	if errors.Is(err, errLocked) {
+	held, err := proc.Lock(ctx, dir, syscall.LOCK_EX, false)
+	if errors.Is(err, proc.ErrLocked) {
 		return Image{}, fmt.Errorf("image %s is being built by somebody else", o.Name)
 	}
 	if err != nil {
@@ -97,7 +99,7 @@ func BuildImage(ctx context.Context, o ImageOrder, progress io.Writer) (Image, e
 	if err := os.MkdirAll(queue, 0o755); err != nil {
 		return fail(err)
 	}
-	turn, err := lock(ctx, queue, syscall.LOCK_EX, true)
+	turn, err := proc.Lock(ctx, queue, syscall.LOCK_EX, true)
 	if err != nil {
 		return fail(fmt.Errorf("wait for another build: %w", err))
 	}

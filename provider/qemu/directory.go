@@ -3,13 +3,11 @@
 package qemu
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/muster-ci/muster"
@@ -113,42 +111,6 @@ func writeJSON(path string, v any) error {
 		return err
 	}
 	return os.Rename(path+".new", path)
-}
-
-var errLocked = errors.New("locked by another call")
-
-// lock takes the flock of a directory or file. It holds until the file is closed or
-// this program ends, however it ends; QEMU does not inherit it. A wait of false
-// returns errLocked instead of waiting.
-func lock(ctx context.Context, path string, how int, waiting bool) (*os.File, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
-		switch {
-		case err == nil:
-			return f, nil
-		case !errors.Is(err, syscall.EWOULDBLOCK):
-			err = fmt.Errorf("lock %s: %w", path, err)
-		case !waiting:
-			err = errLocked
-		default:
-			err = sleep(ctx, pause)
-		}
-		if err != nil {
-			f.Close()
-			return nil, err
-		}
-	}
-}
-
-// current reports whether the directory that f has open is still the one at path.
-func current(f *os.File, path string) bool {
-	a, err1 := f.Stat()
-	b, err2 := os.Stat(path)
-	return err1 == nil && err2 == nil && os.SameFile(a, b)
 }
 
 // removeDir removes a machine's directory. state.json goes last, so that an

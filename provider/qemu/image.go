@@ -19,6 +19,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/muster-ci/muster/internal/proc"
 )
 
 // Files of an image.
@@ -69,7 +71,7 @@ func readImage(dir, name string) (Image, error) {
 	}
 	img.Name = name
 	if img.State == ImageQueued || img.State == ImageBuilding {
-		held, err := lock(context.Background(), img.dir, syscall.LOCK_SH, false)
+		held, err := proc.Lock(context.Background(), img.dir, syscall.LOCK_SH, false)
 		if err == nil {
 			held.Close()
 			img.State, img.Error = ImageFailed, "its build was interrupted: build it again"

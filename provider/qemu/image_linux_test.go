@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/muster-ci/muster/internal/proc"
 )
 
 // S4-50: an image is queued, building, ready or failed, all of which can be seen while
@@ -28,7 +30,7 @@ func TestImageRecord(t *testing.T) {
 	if err := os.MkdirAll(queue, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	turn, err := lock(t.Context(), queue, syscall.LOCK_EX, true)
+	turn, err := proc.Lock(t.Context(), queue, syscall.LOCK_EX, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -65,7 +65,7 @@ func (p *Provider) machine(ctx context.Context, m provider.Machine) (*kept, erro
 	if err := os.MkdirAll(k.dir, 0o700); err != nil {
 		return nil, p.classify(err)
 	}
-	held, err := lock(ctx, k.dir, syscall.LOCK_EX, true)
+	held, err := proc.Lock(ctx, k.dir, syscall.LOCK_EX, true)
 	if err != nil {
 		return nil, p.classify(err)
 	}

@@ -249,7 +249,7 @@ func (p *Provider) Create(ctx context.Context, spec provider.Spec) (provider.Ins
 func (p *Provider) admit(ctx context.Context, spec provider.Spec) (*os.File, state, error) {
 	path := p.path(spec.Runner)
 	for {
-		held, err := lock(ctx, path, syscall.LOCK_EX, true)
+		held, err := proc.Lock(ctx, path, syscall.LOCK_EX, true)
 		if errors.Is(err, fs.ErrNotExist) {
 			held, st, err := p.claim(ctx, spec)
 			if errors.Is(err, fs.ErrExist) {
@@ -263,7 +263,7 @@ func (p *Provider) admit(ctx context.Context, spec provider.Spec) (*os.File, sta
 		if err != nil {
 			return nil, state{}, p.classify(err)
 		}
-		if !current(held, path) { // deleted while we waited
+		if !proc.Current(held, path) { // deleted while we waited
 			held.Close()
 			continue
 		}
@@ -294,7 +294,7 @@ func (p *Provider) begin(spec provider.Spec) state {
 
 func (p *Provider) claim(ctx context.Context, spec provider.Spec) (*os.File, state, error) {
 	st := p.begin(spec)
-	all, err := lock(ctx, p.dir, syscall.LOCK_EX, true)
+	all, err := proc.Lock(ctx, p.dir, syscall.LOCK_EX, true)
 	if err != nil {
 		return nil, st, err
 	}
@@ -331,7 +331,7 @@ func (p *Provider) claim(ctx context.Context, spec provider.Spec) (*os.File, sta
 	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o700), st.write(tmp)); err != nil {
 		return nil, st, err
 	}
-	held, err := lock(ctx, tmp, syscall.LOCK_EX, true)
+	held, err := proc.Lock(ctx, tmp, syscall.LOCK_EX, true)
 	if err != nil {
 		return nil, st, err
 	}
@@ -526,8 +526,8 @@ func (p *Provider) Get(ctx context.Context, runner muster.RunnerID) (provider.In
 func (p *Provider) find(ctx context.Context, runner muster.RunnerID) (provider.Instance, error) {
 	path := p.path(runner)
 	// A call that is at work on the directory holds its lock.
-	held, err := lock(ctx, path, syscall.LOCK_SH, false)
-	busy := errors.Is(err, errLocked)
+	held, err := proc.Lock(ctx, path, syscall.LOCK_SH, false)
+	busy := errors.Is(err, proc.ErrLocked)
 	if err != nil && !busy {
 		return provider.Instance{}, err
 	}
@@ -757,7 +757,7 @@ func (p *Provider) Delete(ctx context.Context, runner muster.RunnerID) error {
 	gone := fmt.Errorf("%w: nothing is left of runner %s", provider.ErrNotFound, runner)
 	path := p.path(runner)
 	for {
-		held, err := lock(ctx, path, syscall.LOCK_EX, true)
+		held, err := proc.Lock(ctx, path, syscall.LOCK_EX, true)
 		if errors.Is(err, fs.ErrNotExist) {
 			if p.killTagged(p.name(runner), nil) { // one that has lost its directory
 				return nil
@@ -770,7 +770,7 @@ func (p *Provider) Delete(ctx context.Context, runner muster.RunnerID) error {
 		if err != nil {
 			return p.classify(err)
 		}
-		if !current(held, path) {
+		if !proc.Current(held, path) {
 			held.Close()
 			continue
 		}

@@ -163,7 +163,7 @@ func (p *Provider) makeTemplate(ctx context.Context, key templateKey, img Image,
 		return err
 	}
 	gate.Close()
-	held, err := lock(ctx, gate.Name(), syscall.LOCK_EX, true)
+	held, err := proc.Lock(ctx, gate.Name(), syscall.LOCK_EX, true)
 	if err != nil {
 		return err
 	}
@@ -237,7 +237,7 @@ func (p *Provider) abandoned() {
 		names[strings.TrimPrefix(filepath.Base(dir), ".")] = true
 	}
 	for name := range names {
-		held, err := lock(p.ctx, filepath.Join(p.templates, name+".lock"), syscall.LOCK_EX, false)
+		held, err := proc.Lock(p.ctx, filepath.Join(p.templates, name+".lock"), syscall.LOCK_EX, false)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
