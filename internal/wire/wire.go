@@ -1,6 +1,6 @@
 // Package wire is what the agent and the control plane say to each other: JSON
-// over HTTP, three routes. It holds shapes and nothing else, and imports the
-// standard library only, so that the agent stays small.
+// over HTTP, five routes: three here and two for traces. It holds shapes and nothing else, and imports the
+// standard library and internal/trace only, so that the agent stays small.
 //
 //	POST /v1/agent/boot    Authorization: Bearer BOOT-TOKEN     BootRequest → BootResponse
 //	POST /v1/agent/report  Authorization: Bearer SESSION-TOKEN  Report      → Answer
@@ -14,7 +14,11 @@
 // the caller sent.
 package wire
 
-import "time"
+import (
+	"time"
+
+	"github.com/muster-ci/muster/internal/trace"
+)
 
 // Routes of the agent's protocol.
 const (
@@ -62,6 +66,8 @@ type BootResponse struct {
 	MaxSeconds int `json:"max_seconds"`
 	// Download tells where the official runner is, when the pool asks the agent to fetch it.
 	Download *Download `json:"download,omitempty"`
+	// Trace tells the agent to record what the job does; nil means not to.
+	Trace *TraceSettings `json:"trace,omitempty"`
 }
 
 // Registration is how a runner registers itself with config.sh, under the name of
@@ -129,6 +135,8 @@ type Report struct {
 	At    time.Time `json:"at"`
 	// JobName is the display name that "Running job: …" showed.
 	JobName string `json:"job_name,omitempty"`
+	// Job is what the runner itself knows of the job; nil until it is known.
+	Job *trace.Job `json:"job,omitempty"`
 	// Busy is whether a job runs now, as far as the agent can tell.
 	Busy bool `json:"busy"`
 	// Result is GitHub's word in "completed with result: …", if it was printed.

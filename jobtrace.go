@@ -1,0 +1,137 @@
+package muster
+
+import (
+	"cmp"
+	"fmt"
+	"time"
+)
+
+// TraceState is what became of the record of one job.
+type TraceState string
+
+// The states of a trace. Only TraceRecording is left for another.
+const (
+	TraceRecording TraceState = "recording"
+	// TraceComplete: sealed by its agent, every segment there and the chain whole.
+	TraceComplete TraceState = "complete"
+	// TraceTruncated: some of it is there and no seal came, or the seal tells of more than is there.
+	TraceTruncated TraceState = "truncated"
+	// TraceLost: nothing of it is there, though it was recorded.
+	TraceLost TraceState = "lost"
+	// TraceAbsent: nothing was recorded; Reason says why.
+	TraceAbsent TraceState = "not_recorded"
+)
+
+// TraceID names a trace: the runner that made it, and the how manieth of that runner it
+// is, from 1. Runners of one job have one.
+type TraceID struct {
+	Runner RunnerID
+	Number int
+}
+
+// String is "RUNNER", or "RUNNER.NUMBER" after the first.
+func (id TraceID) String() string {
+	if id.Number <= 1 {
+		return string(id.Runner)
+	}
+	return fmt.Sprintf("%s.%d", id.Runner, id.Number)
+}
+
+// Trace is what the books say of the record of one job. The events themselves are in
+// the archive.
+type Trace struct {
+	ID        TraceID
+	Workspace string
+	Pool      string
+	// Job is the job on GitHub, zero until it is known which one it was.
+	Job JobKey
+	// JobName, Repository, RunID, Attempt, Key, Workflow, WorkflowRef and the others are what the
+	// runner itself knew (internal/trace.Job).
+	JobName     string
+	Repository  string
+	RunID       int64
+	Attempt     int
+	Key         string
+	Workflow    string
+	WorkflowRef string
+	Ref         string
+	SHA         string
+
+	State  TraceState
+	Reason string // of TraceAbsent, TraceTruncated and TraceLost
+	// Segments, Events and Bytes (compressed) are in the archive; Head is the link of the
+	// last segment. Lost is how many events the recorder dropped, by reason.
+	Segments int
+	Events   int64
+	Bytes    int64
+	Head     string
+	Lost     map[string]int64 `json:",omitempty"`
+	// Missing maps kinds of events that the machine could not record to why.
+	Missing map[string]string `json:",omitempty"`
+	// Egress is the mode of the policy that was in force, "" if none.
+	Egress string `json:",omitempty"`
+
+	StartedAt time.Time
+	EndedAt   time.Time
+	SealedAt  time.Time
+	// ExpiresAt is when the events are deleted; zero while it is recorded.
+	ExpiresAt time.Time
+	// DeletedAt is when they were.
+	DeletedAt time.Time
+	// AnalysedAt is when its views and findings were made; zero before. AnalysisError is why
+	// they could not be.
+	AnalysedAt    time.Time
+	AnalysisError string `json:",omitempty"`
+	// Findings counts what the rules found, by severity.
+	Findings map[Severity]int `json:",omitempty"`
+}
+
+// Baseline names the same job in every run: what a baseline is learnt for. "" if the runner
+// did not tell.
+func (t Trace) Baseline() string {
+	if t.Repository == "" || cmp.Or(t.Key, t.JobName) == "" {
+		return ""
+	}
+	return t.Repository + "/" + cmp.Or(t.Workflow, "?") + "/" + cmp.Or(t.Key, t.JobName)
+}
+
+// Severity is how much a finding matters.
+type Severity string
+
+// The severities, least first.
+const (
+	SeverityInfo     Severity = "info"
+	SeverityLow      Severity = "low"
+	SeverityMedium   Severity = "medium"
+	SeverityHigh     Severity = "high"
+	SeverityCritical Severity = "critical"
+)
+
+// Severities are all of them, the least first.
+var Severities = []Severity{SeverityInfo, SeverityLow, SeverityMedium, SeverityHigh, SeverityCritical}
+
+// Detection is one thing that a rule found in a trace. The users' word for it is finding.
+type Detection struct {
+	Workspace string
+	Trace     TraceID
+	// Rule is the rule's name, Title its one line with what was found in it.
+	Rule     string
+	Severity Severity
+	Title    string
+	// Explanation says why it matters, Remedy what to do.
+	Explanation string
+	Remedy      string
+	// Step is the name of the step, Process the command line, with its ancestors in Ancestry,
+	// the nearest first.
+	Step     string
+	Process  string
+	PID      int
+	Ancestry []string `json:",omitempty"`
+	// Subject is what it is about and makes it one of its kind: the path, the host, ….
+	Subject string
+	// Seq are the events that made the rule fire, the first ones if there are many; Count
+	// is how many there were.
+	Seq   []uint64
+	Count int
+	At    time.Time // of the first event
+}
