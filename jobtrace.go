@@ -3,6 +3,8 @@ package muster
 import (
 	"cmp"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -37,6 +39,20 @@ func (id TraceID) String() string {
 	return fmt.Sprintf("%s.%d", id.Runner, id.Number)
 }
 
+// ParseTraceID reads what String wrote; the error is CodeInvalid.
+func ParseTraceID(text string) (TraceID, error) {
+	runner, number, several := strings.Cut(text, ".")
+	id := TraceID{RunnerID(runner), 1}
+	var err error
+	if several {
+		id.Number, err = strconv.Atoi(number)
+	}
+	if err != nil || id.Number < 1 || !id.Runner.Valid() {
+		return TraceID{}, Errorf(CodeInvalid, "%q is not a trace; write RUNNER, or RUNNER.NUMBER for a later one of a runner that is kept", text)
+	}
+	return id, nil
+}
+
 // Trace is what the books say of the record of one job. The events themselves are in
 // the archive.
 type Trace struct {
@@ -68,8 +84,12 @@ type Trace struct {
 	Lost     map[string]int64 `json:",omitempty"`
 	// Missing maps kinds of events that the machine could not record to why.
 	Missing map[string]string `json:",omitempty"`
-	// Egress is the mode of the policy that was in force, "" if none.
-	Egress string `json:",omitempty"`
+	// Egress is the mode of the policy that was in force, "" if none. Refused counts the
+	// connections and lookups that it refused, WouldRefuse those that it would have; both
+	// are known once the trace was analysed.
+	Egress      string `json:",omitempty"`
+	Refused     int64  `json:",omitempty"`
+	WouldRefuse int64  `json:",omitempty"`
 
 	StartedAt time.Time
 	EndedAt   time.Time
