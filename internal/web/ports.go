@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/trace"
+	"github.com/muster-ci/muster/internal/trace/view"
 )
 
 // Reads is everything that the dashboard asks about. An implementation is bound
@@ -254,4 +256,123 @@ type BudgetLane struct {
 type ProjectSpending struct {
 	muster.CostBudget
 	Spending muster.Spending
+}
+
+// Traces is everything that the dashboard asks about the records of what jobs did. As
+// Reads, it is bound to one workspace, may be called concurrently and returns errors of
+// package muster.
+type Traces interface {
+	// Traces are the traces that match q, newest first, at most q.Limit.
+	Traces(ctx context.Context, q TraceQuery) ([]muster.Trace, error)
+	// Views are the views of a trace; of one that is still recorded, those of what has
+	// come so far. CodeNotFound if there is nothing to look at, CodeGone once it was
+	// deleted. The caller does not change them.
+	Views(ctx context.Context, id muster.TraceID) (*view.Views, error)
+	// TraceDiff compares a trace with another one of the same job, or with the last good
+	// one before it if against is zero. CodeNotFound if there is none to compare with.
+	TraceDiff(ctx context.Context, id, against muster.TraceID) (TraceDiff, error)
+	// TraceEvents are the events that match q.Expr. CodeInvalid, in the words of
+	// query.Compile, if the expression is none.
+	TraceEvents(ctx context.Context, q EventQuery) (EventAnswer, error)
+	// Detections are what rules found in traces, the latest first, at most q.Limit.
+	Detections(ctx context.Context, q DetectionQuery) ([]DetectionRow, error)
+	// Allowlist is what a pool's jobs reach, and the egress policy that would let them and
+	// nothing else.
+	Allowlist(ctx context.Context, pool string) (Allowlist, error)
+}
+
+// TraceQuery selects traces. Zero fields select everything.
+type TraceQuery struct {
+	Job    muster.JobKey // of one attempt; Attempt 0 means any
+	Runner muster.RunnerID
+	RunID  int64
+	// Baseline is that of muster.Trace.Baseline: the same job in every run.
+	Baseline string
+	States   []muster.TraceState
+	Limit    int
+}
+
+// TraceDiff is what a trace has that Against has not.
+type TraceDiff struct {
+	view.Diff
+	Against muster.Trace
+}
+
+// EventQuery asks for events.
+type EventQuery struct {
+	// Expr is an expression of internal/trace/query; "" is every event.
+	Expr string
+	// Trace is the one trace to look at; zero means all of the workspace.
+	Trace muster.TraceID
+	// Since leaves out traces that ended before it; zero means as far back as there are any.
+	Since time.Time
+	// After is the number of the event after which to go on, of one trace; 0 is the beginning.
+	After uint64
+	// Limit is the most events that are wanted.
+	Limit int
+}
+
+// EventAnswer is what an EventQuery found.
+type EventAnswer struct {
+	Rows []EventRow
+	// More: there are or may be others after the last.
+	More bool
+	// Scanned is how many events were looked at, in Traces traces, within Took.
+	Scanned int64
+	Traces  int
+	Took    time.Duration
+}
+
+// EventRow is one event and where it is from.
+type EventRow struct {
+	Event trace.Event
+	Trace muster.Trace // ID, Job, JobName and Repository at least
+}
+
+// DetectionQuery selects what rules found. Zero fields select everything.
+type DetectionQuery struct {
+	Trace muster.TraceID
+	// Severity is the least.
+	Severity   muster.Severity
+	Rule       string
+	Repository string // owner/name, case ignored
+	// Before is the time before which to go on; zero means from the latest.
+	Before time.Time
+	Limit  int
+}
+
+// DetectionRow is one finding and the trace that it was found in.
+type DetectionRow struct {
+	muster.Detection
+	Of muster.Trace
+}
+
+// Allowlist is the egress of a pool.
+type Allowlist struct {
+	// Policy is the pool's present one; Mode "" is none.
+	Policy trace.Egress
+	// Learnt are the destinations that its jobs reached, the most jobs first.
+	Learnt []LearntHost
+	// Traces is how many traces that is taken from, the first of Since.
+	Traces int
+	Since  time.Time
+	// Proposed is the allow list that Learnt comes to, in the form of trace.Egress.Allow.
+	Proposed []string
+	// Stable is how many of the latest traces brought no host that was not known before.
+	Stable int
+}
+
+// LearntHost is one destination of a pool's jobs.
+type LearntHost struct {
+	Host     string // a name, or an address that had none
+	Port     int    // 0 if there were several
+	Category view.Category
+	// Jobs is how many traces reached it, Connections how often.
+	Jobs        int
+	Connections int64
+	// WouldDeny is how many of the connections the present policy denied or would have.
+	WouldDeny int64
+	Last      time.Time
+	// LastTrace is the trace that reached it last.
+	LastTrace muster.Trace
 }

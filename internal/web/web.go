@@ -22,6 +22,8 @@ type Config struct {
 	Commands Commands
 	// JobLogs fetches logs from GitHub on demand. nil hides the link.
 	JobLogs JobLogs
+	// Traces answers the pages about what jobs did. nil leaves these pages out.
+	Traces Traces
 	// Subscribe returns a channel of what changes, closed when ctx ends. It may
 	// lose changes for a slow reader. nil means that pages are not live.
 	Subscribe func(ctx context.Context) <-chan muster.Change
