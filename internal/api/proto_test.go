@@ -88,7 +88,7 @@ func TestKeptJSON(t *testing.T) {
 func TestAPIGolden(t *testing.T) {
 	var b strings.Builder
 	for _, file := range []protoreflect.FileDescriptor{v1.File_muster_v1_pool_proto, v1.File_muster_v1_runner_proto, v1.File_muster_v1_job_proto, v1.File_muster_v1_delivery_proto,
-		v1.File_muster_v1_usage_proto, v1.File_muster_v1_installation_proto, v1.File_muster_v1_system_proto, v1.File_muster_v1_machine_proto, v1.File_muster_v1_provider_proto} {
+		v1.File_muster_v1_usage_proto, v1.File_muster_v1_installation_proto, v1.File_muster_v1_system_proto, v1.File_muster_v1_machine_proto, v1.File_muster_v1_provider_proto, v1.File_muster_v1_trace_proto} {
 		for i := range file.Services().Len() {
 			s := file.Services().Get(i)
 			for j := range s.Methods().Len() {

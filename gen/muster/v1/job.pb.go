@@ -833,7 +833,11 @@ type GetJobResponse struct {
 	Timeline  []*Moment   `protobuf:"bytes,2,rep,name=timeline,proto3" json:"timeline,omitempty"`
 	Sightings []*Sighting `protobuf:"bytes,3,rep,name=sightings,proto3" json:"sightings,omitempty"`
 	// receipt is absent until the job has completed.
-	Receipt       *Receipt `protobuf:"bytes,4,opt,name=receipt,proto3" json:"receipt,omitempty"`
+	Receipt *Receipt `protobuf:"bytes,4,opt,name=receipt,proto3" json:"receipt,omitempty"`
+	// traces are the records of what the job did, the latest first; no_trace says why there
+	// is none. Both are empty where nothing can be known of it yet.
+	Traces        []*Trace `protobuf:"bytes,5,rep,name=traces,proto3" json:"traces,omitempty"`
+	NoTrace       string   `protobuf:"bytes,6,opt,name=no_trace,json=noTrace,proto3" json:"no_trace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -894,6 +898,20 @@ func (x *GetJobResponse) GetReceipt() *Receipt {
 		return x.Receipt
 	}
 	return nil
+}
+
+func (x *GetJobResponse) GetTraces() []*Trace {
+	if x != nil {
+		return x.Traces
+	}
+	return nil
+}
+
+func (x *GetJobResponse) GetNoTrace() string {
+	if x != nil {
+		return x.NoTrace
+	}
+	return ""
 }
 
 type ExplainJobRequest struct {
@@ -1102,7 +1120,7 @@ var File_muster_v1_job_proto protoreflect.FileDescriptor
 
 const file_muster_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x13muster/v1/job.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14muster/v1/pool.proto\x1a\x15muster/v1/usage.proto\"2\n" +
+	"\x13muster/v1/job.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14muster/v1/pool.proto\x1a\x15muster/v1/trace.proto\x1a\x15muster/v1/usage.proto\"2\n" +
 	"\x06JobRef\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\x05R\aattempt\"\xe4\x01\n" +
@@ -1183,12 +1201,14 @@ const file_muster_v1_job_proto_rawDesc = "" +
 	"\x04jobs\x18\x01 \x03(\v2\x0e.muster.v1.JobR\x04jobs\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"4\n" +
 	"\rGetJobRequest\x12#\n" +
-	"\x03job\x18\x01 \x01(\v2\x11.muster.v1.JobRefR\x03job\"\xc2\x01\n" +
+	"\x03job\x18\x01 \x01(\v2\x11.muster.v1.JobRefR\x03job\"\x87\x02\n" +
 	"\x0eGetJobResponse\x12 \n" +
 	"\x03job\x18\x01 \x01(\v2\x0e.muster.v1.JobR\x03job\x12-\n" +
 	"\btimeline\x18\x02 \x03(\v2\x11.muster.v1.MomentR\btimeline\x121\n" +
 	"\tsightings\x18\x03 \x03(\v2\x13.muster.v1.SightingR\tsightings\x12,\n" +
-	"\areceipt\x18\x04 \x01(\v2\x12.muster.v1.ReceiptR\areceipt\"8\n" +
+	"\areceipt\x18\x04 \x01(\v2\x12.muster.v1.ReceiptR\areceipt\x12(\n" +
+	"\x06traces\x18\x05 \x03(\v2\x10.muster.v1.TraceR\x06traces\x12\x19\n" +
+	"\bno_trace\x18\x06 \x01(\tR\anoTrace\"8\n" +
 	"\x11ExplainJobRequest\x12#\n" +
 	"\x03job\x18\x01 \x01(\v2\x11.muster.v1.JobRefR\x03job\"\xb0\x01\n" +
 	"\x12ExplainJobResponse\x12 \n" +
@@ -1239,7 +1259,8 @@ var file_muster_v1_job_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
 	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
 	(*Receipt)(nil),               // 16: muster.v1.Receipt
-	(*Decision)(nil),              // 17: muster.v1.Decision
+	(*Trace)(nil),                 // 17: muster.v1.Trace
+	(*Decision)(nil),              // 18: muster.v1.Decision
 }
 var file_muster_v1_job_proto_depIdxs = []int32{
 	14, // 0: muster.v1.Step.started_at:type_name -> google.protobuf.Timestamp
@@ -1261,24 +1282,25 @@ var file_muster_v1_job_proto_depIdxs = []int32{
 	4,  // 16: muster.v1.GetJobResponse.timeline:type_name -> muster.v1.Moment
 	3,  // 17: muster.v1.GetJobResponse.sightings:type_name -> muster.v1.Sighting
 	16, // 18: muster.v1.GetJobResponse.receipt:type_name -> muster.v1.Receipt
-	0,  // 19: muster.v1.ExplainJobRequest.job:type_name -> muster.v1.JobRef
-	2,  // 20: muster.v1.ExplainJobResponse.job:type_name -> muster.v1.Job
-	5,  // 21: muster.v1.ExplainJobResponse.causes:type_name -> muster.v1.Cause
-	17, // 22: muster.v1.ExplainJobResponse.last_decision:type_name -> muster.v1.Decision
-	0,  // 23: muster.v1.GetJobLogRequest.job:type_name -> muster.v1.JobRef
-	6,  // 24: muster.v1.JobService.ListJobs:input_type -> muster.v1.ListJobsRequest
-	8,  // 25: muster.v1.JobService.GetJob:input_type -> muster.v1.GetJobRequest
-	10, // 26: muster.v1.JobService.ExplainJob:input_type -> muster.v1.ExplainJobRequest
-	12, // 27: muster.v1.JobService.GetJobLog:input_type -> muster.v1.GetJobLogRequest
-	7,  // 28: muster.v1.JobService.ListJobs:output_type -> muster.v1.ListJobsResponse
-	9,  // 29: muster.v1.JobService.GetJob:output_type -> muster.v1.GetJobResponse
-	11, // 30: muster.v1.JobService.ExplainJob:output_type -> muster.v1.ExplainJobResponse
-	13, // 31: muster.v1.JobService.GetJobLog:output_type -> muster.v1.GetJobLogResponse
-	28, // [28:32] is the sub-list for method output_type
-	24, // [24:28] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	17, // 19: muster.v1.GetJobResponse.traces:type_name -> muster.v1.Trace
+	0,  // 20: muster.v1.ExplainJobRequest.job:type_name -> muster.v1.JobRef
+	2,  // 21: muster.v1.ExplainJobResponse.job:type_name -> muster.v1.Job
+	5,  // 22: muster.v1.ExplainJobResponse.causes:type_name -> muster.v1.Cause
+	18, // 23: muster.v1.ExplainJobResponse.last_decision:type_name -> muster.v1.Decision
+	0,  // 24: muster.v1.GetJobLogRequest.job:type_name -> muster.v1.JobRef
+	6,  // 25: muster.v1.JobService.ListJobs:input_type -> muster.v1.ListJobsRequest
+	8,  // 26: muster.v1.JobService.GetJob:input_type -> muster.v1.GetJobRequest
+	10, // 27: muster.v1.JobService.ExplainJob:input_type -> muster.v1.ExplainJobRequest
+	12, // 28: muster.v1.JobService.GetJobLog:input_type -> muster.v1.GetJobLogRequest
+	7,  // 29: muster.v1.JobService.ListJobs:output_type -> muster.v1.ListJobsResponse
+	9,  // 30: muster.v1.JobService.GetJob:output_type -> muster.v1.GetJobResponse
+	11, // 31: muster.v1.JobService.ExplainJob:output_type -> muster.v1.ExplainJobResponse
+	13, // 32: muster.v1.JobService.GetJobLog:output_type -> muster.v1.GetJobLogResponse
+	29, // [29:33] is the sub-list for method output_type
+	25, // [25:29] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_job_proto_init() }
@@ -1287,6 +1309,7 @@ func file_muster_v1_job_proto_init() {
 		return
 	}
 	file_muster_v1_pool_proto_init()
+	file_muster_v1_trace_proto_init()
 	file_muster_v1_usage_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{

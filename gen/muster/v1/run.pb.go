@@ -182,7 +182,9 @@ type RunJob struct {
 	// runner is absent if none of ours took the job, or if it is not known any more.
 	Runner *Runner `protobuf:"bytes,2,opt,name=runner,proto3" json:"runner,omitempty"`
 	// receipt is absent until it is written.
-	Receipt       *Receipt `protobuf:"bytes,3,opt,name=receipt,proto3" json:"receipt,omitempty"`
+	Receipt *Receipt `protobuf:"bytes,3,opt,name=receipt,proto3" json:"receipt,omitempty"`
+	// trace is the record of what the job did; absent if there is none.
+	Trace         *Trace `protobuf:"bytes,4,opt,name=trace,proto3" json:"trace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -234,6 +236,13 @@ func (x *RunJob) GetRunner() *Runner {
 func (x *RunJob) GetReceipt() *Receipt {
 	if x != nil {
 		return x.Receipt
+	}
+	return nil
+}
+
+func (x *RunJob) GetTrace() *Trace {
+	if x != nil {
+		return x.Trace
 	}
 	return nil
 }
@@ -339,7 +348,7 @@ var File_muster_v1_run_proto protoreflect.FileDescriptor
 
 const file_muster_v1_run_proto_rawDesc = "" +
 	"\n" +
-	"\x13muster/v1/run.proto\x12\tmuster.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13muster/v1/job.proto\x1a\x16muster/v1/runner.proto\x1a\x15muster/v1/usage.proto\"\xf2\x03\n" +
+	"\x13muster/v1/run.proto\x12\tmuster.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13muster/v1/job.proto\x1a\x16muster/v1/runner.proto\x1a\x15muster/v1/trace.proto\x1a\x15muster/v1/usage.proto\"\xf2\x03\n" +
 	"\x03Run\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x1c\n" +
 	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x1e\n" +
@@ -362,11 +371,12 @@ const file_muster_v1_run_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12=\n" +
 	"\fcompleted_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\vcompletedAt\x12$\n" +
-	"\x0ecost_micro_usd\x18\x0e \x01(\x03R\fcostMicroUsd\"\x83\x01\n" +
+	"\x0ecost_micro_usd\x18\x0e \x01(\x03R\fcostMicroUsd\"\xab\x01\n" +
 	"\x06RunJob\x12 \n" +
 	"\x03job\x18\x01 \x01(\v2\x0e.muster.v1.JobR\x03job\x12)\n" +
 	"\x06runner\x18\x02 \x01(\v2\x11.muster.v1.RunnerR\x06runner\x12,\n" +
-	"\areceipt\x18\x03 \x01(\v2\x12.muster.v1.ReceiptR\areceipt\"\x1f\n" +
+	"\areceipt\x18\x03 \x01(\v2\x12.muster.v1.ReceiptR\areceipt\x12&\n" +
+	"\x05trace\x18\x04 \x01(\v2\x10.muster.v1.TraceR\x05trace\"\x1f\n" +
 	"\rGetRunRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\"Y\n" +
 	"\x0eGetRunResponse\x12 \n" +
@@ -398,23 +408,25 @@ var file_muster_v1_run_proto_goTypes = []any{
 	(*Job)(nil),                   // 5: muster.v1.Job
 	(*Runner)(nil),                // 6: muster.v1.Runner
 	(*Receipt)(nil),               // 7: muster.v1.Receipt
+	(*Trace)(nil),                 // 8: muster.v1.Trace
 }
 var file_muster_v1_run_proto_depIdxs = []int32{
-	4, // 0: muster.v1.Run.created_at:type_name -> google.protobuf.Timestamp
-	4, // 1: muster.v1.Run.started_at:type_name -> google.protobuf.Timestamp
-	4, // 2: muster.v1.Run.completed_at:type_name -> google.protobuf.Timestamp
-	5, // 3: muster.v1.RunJob.job:type_name -> muster.v1.Job
-	6, // 4: muster.v1.RunJob.runner:type_name -> muster.v1.Runner
-	7, // 5: muster.v1.RunJob.receipt:type_name -> muster.v1.Receipt
-	0, // 6: muster.v1.GetRunResponse.run:type_name -> muster.v1.Run
-	1, // 7: muster.v1.GetRunResponse.jobs:type_name -> muster.v1.RunJob
-	2, // 8: muster.v1.RunService.GetRun:input_type -> muster.v1.GetRunRequest
-	3, // 9: muster.v1.RunService.GetRun:output_type -> muster.v1.GetRunResponse
-	9, // [9:10] is the sub-list for method output_type
-	8, // [8:9] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	4,  // 0: muster.v1.Run.created_at:type_name -> google.protobuf.Timestamp
+	4,  // 1: muster.v1.Run.started_at:type_name -> google.protobuf.Timestamp
+	4,  // 2: muster.v1.Run.completed_at:type_name -> google.protobuf.Timestamp
+	5,  // 3: muster.v1.RunJob.job:type_name -> muster.v1.Job
+	6,  // 4: muster.v1.RunJob.runner:type_name -> muster.v1.Runner
+	7,  // 5: muster.v1.RunJob.receipt:type_name -> muster.v1.Receipt
+	8,  // 6: muster.v1.RunJob.trace:type_name -> muster.v1.Trace
+	0,  // 7: muster.v1.GetRunResponse.run:type_name -> muster.v1.Run
+	1,  // 8: muster.v1.GetRunResponse.jobs:type_name -> muster.v1.RunJob
+	2,  // 9: muster.v1.RunService.GetRun:input_type -> muster.v1.GetRunRequest
+	3,  // 10: muster.v1.RunService.GetRun:output_type -> muster.v1.GetRunResponse
+	10, // [10:11] is the sub-list for method output_type
+	9,  // [9:10] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_run_proto_init() }
@@ -424,6 +436,7 @@ func file_muster_v1_run_proto_init() {
 	}
 	file_muster_v1_job_proto_init()
 	file_muster_v1_runner_proto_init()
+	file_muster_v1_trace_proto_init()
 	file_muster_v1_usage_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{

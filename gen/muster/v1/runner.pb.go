@@ -526,7 +526,9 @@ type GetRunnerResponse struct {
 	// events are oldest first.
 	Events []*RunnerEvent `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
 	// healthy says whether GitHub lists the runner as online; absent unless asked for.
-	Healthy       *bool `protobuf:"varint,3,opt,name=healthy,proto3,oneof" json:"healthy,omitempty"`
+	Healthy *bool `protobuf:"varint,3,opt,name=healthy,proto3,oneof" json:"healthy,omitempty"`
+	// traces are the records of its jobs, the latest first.
+	Traces        []*Trace `protobuf:"bytes,4,rep,name=traces,proto3" json:"traces,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -580,6 +582,13 @@ func (x *GetRunnerResponse) GetHealthy() bool {
 		return *x.Healthy
 	}
 	return false
+}
+
+func (x *GetRunnerResponse) GetTraces() []*Trace {
+	if x != nil {
+		return x.Traces
+	}
+	return nil
 }
 
 type GetRunnerLogRequest struct {
@@ -772,7 +781,7 @@ var File_muster_v1_runner_proto protoreflect.FileDescriptor
 
 const file_muster_v1_runner_proto_rawDesc = "" +
 	"\n" +
-	"\x16muster/v1/runner.proto\x12\tmuster.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13muster/v1/job.proto\"\xe6\a\n" +
+	"\x16muster/v1/runner.proto\x12\tmuster.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13muster/v1/job.proto\x1a\x15muster/v1/trace.proto\"\xe6\a\n" +
 	"\x06Runner\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
@@ -818,11 +827,12 @@ const file_muster_v1_runner_proto_rawDesc = "" +
 	"\arunners\x18\x01 \x03(\v2\x11.muster.v1.RunnerR\arunners\"E\n" +
 	"\x10GetRunnerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
-	"\fcheck_health\x18\x02 \x01(\bR\vcheckHealth\"\x99\x01\n" +
+	"\fcheck_health\x18\x02 \x01(\bR\vcheckHealth\"\xc3\x01\n" +
 	"\x11GetRunnerResponse\x12)\n" +
 	"\x06runner\x18\x01 \x01(\v2\x11.muster.v1.RunnerR\x06runner\x12.\n" +
 	"\x06events\x18\x02 \x03(\v2\x16.muster.v1.RunnerEventR\x06events\x12\x1d\n" +
-	"\ahealthy\x18\x03 \x01(\bH\x00R\ahealthy\x88\x01\x01B\n" +
+	"\ahealthy\x18\x03 \x01(\bH\x00R\ahealthy\x88\x01\x01\x12(\n" +
+	"\x06traces\x18\x04 \x03(\v2\x10.muster.v1.TraceR\x06tracesB\n" +
 	"\n" +
 	"\b_healthy\"%\n" +
 	"\x13GetRunnerLogRequest\x12\x0e\n" +
@@ -866,6 +876,7 @@ var file_muster_v1_runner_proto_goTypes = []any{
 	(*DrainRunnerResponse)(nil),   // 9: muster.v1.DrainRunnerResponse
 	(*JobRef)(nil),                // 10: muster.v1.JobRef
 	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*Trace)(nil),                 // 12: muster.v1.Trace
 }
 var file_muster_v1_runner_proto_depIdxs = []int32{
 	10, // 0: muster.v1.Runner.job:type_name -> muster.v1.JobRef
@@ -881,20 +892,21 @@ var file_muster_v1_runner_proto_depIdxs = []int32{
 	0,  // 10: muster.v1.ListRunnersResponse.runners:type_name -> muster.v1.Runner
 	0,  // 11: muster.v1.GetRunnerResponse.runner:type_name -> muster.v1.Runner
 	1,  // 12: muster.v1.GetRunnerResponse.events:type_name -> muster.v1.RunnerEvent
-	0,  // 13: muster.v1.DrainRunnerResponse.runner:type_name -> muster.v1.Runner
-	2,  // 14: muster.v1.RunnerService.ListRunners:input_type -> muster.v1.ListRunnersRequest
-	4,  // 15: muster.v1.RunnerService.GetRunner:input_type -> muster.v1.GetRunnerRequest
-	6,  // 16: muster.v1.RunnerService.GetRunnerLog:input_type -> muster.v1.GetRunnerLogRequest
-	8,  // 17: muster.v1.RunnerService.DrainRunner:input_type -> muster.v1.DrainRunnerRequest
-	3,  // 18: muster.v1.RunnerService.ListRunners:output_type -> muster.v1.ListRunnersResponse
-	5,  // 19: muster.v1.RunnerService.GetRunner:output_type -> muster.v1.GetRunnerResponse
-	7,  // 20: muster.v1.RunnerService.GetRunnerLog:output_type -> muster.v1.GetRunnerLogResponse
-	9,  // 21: muster.v1.RunnerService.DrainRunner:output_type -> muster.v1.DrainRunnerResponse
-	18, // [18:22] is the sub-list for method output_type
-	14, // [14:18] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	12, // 13: muster.v1.GetRunnerResponse.traces:type_name -> muster.v1.Trace
+	0,  // 14: muster.v1.DrainRunnerResponse.runner:type_name -> muster.v1.Runner
+	2,  // 15: muster.v1.RunnerService.ListRunners:input_type -> muster.v1.ListRunnersRequest
+	4,  // 16: muster.v1.RunnerService.GetRunner:input_type -> muster.v1.GetRunnerRequest
+	6,  // 17: muster.v1.RunnerService.GetRunnerLog:input_type -> muster.v1.GetRunnerLogRequest
+	8,  // 18: muster.v1.RunnerService.DrainRunner:input_type -> muster.v1.DrainRunnerRequest
+	3,  // 19: muster.v1.RunnerService.ListRunners:output_type -> muster.v1.ListRunnersResponse
+	5,  // 20: muster.v1.RunnerService.GetRunner:output_type -> muster.v1.GetRunnerResponse
+	7,  // 21: muster.v1.RunnerService.GetRunnerLog:output_type -> muster.v1.GetRunnerLogResponse
+	9,  // 22: muster.v1.RunnerService.DrainRunner:output_type -> muster.v1.DrainRunnerResponse
+	19, // [19:23] is the sub-list for method output_type
+	15, // [15:19] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_runner_proto_init() }
@@ -903,6 +915,7 @@ func file_muster_v1_runner_proto_init() {
 		return
 	}
 	file_muster_v1_job_proto_init()
+	file_muster_v1_trace_proto_init()
 	file_muster_v1_runner_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
