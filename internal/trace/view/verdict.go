@@ -40,7 +40,7 @@ func (v *Views) Judge(k Known) {
 	}
 	switch {
 	case o.Verdict.Word != "":
-		o.Verdict.Text = sentence(o.Verdict.Why[0])
+		o.Verdict.Text = sentence(strings.Join(o.Verdict.Why, "; "))
 	case !v.Ended && k.Incomplete == "":
 		o.Verdict.Word, o.Verdict.Text = VerdictRunning, sentence("nothing was found so far in "+number(o.Counts.Events, "event"))
 	default:
