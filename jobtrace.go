@@ -72,6 +72,10 @@ type Trace struct {
 	WorkflowRef string
 	Ref         string
 	SHA         string
+	// Event started the run, Actor had it start; Directory is that of the checkout.
+	Event     string
+	Actor     string
+	Directory string
 
 	State  TraceState
 	Reason string // of TraceAbsent, TraceTruncated and TraceLost
