@@ -276,8 +276,8 @@ type Traces interface {
 	TraceEvents(ctx context.Context, q EventQuery) (EventAnswer, error)
 	// Detections are what rules found in traces, the latest first, at most q.Limit.
 	Detections(ctx context.Context, q DetectionQuery) ([]DetectionRow, error)
-	// Allowlist is what a pool's jobs reach, and the egress policy that would let them and
-	// nothing else.
+	// Allowlist is what a pool's egress policy is, what it refuses, and what it would have
+	// to allow for the jobs that ran.
 	Allowlist(ctx context.Context, pool string) (Allowlist, error)
 }
 
@@ -300,14 +300,12 @@ type TraceDiff struct {
 
 // EventQuery asks for events.
 type EventQuery struct {
-	// Expr is an expression of internal/trace/query; "" is every event.
+	// Expr is an expression of internal/trace/query.
 	Expr string
 	// Trace is the one trace to look at; zero means all of the workspace.
 	Trace muster.TraceID
 	// Since leaves out traces that ended before it; zero means as far back as there are any.
 	Since time.Time
-	// After is the number of the event after which to go on, of one trace; 0 is the beginning.
-	After uint64
 	// Limit is the most events that are wanted.
 	Limit int
 }
@@ -347,32 +345,35 @@ type DetectionRow struct {
 	Of muster.Trace
 }
 
-// Allowlist is the egress of a pool.
+// Allowlist is the egress of a pool: what its jobs reached, and what they would need.
 type Allowlist struct {
 	// Policy is the pool's present one; Mode "" is none.
 	Policy trace.Egress
-	// Learnt are the destinations that its jobs reached, the most jobs first.
-	Learnt []LearntHost
-	// Traces is how many traces that is taken from, the first of Since.
+	// Proposed are the entries that would allow what Traces reached and the policy does
+	// not, the most connections first.
+	Proposed []trace.EgressProposal
+	// Refused is what the policy refused or would have, the latest first, at most 200.
+	Refused []RefusedHost
+	// Traces is how many traces that is taken from, since when.
 	Traces int
 	Since  time.Time
-	// Proposed is the allow list that Learnt comes to, in the form of trace.Egress.Allow.
-	Proposed []string
-	// Stable is how many of the latest traces brought no host that was not known before.
+	// Stable is how many of the latest traces in a row brought nothing that was not known.
 	Stable int
+	// Full: there were more destinations than are learnt.
+	Full bool
 }
 
-// LearntHost is one destination of a pool's jobs.
-type LearntHost struct {
+// RefusedHost is one destination that a pool's policy refused or would have.
+type RefusedHost struct {
 	Host     string // a name, or an address that had none
-	Port     int    // 0 if there were several
-	Category view.Category
-	// Jobs is how many traces reached it, Connections how often.
-	Jobs        int
-	Connections int64
-	// WouldDeny is how many of the connections the present policy denied or would have.
-	WouldDeny int64
-	Last      time.Time
-	// LastTrace is the trace that reached it last.
-	LastTrace muster.Trace
+	Port     int
+	Protocol string
+	// Denied: it was refused; otherwise it would have been.
+	Denied bool
+	// Jobs is how many traces tried, Count how often.
+	Jobs  int
+	Count int64
+	Last  time.Time
+	// Trace is the last that tried.
+	Trace muster.Trace
 }
