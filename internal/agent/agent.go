@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/trace"
 	"github.com/muster-ci/muster/internal/wire"
 )
 
@@ -159,6 +160,9 @@ type command struct {
 	program string // in dir; "" is run.sh
 	args    []string
 	env     []string
+	// follow is told the process's number when it is there and has not begun; nil if
+	// nobody wants to know.
+	follow func(pid int)
 }
 
 // runner is a started run.sh or config.sh.
@@ -181,8 +185,10 @@ type watch struct {
 	cfg     Config
 	log     *slog.Logger
 	boot    wire.BootResponse
+	send    sender
 	reports *outbox
 	output  *shipper
+	tracer  *tracer // nil if nothing is recorded
 	answers chan wire.Answer
 	events  chan event
 
@@ -217,6 +223,7 @@ func newWatch(a *agent, boot wire.BootResponse) *watch {
 		default: // the control plane repeats what it wants
 		}
 	}
+	w.send = send
 	w.reports, w.output = newOutbox(send, a.log, hear), newShipper(send, a.log, hear)
 	w.idle, w.killing = stopped(), stopped()
 	return w
@@ -252,8 +259,14 @@ func (w *watch) run(ctx context.Context) (int, error) {
 	default:
 		cmd.env = append(cmd.env, "ACTIONS_RUNNER_INPUT_JITCONFIG="+w.boot.JITConfig)
 	}
+	// What the job does is recorded from the runner's first instruction on.
+	w.tracer, cmd.env = w.newTracer(ctx, cmd.env)
+	if w.tracer != nil {
+		cmd.follow = func(pid int) { w.tracer.follow(ctx, pid) }
+	}
 	r, err := w.cfg.start(cmd)
 	if err != nil {
+		w.tracer.over(ctx)
 		err = fmt.Errorf("start runner: %w", err)
 		finish(wire.Report{Phase: wire.PhaseFinished, ExitCode: ExitRunner, Reason: "runner failed: " + err.Error()})
 		return 0, &exitError{ExitRunner, err}
@@ -271,6 +284,8 @@ func (w *watch) run(ctx context.Context) (int, error) {
 	close(ended)
 	reading.Wait()
 	w.late(r)
+	// The machine may be destroyed on the last report, so the trace is sealed before (4-45).
+	w.tracer.over(ctx)
 
 	reason, exit := w.verdict(code)
 	w.log.Info("runner finished", "reason", reason, "exit_code", code, "job", w.job, "result", w.result)
@@ -367,11 +382,22 @@ func (w *watch) read(from io.Reader, ended <-chan struct{}) {
 
 // redactor hides what this runner's output must not show.
 func (w *watch) redactor(pass func([]byte)) *redactor {
+	return newRedactor(pass, w.secrets()...)
+}
+
+// secrets are those that this agent knows.
+func (w *watch) secrets() []string {
 	secrets := append(jitSecrets(w.boot.JITConfig), w.boot.SessionToken, w.cfg.Token.Reveal())
 	if w.boot.Registration != nil {
 		secrets = append(append(secrets, w.boot.Registration.Token), writtenSecrets(w.cfg.RunnerDir)...)
 	}
-	return newRedactor(pass, secrets...)
+	return secrets
+}
+
+// learnt reports what has become known of the job that runs.
+func (w *watch) learnt(job trace.Job) {
+	w.reports.know(&job)
+	w.reports.add(wire.Report{Phase: wire.PhaseHeartbeat, JobName: job.Name, Busy: true})
 }
 
 // loop runs until run.sh has ended and returns its exit code.
@@ -452,7 +478,9 @@ func (w *watch) saw(e event, r runner) {
 		if !w.forced {
 			w.killing.Stop()
 		}
+		w.reports.know(nil)
 		w.reports.add(wire.Report{Phase: wire.PhaseRunning, JobName: e.job, Busy: true})
+		w.tracer.began(e.job)
 	case sawCompleted:
 		if !w.busy || e.job != w.job {
 			return
@@ -460,6 +488,7 @@ func (w *watch) saw(e event, r runner) {
 		w.busy, w.result = false, e.result
 		// A heartbeat at once, which carries the result.
 		w.reports.add(wire.Report{Phase: wire.PhaseHeartbeat, JobName: w.job, Result: e.result})
+		w.tracer.ended()
 		w.await()
 	case sawDeleted:
 		w.failure = "its registration has been deleted"

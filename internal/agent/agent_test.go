@@ -56,6 +56,7 @@ type plane struct {
 	lose  func(path string, try int) bool
 	tries map[string]int
 	wrong []string
+	vault
 }
 
 func newPlane() *plane {
@@ -124,6 +125,13 @@ func (p *plane) serve(w http.ResponseWriter, req *http.Request) (arrived bool) {
 			p.wrong = append(p.wrong, fmt.Sprintf("gap in the log at %d: chunk at %d", len(p.logs), c.Offset))
 		case end > int64(len(p.logs)):
 			p.logs = append(p.logs[:c.Offset], c.Data...)
+		}
+		out = wire.Answer{}
+	case wire.TracePath, wire.TraceSealPath:
+		if status, message := p.vault.take(path, body); status != http.StatusOK {
+			w.WriteHeader(status)
+			out = wire.Error{Message: message}
+			break
 		}
 		out = wire.Answer{}
 	default:
@@ -240,6 +248,9 @@ func play(t *testing.T, prepare func(*scene), script func(*scene)) {
 			Logger: slog.New(slog.NewTextHandler(&s.log, nil)), Output: &s.out,
 			start: func(c command) (runner, error) {
 				s.puppet.cmd = c
+				if c.follow != nil {
+					c.follow(runnerPID)
+				}
 				close(started)
 				return s.puppet, nil
 			},

@@ -3,6 +3,7 @@ package agent
 import (
 	"bufio"
 	"cmp"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -48,6 +49,9 @@ type Config struct {
 	BootTimeout time.Duration
 	// FlushTimeout is how long the agent tries to deliver its last words.
 	FlushTimeout time.Duration
+	// TraceSocket is where the node's recorder listens; "" means that the agent records
+	// by itself, and asks the node's in its usual place where it cannot.
+	TraceSocket string
 	// Environ is the environment for the runner, before cleaning.
 	Environ []string
 	// Output gets the runner's output, redacted. nil discards.
@@ -59,6 +63,10 @@ type Config struct {
 
 	// start starts the runner; tests replace it.
 	start func(command) (runner, error)
+	// record opens the recorder, and so do tests.
+	record func(context.Context, recordOptions) (recorder, error)
+	// continued yields when this program goes on after it was stopped.
+	continued <-chan os.Signal
 }
 
 // Default times. 30 s is the runner's own budget for a graceful end
@@ -100,7 +108,8 @@ func load(args, environ []string, help io.Writer) (Config, error) {
 	}
 	c := Config{
 		URL: env["MUSTER_URL"], RunnerDir: env["MUSTER_RUNNER_DIR"], WorkDir: env["MUSTER_WORK_DIR"], CacheDir: env["MUSTER_CACHE_DIR"],
-		Download: flagged("MUSTER_DOWNLOAD"), JITArgument: flagged("MUSTER_JIT_ARGV"),
+		TraceSocket: env["MUSTER_TRACE_SOCKET"],
+		Download:    flagged("MUSTER_DOWNLOAD"), JITArgument: flagged("MUSTER_JIT_ARGV"),
 		MaxAge:       duration("MUSTER_MAX_AGE", 0),
 		StopGrace:    duration("MUSTER_STOP_GRACE", defaultStopGrace),
 		BootTimeout:  duration("MUSTER_BOOT_TIMEOUT", defaultBootTimeout),

@@ -56,6 +56,9 @@ func Main(args []string, version string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	continued, forget := whenContinued()
+	defer forget()
+	cfg.continued = continued
 	cfg.Logger, cfg.Output = log, stdout
 	if inside != "" {
 		guest.OnPowerButton(stop)

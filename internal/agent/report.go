@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/trace"
 	"github.com/muster-ci/muster/internal/wire"
 )
 
@@ -24,8 +25,9 @@ type outbox struct {
 	mu      sync.Mutex
 	queue   []wire.Report
 	seq     int
-	busy    bool // in the next heartbeat
-	gone    bool // the control plane wants no more
+	busy    bool       // in the next heartbeat
+	job     *trace.Job // in every report from now on; nil if it is not known
+	gone    bool       // the control plane wants no more
 	changed chan struct{}
 }
 
@@ -46,7 +48,7 @@ func (o *outbox) add(r wire.Report) {
 		return
 	}
 	o.seq++
-	r.Seq, r.At = o.seq, time.Now().UTC()
+	r.Seq, r.At, r.Job = o.seq, time.Now().UTC(), o.job
 	if len(o.queue) >= maxQueue {
 		// Not the first, which may be under way.
 		o.log.Warn("report dropped", "phase", o.queue[1].Phase, "seq", o.queue[1].Seq)
@@ -54,6 +56,13 @@ func (o *outbox) add(r wire.Report) {
 	}
 	o.queue = append(o.queue, r)
 	o.signal()
+}
+
+// know sets what is said of the job from now on.
+func (o *outbox) know(job *trace.Job) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.job = job
 }
 
 func (o *outbox) signal() {

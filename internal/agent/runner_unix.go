@@ -32,13 +32,26 @@ func startRunner(c command) (runner, error) {
 		return nil, err
 	}
 	defer in.Close()
+	var gate *os.File
 	s := &script{out: out, done: make(chan int, 1)}
 	s.cmd = exec.Command(filepath.Join(c.dir, cmp.Or(c.program, "run.sh")), c.args...) //nolint:noctx // it outlives the call and is ended by its group
+	if c.follow != nil {
+		if gate, err = behindGate(s.cmd); err != nil {
+			out.Close()
+			return nil, err
+		}
+		defer gate.Close()
+	}
 	s.cmd.Dir, s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = c.dir, c.env, in, in
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := errors.Join(adoptOrphans(), s.cmd.Start()); err != nil {
 		out.Close()
 		return nil, err // names the program and not its arguments
+	}
+	if c.follow != nil {
+		closeAll(s.cmd.ExtraFiles)
+		c.follow(s.cmd.Process.Pid)
+		_, _ = gate.Write([]byte("\n")) // a process that has ended needs none
 	}
 	s.tree.watch(s.cmd.Process.Pid)
 	s.wait.Go(func() {
@@ -56,6 +69,29 @@ func startRunner(c command) (runner, error) {
 		}
 	})
 	return s, nil
+}
+
+// behindGate has a command wait for a line before it becomes its program, so that its
+// process is there and has not begun. Where the agent ends first, it never does.
+func behindGate(cmd *exec.Cmd) (gate *os.File, err error) {
+	shell, err := exec.LookPath("sh")
+	if err != nil {
+		return nil, fmt.Errorf("start behind a gate: %w", err)
+	}
+	out, in, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("start behind a gate: %w", err)
+	}
+	cmd.Args = append([]string{"sh", "-c", `read -r _ <&3 || exit 1; exec "$0" "$@" 3<&-`, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = shell
+	cmd.ExtraFiles = []*os.File{out} // number 3
+	return in, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
 }
 
 func (s *script) output() io.Reader  { return s.out }

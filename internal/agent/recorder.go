@@ -1,0 +1,55 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"os"
+
+	"github.com/muster-ci/muster/internal/trace"
+)
+
+// recordOptions is what a recorder is opened with.
+type recordOptions struct {
+	log    *slog.Logger
+	agent  string // the agent's version
+	egress trace.Egress
+}
+
+// recorderSocket is where a node's recorder listens (muster-agent record).
+const recorderSocket = "/run/muster/trace.sock"
+
+// openRecorder opens the recorder of this machine: the node's, if MUSTER_TRACE_SOCKET names
+// its socket; its own otherwise, and the node's where that can record nothing. missing is
+// why there is none, in words.
+func (c Config) openRecorder(ctx context.Context, version string, egress trace.Egress, log *slog.Logger) (rec recorder, missing string) {
+	o := recordOptions{log: log, agent: version, egress: egress}
+	if c.record != nil {
+		return checked(c.record(ctx, o))
+	}
+	if c.TraceSocket != "" {
+		return checked(dialRecorder(ctx, c.TraceSocket, o))
+	}
+	if rec, missing = checked(openKernel(o)); missing == "" {
+		return rec, ""
+	}
+	if _, err := os.Stat(recorderSocket); err == nil {
+		if lent, why := checked(dialRecorder(ctx, recorderSocket, o)); why == "" {
+			return lent, ""
+		} else {
+			missing += "; and the node's recorder cannot be used: " + why
+		}
+	}
+	return nil, missing
+}
+
+// checked closes a recorder that records nothing.
+func checked(rec recorder, err error) (recorder, string) {
+	if err != nil {
+		return nil, err.Error()
+	}
+	if why := rec.Describe().Missing["all"]; why != "" {
+		_ = rec.Close() // it holds nothing
+		return nil, why
+	}
+	return rec, ""
+}

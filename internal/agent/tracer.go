@@ -1,0 +1,627 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/muster-ci/muster/internal/trace"
+	"github.com/muster-ci/muster/internal/wire"
+)
+
+// recorder sees what processes do. Package bpf has the one of the kernel, and a node's
+// daemon lends its own to agents that may not.
+type recorder interface {
+	// Describe says what it records and what not; Missing["all"] is why it records nothing.
+	Describe() trace.Recorder
+	// Follow begins to record a process and all that will descend from it.
+	Follow(ctx context.Context, root int, egress trace.Egress) (scope, error)
+	Close() error
+}
+
+// scope is what is recorded of one process and its descendants.
+type scope interface {
+	// Events yields batches, roughly in the order of time. It is closed by Close, after
+	// what was seen before.
+	Events() <-chan []trace.Event
+	// Lost is how many events were dropped so far, by reason. Safe for concurrent use.
+	Lost() map[string]int64
+	Close() error
+}
+
+// Times of a trace. What is held and what is gathered is what a killed agent loses: less
+// than a second.
+const (
+	// holdEvents is how long events wait for the runner to say which step they belong to.
+	holdEvents = 250 * time.Millisecond
+	// gather is how long a segment is open.
+	gather = 600 * time.Millisecond
+	// traceTick is how often the runner's log is read while a job runs, idleTick otherwise.
+	traceTick = 50 * time.Millisecond
+	idleTick  = time.Second
+	// waitForWord is how long an agent that cannot record waits to learn which job it
+	// will not have recorded.
+	waitForWord = 15 * time.Second
+	// drainScope is how long the recorder may take to hand over the rest.
+	drainScope = 15 * time.Second
+	// defaultSeal is how long a trace may take to be delivered after its job.
+	defaultSeal = 2 * time.Minute
+)
+
+// Sizes of a trace.
+const (
+	// maxEarly is how many events are kept of what a runner does before it has a job.
+	maxEarly = 4096
+	// maxHeld is how many events wait for their step at most; more are written earlier.
+	maxHeld = 1 << 16
+	// maxText is how much text a segment has before it is compressed, and maxPacked how
+	// large it may be after; what is larger is divided.
+	maxText   = 1 << 20
+	maxPacked = 256 << 10
+)
+
+// tracer records what the jobs of one runner do and has it delivered. A nil tracer does
+// nothing. Its goroutine owns all that is not a channel.
+type tracer struct {
+	settings wire.TraceSettings
+	log      *slog.Logger
+	rec      recorder
+	about    trace.Recorder // the recorder's description
+	missing  string         // why nothing is recorded
+	kept     bool           // the runner may have several jobs
+	box      *traceBox
+	hook     *hook
+	diag     *diagnostics
+	hide     redaction
+	learnt   func(trace.Job) // is told what becomes known of the job
+	packer   *trace.Packer
+	dir      string // of the segments' files
+
+	notes     chan note
+	continued <-chan os.Signal
+	scope     scope
+	running   sync.WaitGroup
+
+	number int
+	now    *recording
+	last   time.Time // of the loop's last turn
+
+	sealed   chan struct{} // closed when nothing more is queued for delivery
+	hangUp   context.CancelFunc
+	delivery sync.WaitGroup
+}
+
+// note is what the watch tells the tracer.
+type note struct {
+	what noteKind
+	job  string
+	at   time.Time
+}
+
+type noteKind int
+
+const (
+	jobBegan noteKind = iota
+	jobEnded
+	runnerEnded
+)
+
+// recording is one trace while it is made.
+type recording struct {
+	number  int // 0 before a job runs
+	since   time.Time
+	began   time.Time // when its job did
+	job     trace.Job
+	heard   bool // the hook has spoken
+	sealed  bool
+	held    []trace.Event
+	ordered bool // held is in the order of time
+	steps   worklog
+	step    int
+	bounds  []trace.Event // of steps, not written yet
+	limit   *traceLimit
+	seq     uint64
+	chain   trace.Chain
+	lines   []byte
+	count   int // events in lines
+	cuts    []int
+	times   []time.Time // first and last of lines are needed when it is divided
+	opened  time.Time   // when the first of lines was written
+	written map[string]int64
+	lost    map[string]int64 // by reason
+	untold  map[drop]int64   // dropped and not yet told
+	base    map[string]int64 // what the scope had lost before
+}
+
+// drop is a kind of events that were dropped.
+type drop struct {
+	reason string
+	kind   trace.Type
+}
+
+// began tells that the runner has a job.
+func (t *tracer) began(job string) { t.tell(note{jobBegan, job, time.Now()}) }
+
+// ended tells that the job is over.
+func (t *tracer) ended() { t.tell(note{jobEnded, "", time.Now()}) }
+
+func (t *tracer) tell(n note) {
+	if t != nil {
+		t.notes <- n
+	}
+}
+
+// follow begins to record the process, which has not begun to do anything.
+func (t *tracer) follow(ctx context.Context, root int) {
+	if t == nil {
+		return
+	}
+	if t.missing == "" {
+		s, err := t.rec.Follow(ctx, root, t.settings.Egress)
+		if err != nil {
+			t.missing = err.Error()
+		}
+		t.scope = s
+	}
+	if t.missing != "" {
+		t.log.Warn("trace: not recorded, because " + t.missing)
+	}
+	t.now = t.fresh(time.Now())
+	t.running.Go(t.run)
+}
+
+func (t *tracer) fresh(since time.Time) *recording {
+	r := &recording{since: since, ordered: true, limit: newTraceLimit(t.settings.MaxEvents, t.settings.MaxBytes), written: map[string]int64{}, lost: map[string]int64{}, untold: map[drop]int64{}}
+	if t.scope != nil {
+		r.base = t.scope.Lost()
+	}
+	return r
+}
+
+// run is the tracer's goroutine. It ends after runnerEnded.
+func (t *tracer) run() {
+	tick := time.NewTicker(idleTick)
+	defer tick.Stop()
+	var events <-chan []trace.Event
+	if t.scope != nil {
+		events = t.scope.Events()
+	}
+	t.last = time.Now()
+	for {
+		select {
+		case batch, ok := <-events:
+			if !ok {
+				events = nil
+				t.log.Error("recorder ended before the job")
+				continue
+			}
+			t.take(batch)
+		case n := <-t.notes:
+			switch n.what {
+			case jobBegan:
+				t.begin(n)
+				tick.Reset(traceTick)
+			case jobEnded:
+				if t.kept {
+					t.take(t.pending(events))
+					t.finish(n.at)
+					tick.Reset(idleTick)
+				}
+			case runnerEnded:
+				t.drain(events)
+				t.finish(time.Now())
+				return
+			}
+		case <-t.continued:
+			t.paused(time.Now())
+		case <-tick.C:
+			now := time.Now()
+			t.last = now
+			t.turn(now)
+		}
+	}
+}
+
+// pending returns what the recorder has ready.
+func (t *tracer) pending(events <-chan []trace.Event) (all []trace.Event) {
+	for {
+		select {
+		case batch, ok := <-events:
+			if !ok {
+				return all
+			}
+			all = append(all, batch...)
+		default:
+			return all
+		}
+	}
+}
+
+// drain closes the scope and takes what it still had.
+func (t *tracer) drain(events <-chan []trace.Event) {
+	if t.scope == nil {
+		return
+	}
+	closed := make(chan error, 1)
+	t.running.Go(func() { closed <- t.scope.Close() })
+	late := time.NewTimer(drainScope)
+	defer late.Stop()
+	for events != nil {
+		select {
+		case batch, ok := <-events:
+			if !ok {
+				events = nil
+				break
+			}
+			t.take(batch)
+		case <-late.C:
+			t.log.Error("recorder does not end")
+			return
+		}
+	}
+	if err := <-closed; err != nil {
+		t.log.Warn("recorder not closed", "error", err)
+	}
+}
+
+// take holds events back until it is known which step they belong to.
+func (t *tracer) take(batch []trace.Event) {
+	r := t.now
+	for _, e := range batch {
+		if n := len(r.held); n > 0 && e.Timestamp.Before(r.held[n-1].Timestamp) {
+			r.ordered = false
+		}
+		r.held = append(r.held, e)
+	}
+	switch {
+	case r.number == 0 && len(r.held) > 2*maxEarly:
+		over := len(r.held) - maxEarly
+		for _, e := range r.held[:over] {
+			r.drop(lostBuffer, e.Type, max(e.Count, 1))
+		}
+		r.held = append(r.held[:0], r.held[over:]...)
+	case r.number > 0 && len(r.held) > maxHeld:
+		t.release(r.held[len(r.held)/2].Timestamp, time.Now())
+	}
+}
+
+// turn does what is due.
+func (t *tracer) turn(now time.Time) {
+	t.read(now)
+	r := t.now
+	if r.number == 0 {
+		return
+	}
+	if t.box.unwanted(r.number) {
+		r.held, r.bounds = r.held[:0], nil
+		return
+	}
+	if t.missing != "" {
+		if !r.sealed && (r.heard || now.Sub(r.began) > waitForWord) {
+			t.absent(now)
+		}
+		return
+	}
+	t.release(now.Add(-holdEvents), now)
+	if r.count > 0 && now.Sub(r.opened) >= gather {
+		t.lostMore(now)
+		t.close()
+	}
+}
+
+// read takes what the runner has written: its log, and the hook's word.
+func (t *tracer) read(now time.Time) {
+	r := t.now
+	t.diag.read(now, func(line string) { r.steps.line(line, now.UTC()) })
+	r.bounds = append(r.bounds, r.steps.take()...)
+	if t.hook == nil || r.heard || r.number == 0 {
+		return
+	}
+	if job, ok := t.hook.word(); ok {
+		job.Name = r.job.Name
+		r.job, r.heard = job, true
+		t.box.know(r.number, job)
+		t.learnt(job)
+	}
+}
+
+// begin makes a trace of what is recorded.
+func (t *tracer) begin(n note) {
+	r := t.now
+	if r.number > 0 {
+		return // it says so twice
+	}
+	t.number++
+	r.number, r.began = t.number, n.at
+	r.job.Name = clip(n.job, 512)
+	t.box.know(r.number, r.job)
+	if t.missing != "" {
+		return
+	}
+	about := t.about
+	t.write(trace.Event{Type: trace.TraceStart, Timestamp: r.since.UTC(), Recorder: &about}, n.at)
+	t.turn(n.at)
+}
+
+// paused notes that this program was stopped for a while, in which nothing was shipped.
+func (t *tracer) paused(now time.Time) {
+	gap := now.Sub(t.last)
+	t.last = now
+	if gap < 2*time.Second || t.missing != "" {
+		return
+	}
+	t.log.Warn("agent was stopped", "for", gap.Round(time.Millisecond))
+	t.take([]trace.Event{{Type: trace.Tamper, Timestamp: now.UTC(), Method: "stopped", Target: os.Getpid(), TargetCommand: "muster-agent", DurationUS: gap.Microseconds()}})
+}
+
+// release writes the events up to a time, and between them the bounds of steps.
+func (t *tracer) release(until, now time.Time) {
+	r := t.now
+	if !r.ordered {
+		slices.SortStableFunc(r.held, func(a, b trace.Event) int { return a.Timestamp.Compare(b.Timestamp) })
+		r.ordered = true
+	}
+	n, _ := slices.BinarySearchFunc(r.held, until, func(e trace.Event, at time.Time) int {
+		if e.Timestamp.After(at) {
+			return 1
+		}
+		return -1
+	})
+	for _, e := range r.held[:n] {
+		t.mark(e.Timestamp, now)
+		e.Step = r.step
+		t.write(e, now)
+	}
+	r.held = append(r.held[:0], r.held[n:]...)
+	t.mark(until, now)
+}
+
+// mark writes the bounds of steps up to a time.
+func (t *tracer) mark(until, now time.Time) {
+	r := t.now
+	for len(r.bounds) > 0 && !r.bounds[0].Timestamp.After(until) {
+		e := r.bounds[0]
+		r.bounds = r.bounds[1:]
+		t.write(e, now)
+		if r.step = 0; e.Type == trace.StepStart {
+			r.step = e.Step
+		}
+	}
+}
+
+// write adds an event to the open segment, or counts it as dropped.
+func (t *tracer) write(e trace.Event, now time.Time) {
+	r := t.now
+	if !r.limit.admit(e) {
+		if r.lost[lostLimit] == 0 {
+			// Once, where it happened; the rest is told at the end.
+			r.lost[lostLimit] = max(e.Count, 1)
+			t.put(trace.Event{Type: trace.Dropped, Timestamp: e.Timestamp, Step: e.Step, Method: lostLimit, Name: string(e.Type), Count: max(e.Count, 1)}, now)
+			return
+		}
+		r.drop(lostLimit, e.Type, max(e.Count, 1))
+		return
+	}
+	if !ours(e.Type) && !t.box.room() {
+		r.drop(lostDisk, e.Type, max(e.Count, 1))
+		return
+	}
+	t.hide.event(&e)
+	t.put(e, now)
+}
+
+// put adds an event to the open segment.
+func (t *tracer) put(e trace.Event, now time.Time) {
+	r := t.now
+	e.Seq, e.Timestamp = r.seq+1, e.Timestamp.UTC()
+	before := len(r.lines)
+	lines, err := trace.AppendEvent(r.lines, e)
+	if err != nil {
+		t.log.Error("event not written", "error", err)
+		r.drop("encoding", e.Type, 1)
+		return
+	}
+	if r.count == 0 {
+		r.opened = now
+	}
+	r.seq, r.lines = e.Seq, lines
+	r.count++
+	r.cuts, r.times = append(r.cuts, len(lines)), append(r.times, e.Timestamp)
+	r.written[string(e.Type)]++
+	r.limit.wrote(len(lines) - before)
+	if len(lines) >= maxText {
+		t.close()
+	}
+}
+
+// drop counts events that are missing.
+func (r *recording) drop(reason string, kind trace.Type, n int64) {
+	r.lost[reason] += n
+	r.untold[drop{reason, kind}] += n
+}
+
+// lostMore tells of what the recorder has dropped since the last time.
+func (t *tracer) lostMore(now time.Time) {
+	if t.scope == nil {
+		return
+	}
+	r := t.now
+	lost := t.scope.Lost()
+	for _, reason := range slices.Sorted(maps.Keys(lost)) {
+		if more := lost[reason] - r.base[reason]; more > 0 {
+			r.lost[reason] += more
+			t.put(trace.Event{Type: trace.Dropped, Timestamp: now, Step: r.step, Method: reason, Count: more}, now)
+		}
+	}
+	r.base = lost
+}
+
+// close packs what is open into segments.
+func (t *tracer) close() {
+	r := t.now
+	if r.count == 0 {
+		return
+	}
+	t.segment(0, r.count)
+	r.lines, r.cuts, r.times, r.count = r.lines[:0], r.cuts[:0], r.times[:0], 0
+}
+
+// segment packs the events from one to before another, in two if one is too large.
+func (t *tracer) segment(from, to int) {
+	r := t.now
+	begin := 0
+	if from > 0 {
+		begin = r.cuts[from-1]
+	}
+	data := t.packer.Pack(r.lines[begin:r.cuts[to-1]])
+	if len(data) > maxPacked && to-from > 1 {
+		half := (from + to) / 2
+		t.segment(from, half)
+		t.segment(half, to)
+		return
+	}
+	s := trace.Segment{Seq: r.chain.Seq + 1, Events: to - from, First: r.times[from], Last: r.times[to-1], Data: data}
+	s.Link = r.chain.Head.Next(s.Seq, data)
+	if err := t.box.add(r.number, s); err != nil {
+		t.log.Error("trace not kept", "error", err)
+		r.lost[lostDisk] += int64(s.Events)
+		return
+	}
+	r.chain.Seq, r.chain.Head = s.Seq, s.Link
+}
+
+// finish ends the trace, if a job ran, and begins to record what may become another.
+func (t *tracer) finish(at time.Time) {
+	r := t.now
+	t.read(time.Now())
+	switch {
+	case r.number == 0: // no job, no trace
+	case t.missing != "":
+		if !r.sealed {
+			t.absent(at)
+		}
+	default:
+		r.steps.end("", at.UTC())
+		r.bounds = append(r.bounds, r.steps.take()...)
+		t.release(at.Add(time.Hour), at)
+		t.lostMore(at)
+		for _, d := range slices.SortedFunc(maps.Keys(r.untold), func(a, b drop) int {
+			return cmp.Or(cmp.Compare(a.reason, b.reason), cmp.Compare(a.kind, b.kind))
+		}) {
+			t.put(trace.Event{Type: trace.Dropped, Timestamp: at, Method: d.reason, Name: string(d.kind), Count: r.untold[d]}, at)
+		}
+		t.put(trace.Event{Type: trace.TraceEnd, Timestamp: at, Counts: maps.Clone(r.written), Lost: maps.Clone(r.lost)}, at)
+		t.close()
+		t.box.seal(r.number, trace.Seal{
+			Segments: r.chain.Seq, Events: int64(r.seq), Head: r.chain.Head, Lost: r.lost, StartedAt: r.since.UTC(), EndedAt: at.UTC(),
+		}, t.about)
+	}
+	t.now = t.fresh(at)
+}
+
+// deliver starts the delivery, which goes on after ctx has ended.
+func (t *tracer) deliver(ctx context.Context) {
+	talk, hangUp := context.WithCancel(context.WithoutCancel(ctx))
+	t.sealed, t.hangUp = make(chan struct{}), hangUp
+	t.delivery.Go(func() { t.box.run(talk, t.sealed) })
+}
+
+// delivered waits until everything was taken, and reports whether it was in time.
+func (t *tracer) delivered(limit time.Duration) bool {
+	quit := time.AfterFunc(limit, t.hangUp)
+	close(t.sealed)
+	t.delivery.Wait()
+	intime := quit.Stop()
+	t.hangUp()
+	return intime
+}
+
+// absent seals a trace of which nothing was recorded.
+func (t *tracer) absent(at time.Time) {
+	r := t.now
+	r.sealed = true
+	t.box.seal(r.number, trace.Seal{Missing: t.missing, StartedAt: r.began.UTC(), EndedAt: at.UTC()}, t.about)
+}
+
+// over ends the recording after the runner has ended, and waits until everything was
+// delivered, or for as long as the control plane allows.
+func (t *tracer) over(ctx context.Context) {
+	if t == nil {
+		return
+	}
+	if t.now != nil {
+		t.tell(note{runnerEnded, "", time.Now()})
+		t.running.Wait()
+	}
+	limit := time.Duration(t.settings.SealSeconds) * time.Second
+	if limit <= 0 {
+		limit = defaultSeal
+	}
+	if ctx.Err() != nil {
+		limit = min(limit, sealInHaste)
+	}
+	if !t.delivered(limit) {
+		t.log.Error("trace not delivered in time", "limit", limit)
+	}
+	if t.rec != nil {
+		if err := t.rec.Close(); err != nil {
+			t.log.Warn("recorder not closed", "error", err)
+		}
+	}
+	if t.hook != nil {
+		if err := t.hook.restore(); err != nil {
+			t.log.Warn("job hook stays", "error", err)
+		}
+	}
+	t.diag.close()
+	if err := os.RemoveAll(t.dir); err != nil {
+		t.log.Warn("files of the trace stay", "error", err)
+	}
+}
+
+// sealInHaste is how long the agent stays for its trace once it was told to end at once.
+const sealInHaste = 10 * time.Second
+
+// newTracer opens the recorder and prepares what is needed beside it. env is the runner's
+// environment with the hook in it.
+func (w *watch) newTracer(ctx context.Context, environ []string) (t *tracer, env []string) {
+	if w.boot.Trace == nil {
+		return nil, environ
+	}
+	t = &tracer{
+		settings: *w.boot.Trace, log: w.log, notes: make(chan note, 16), kept: w.boot.Registration != nil && !w.boot.Registration.Ephemeral,
+		diag: &diagnostics{dir: filepath.Join(w.cfg.RunnerDir, "_diag"), began: time.Now().Add(-time.Second)},
+		hide: newRedaction(w.secrets()...), learnt: w.learnt,
+	}
+	var err error
+	if t.packer, err = trace.NewPacker(); err == nil {
+		t.dir, err = os.MkdirTemp("", "muster-trace-")
+	}
+	if err != nil {
+		t.missing = fmt.Sprintf("the agent has nowhere to keep it: %v", err)
+	}
+	t.box = newTraceBox(w.send, w.log, t.dir)
+	env = environ
+	if t.hook, env, err = newHook(w.cfg.RunnerDir, environ); err != nil {
+		w.log.Warn("jobs are not asked for their names", "error", err)
+	}
+	if t.missing == "" {
+		t.rec, t.missing = w.cfg.openRecorder(ctx, w.agent.version, w.boot.Trace.Egress, w.log)
+	}
+	if t.rec != nil {
+		t.about = t.rec.Describe()
+	} else {
+		t.about = trace.Recorder{Missing: map[string]string{"all": t.missing}}
+	}
+	t.about.Agent = w.agent.version
+	t.continued = w.cfg.continued
+	t.deliver(ctx)
+	return t, env
+}
