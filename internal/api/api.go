@@ -31,6 +31,8 @@ type Config struct {
 	Access Access
 	// Platforms may be nil: then there are no providers.
 	Platforms Platforms
+	// Traces may be nil: then none are kept.
+	Traces Traces
 	// CostBudgets are what projects may spend, in the order to show.
 	CostBudgets []muster.CostBudget
 	// Book prices machines in dry runs.
@@ -78,8 +80,8 @@ func New(c Config) *API {
 	return &API{Config: c, started: c.Now(), boots: make(chan struct{}, maxBoots)}
 }
 
-// Register adds every route to mux: /muster.v1.*/ for operators and /v1/agent/
-// for agents.
+// Register adds every route to mux: /muster.v1.*/ and /v1/traces/ for operators and
+// /v1/agent/ for agents.
 func (a *API) Register(mux *http.ServeMux) {
 	opts := []connect.HandlerOption{connect.WithInterceptors(funnel{a}), connect.WithReadMaxBytes(maxBody), connect.WithRecover(a.recovered)}
 	serve := func(path string, h http.Handler) { mux.Handle(path, a.guard(path, h)) }
@@ -94,6 +96,8 @@ func (a *API) Register(mux *http.ServeMux) {
 	serve(musterv1connect.NewSystemServiceHandler(system{a}, opts...))
 	serve(musterv1connect.NewRunServiceHandler(runs{a}, opts...))
 	serve(musterv1connect.NewSenseServiceHandler(senses{a}, opts...))
+	serve(musterv1connect.NewTraceServiceHandler(traces{a}, opts...))
+	a.registerDownloads(mux)
 
 	mux.Handle(wire.BootPath, agentRoute(a, func(ctx context.Context, token string, req wire.BootRequest) (wire.BootResponse, error) {
 		select {

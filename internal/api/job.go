@@ -112,7 +112,10 @@ func (s jobs) GetJob(ctx context.Context, req *v1.GetJobRequest) (*v1.GetJobResp
 		decision = firstAnswer(recent, j)
 	}
 	resp.Timeline = timeline(j, runner, decision)
-	return resp, nil
+	if s.API.Traces != nil {
+		resp.Traces, resp.NoTrace, err = traces(s).ofJob(ctx, j)
+	}
+	return resp, err
 }
 
 // firstAnswer is the first decision to create a runner while the job was queued;

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/trace"
+	"github.com/muster-ci/muster/internal/trace/view"
 	"github.com/muster-ci/muster/internal/wire"
 )
 
@@ -219,6 +221,118 @@ type Access interface {
 	GroupProblem(ctx context.Context, p muster.Pool, j muster.Job) string
 	// ScaleSetProblem is why the pool's scale set tells of no jobs. It calls nobody.
 	ScaleSetProblem(p muster.Pool) string
+}
+
+// Traces answers questions about what jobs did. Errors are of the muster.Error classes or
+// count as internal. Implementations are safe for concurrent use.
+type Traces interface {
+	Trace(ctx context.Context, workspace string, id muster.TraceID) (muster.Trace, error)
+	// Traces are newest first.
+	Traces(ctx context.Context, workspace string, f TraceFilter) ([]muster.Trace, error)
+	// Views are shared: nobody changes them. CodeNotFound or CodeGone says why there are none.
+	Views(ctx context.Context, workspace string, id muster.TraceID) (*view.Views, error)
+	// QueryTraces yields the events for which an expression holds, of one trace or, if id
+	// is zero, of all that f selects; the newest trace first.
+	QueryTraces(ctx context.Context, workspace, expr string, id muster.TraceID, f TraceFilter, limit int, yield func(TraceHit) bool) (TraceStats, error)
+	// ScanTraces yields, per trace that has any, events with one of the indicators in a text.
+	ScanTraces(ctx context.Context, workspace, indicators string, id muster.TraceID, f TraceFilter, limit int, yield func(muster.Trace, []TraceHit) bool) (TraceStats, error)
+	// TailTrace yields events after a number for which an expression ("" for all) holds, as
+	// they come, until the trace is at its end. The first batch and the last may be empty.
+	TailTrace(ctx context.Context, workspace string, id muster.TraceID, after uint64, expr string, yield func(muster.Trace, []trace.Event) bool) error
+	// DiffTraces compares with the last good trace of the same job if against is zero.
+	DiffTraces(ctx context.Context, workspace string, id, against muster.TraceID) (view.Diff, muster.Trace, muster.Trace, error)
+	// TraceFindings are newest first.
+	TraceFindings(ctx context.Context, workspace string, f FindingFilter) ([]TraceFinding, error)
+	// ProposeEgress makes an allow list of what a pool's jobs reached since a time.
+	ProposeEgress(ctx context.Context, workspace, pool string, since time.Time) (EgressProposal, error)
+	// Attestation is a DSSE envelope in JSON.
+	Attestation(ctx context.Context, workspace string, id muster.TraceID) (muster.Trace, []byte, error)
+	VerifyTrace(ctx context.Context, workspace string, id muster.TraceID) (TraceCheck, error)
+	// RawTrace writes the JSON Lines of a trace, or, packed, zstd frames of them; TraceBundle
+	// a tar archive for an offline check. ready is called before the first byte.
+	RawTrace(ctx context.Context, workspace string, id muster.TraceID, packed bool, w io.Writer, ready func(muster.Trace)) error
+	TraceBundle(ctx context.Context, workspace string, id muster.TraceID, w io.Writer, ready func(muster.Trace)) error
+	// TraceKeys are the public keys of attestations in PEM, the one that signs first.
+	TraceKeys() []byte
+}
+
+// TraceFilter selects traces. Zero fields select everything.
+type TraceFilter struct {
+	Job          muster.JobKey // Attempt 0 is every attempt
+	Runner       muster.RunnerID
+	RunID        int64
+	Pool         string
+	Repository   string
+	Key          string // the job's key or name in the workflow
+	States       []muster.TraceState
+	Since, Until time.Time // of the job's start
+	Limit        int
+}
+
+// FindingFilter selects findings. Zero fields select everything.
+type FindingFilter struct {
+	Trace        muster.TraceID
+	Pool         string
+	Repository   string
+	Key          string
+	Rule         string
+	Severity     muster.Severity // the least
+	Since, Until time.Time
+	Limit        int
+}
+
+// TraceHit is an event and the trace that it is in; Indicator is what a scan found it by.
+type TraceHit struct {
+	Trace     muster.Trace
+	Event     trace.Event
+	Indicator string
+}
+
+// TraceStats says what a search looked at.
+type TraceStats struct {
+	Traces, Unindexed int
+	Skipped           map[string]int
+	Failed            int
+	Errors            []string
+	Events            int64
+	Matched           int64
+	Affected          int
+	Limited           bool
+	Took              time.Duration
+}
+
+// TraceFinding is a finding and the trace that it is of.
+type TraceFinding struct {
+	muster.Detection
+	Of muster.Trace
+}
+
+// EgressProposal is an allow list for a pool.
+type EgressProposal struct {
+	Policy  trace.Egress // the present one
+	Entries []EgressEntry
+	Unused  []string // entries of the present list that no job needed
+	Traces  int
+	Notes   []string
+}
+
+// EgressEntry is a line of an allow list.
+type EgressEntry struct {
+	Allow       string
+	Hosts       []string // what it stands for, if that is more than itself
+	Jobs        int
+	First, Last time.Time
+	Programs    []string
+	Known       bool
+}
+
+// TraceCheck is what came of reading a trace again.
+type TraceCheck struct {
+	Trace    muster.Trace
+	Problem  string // "" if all of it holds
+	KeyID    string
+	Segments int
+	Events   int64
 }
 
 // Observer counts calls. Called runs after every call, on its goroutine, and

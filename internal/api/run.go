@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 
 	"github.com/muster-ci/muster"
 	v1 "github.com/muster-ci/muster/gen/muster/v1"
@@ -30,9 +31,20 @@ func (s runs) GetRun(ctx context.Context, req *v1.GetRunRequest) (*v1.GetRunResp
 	if err != nil {
 		return nil, err
 	}
+	recorded, err := s.tracesOf(ctx, TraceFilter{RunID: req.Id})
+	if err != nil {
+		return nil, err
+	}
+	traceBy := map[muster.JobKey]muster.Trace{}
+	for _, t := range slices.Backward(recorded) { // the latest is the one to show
+		traceBy[t.Job] = t
+	}
 	resp := &v1.GetRunResponse{Run: runOf(run)}
 	for _, j := range run.Jobs {
 		out := &v1.RunJob{Job: jobOf(j)}
+		if t, ok := traceBy[j.Key]; ok {
+			out.Trace = traceOf(t)
+		}
 		if j.Runner != "" {
 			r, err := s.Store.Runner(ctx, ws, j.Runner)
 			switch {

@@ -49,12 +49,16 @@ func (s runners) GetRunner(ctx context.Context, req *v1.GetRunnerRequest) (*v1.G
 	if err != nil {
 		return nil, err
 	}
+	recorded, err := s.tracesOf(ctx, TraceFilter{Runner: r.ID, Limit: 100})
+	if err != nil {
+		return nil, err
+	}
 	out, err := s.view(ctx, r)
 	var healthy *bool
 	if req.CheckHealth {
 		healthy = new(s.Commands.Healthy(ctx, r.Workspace, r.ID))
 	}
-	return &v1.GetRunnerResponse{Runner: out, Healthy: healthy, Events: each(events, func(e muster.RunnerEvent) *v1.RunnerEvent {
+	return &v1.GetRunnerResponse{Runner: out, Healthy: healthy, Traces: each(recorded, traceOf), Events: each(events, func(e muster.RunnerEvent) *v1.RunnerEvent {
 		return &v1.RunnerEvent{At: stamp(e.At), State: string(e.State), Note: e.Note}
 	})}, err
 }
