@@ -86,7 +86,7 @@ func (j *job) checkout(ctx context.Context, s *message.Step, env map[string]stri
 func (j *job) postCheckout(index int) {
 	j.begin(index)
 	j.line("Post job cleanup.")
-	j.end(index, message.Success)
+	j.end(index, message.Success, telemetry{Action: "actions/checkout", Type: "node20", Stage: "Post"})
 }
 
 func empty(dir string) error {

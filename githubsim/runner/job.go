@@ -3,6 +3,7 @@ package runner
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
@@ -130,6 +131,9 @@ func (j *job) run(ctx context.Context) {
 	defer close(j.done)
 	j.log = j.openDiag("Worker")
 	defer j.log.close()
+	j.log.info("Worker", "Version: %s", Version)
+	j.log.info("JobRunner", "Job ID %s", j.msg.JobID)
+	j.log.info("JobRunner", "Starting the job execution context.")
 
 	background, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -259,10 +263,13 @@ func (j *job) complete(ctx context.Context, outputs map[string]string) {
 func (j *job) execute(ctx context.Context) map[string]string {
 	j.plan()
 	hooks := j.hooks()
-	j.step(0, func() string { return j.setUp(hooks) })
+	j.log.info("JobRunner", "Initialize job. Getting all job steps.")
+	j.own(0, "setup_job", func() string { return j.setUp(hooks) })
+	j.log.info("JobRunner", "Total job steps: %d.", len(j.steps)-2)
+	j.log.info("JobRunner", "Run all job steps.")
 	index := 1
 	if hooks.started != "" {
-		j.step(index, func() string { return j.hook(hooks.started) })
+		j.step(index, telemetry{}, func() string { return j.hook(hooks.started) })
 		index++
 	}
 	for i := range j.msg.Steps {
@@ -277,15 +284,18 @@ func (j *job) execute(ctx context.Context) map[string]string {
 		if j.reason() == cancelledByShutdown {
 			j.skip(index) // the real runner leaves without it (actions/runner#2595)
 		} else {
-			j.step(index, func() string { return j.hook(hooks.completed) })
+			j.step(index, telemetry{}, func() string { return j.hook(hooks.completed) })
 		}
 		index++
 	}
+	j.log.info("JobRunner", "Finalize job.")
 	outputs := j.evaluateOutputs()
-	j.step(index, func() string { return j.tidy() })
+	j.own(index, "complete_joh", func() string { return j.tidy() })
 	if j.reason() != notCancelled {
 		j.status = message.Cancelled
 	}
+	j.log.info("JobRunner", "Job result after all job steps finish: %s", resultWord(j.status))
+	j.log.info("JobRunner", "Completing the job execution context.")
 	return outputs
 }
 
@@ -333,41 +343,105 @@ func isCheckout(uses string) bool {
 	return strings.HasPrefix(strings.ToLower(uses), "actions/checkout@")
 }
 
-// step runs one of the runner's own steps; its conclusion counts for the job.
-func (j *job) step(index int, do func() string) {
-	j.begin(index)
-	conclusion := do()
-	if conclusion == message.Failure && j.status == message.Success {
-		j.status = message.Failure
-	}
-	j.end(index, conclusion)
+// own runs "Set up job" or "Complete job", which the real runner does outside of its
+// steps: its log tells of them by telemetry only. The misspelt action is the real one's.
+func (j *job) own(index int, action string, do func() string) {
+	j.start(index)
+	j.finish(index, do(), telemetry{Action: action, Type: "runner"})
 }
 
-func (j *job) begin(index int) {
+// step runs a hook or a post step; its conclusion counts for the job.
+func (j *job) step(index int, t telemetry, do func() string) {
+	j.begin(index)
+	j.end(index, do(), t)
+}
+
+// start notes that a step has begun.
+func (j *job) start(index int) {
 	j.mu.Lock()
 	s := &j.steps[index]
 	s.Status, s.StartedAt = message.InProgress, time.Now().UTC()
-	name := s.Name
 	j.mu.Unlock()
-	j.log.info("StepsRunner", "Processing step: DisplayName='%s'", j.masked(name))
-	j.log.info("StepsRunner", "Starting the step.")
 	j.changed()
 }
 
-func (j *job) end(index int, conclusion string) {
+// begin starts a step with the words of the real runner's StepsRunner.
+func (j *job) begin(index int) {
+	j.log.info("StepsRunner", "Processing step: DisplayName='%s'", j.masked(j.titleOf(index)))
+	j.start(index)
+	j.log.info("StepsRunner", "Starting the step.")
+}
+
+// end ends a step that was begun. The real runner leaves the word for success out.
+func (j *job) end(index int, conclusion string, t telemetry) {
+	word := resultWord(conclusion)
+	if conclusion == message.Success {
+		word = ""
+	}
+	j.log.info("StepsRunner", "Step result: %s", word)
+	j.finish(index, conclusion, t)
+	j.conclude(conclusion)
+}
+
+// conclude says what a step's conclusion does to the job's.
+func (j *job) conclude(conclusion string) {
+	if conclusion == message.Failure {
+		j.log.info("StepsRunner", "Update job result with current step result '%s'.", resultWord(conclusion))
+	} else {
+		j.log.info("StepsRunner", "No need for updating job result with current step result '%s'.", resultWord(conclusion))
+	}
+}
+
+// finish notes a step's conclusion, and what it means for the job.
+func (j *job) finish(index int, conclusion string, t telemetry) {
+	if conclusion == message.Failure && j.status == message.Success {
+		j.status = message.Failure
+	}
 	j.mu.Lock()
 	s := &j.steps[index]
 	s.Status, s.Conclusion, s.CompletedAt = message.Completed, conclusion, time.Now().UTC()
 	if s.StartedAt.IsZero() {
 		s.StartedAt = s.CompletedAt
 	}
+	t.StepID, t.Result, t.StartTime, t.FinishTime = s.ExternalID, strings.ToLower(resultWord(conclusion)), stamp(s.StartedAt), stamp(s.CompletedAt)
+	t.Errors = []string{} // the real one's are in the log anyway
+	t.Seconds = int(math.Ceil(s.CompletedAt.Sub(s.StartedAt).Seconds()))
 	j.mu.Unlock()
-	word := map[string]string{message.Success: "Succeeded", message.Failure: "Failed", message.Cancelled: "Canceled", message.Skipped: "Skipped"}[conclusion]
-	j.log.info("StepsRunner", "Step result: %s", word)
+	if text, err := json.MarshalIndent(t, "", "  "); err == nil && t.Type != "" {
+		j.log.info("ExecutionContext", "Publish step telemetry for current step %s.", text)
+	}
 	j.changed()
 }
 
-func (j *job) skip(index int) { j.end(index, message.Skipped) }
+// skip passes a step over.
+func (j *job) skip(index int) {
+	j.log.info("StepsRunner", "Processing step: DisplayName='%s'", j.masked(j.titleOf(index)))
+	j.log.info("StepsRunner", "Skipping step due to condition evaluation.")
+	j.finish(index, message.Skipped, telemetry{})
+	j.conclude(message.Skipped)
+}
+
+// telemetry is what the real runner's log says of a step that is over, and the only place
+// of its exact times.
+type telemetry struct {
+	Action     string   `json:"action,omitempty"`
+	Ref        string   `json:"ref,omitempty"`
+	Type       string   `json:"type"`
+	Stage      string   `json:"stage,omitempty"`
+	StepID     string   `json:"stepId"`
+	Result     string   `json:"result"`
+	Errors     []string `json:"errorMessages"`
+	Seconds    int      `json:"executionTimeInSeconds"`
+	StartTime  string   `json:"startTime"`
+	FinishTime string   `json:"finishTime"`
+}
+
+// stamp is a time in the real runner's JSON.
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.0000000Z") }
+
+func resultWord(conclusion string) string {
+	return map[string]string{message.Success: "Succeeded", message.Failure: "Failed", message.Cancelled: "Canceled", message.Skipped: "Skipped"}[conclusion]
+}
 
 // setUp makes the folders and the environment of the job.
 func (j *job) setUp(hooks hooks) string {

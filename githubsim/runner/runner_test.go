@@ -339,7 +339,7 @@ func TestBackgroundProcessesEndWithTheJob(t *testing.T) {
 func TestLogOnStandardOutput(t *testing.T) {
 	g := newGitHub(t)
 	_, box := runJob(t, g, message.Message{Steps: []message.Step{{Name: "talk", Run: "echo words of a step"}}}, "ACTIONS_RUNNER_PRINT_LOG_TO_STDOUT=1")
-	for _, want := range []string{"words of a step", "Processing step: DisplayName='talk'", "Starting the step.", "Step result: Succeeded"} {
+	for _, want := range []string{"words of a step", "Processing step: DisplayName='talk'", "Starting the step.", "current step result 'Succeeded'", `"action": "setup_job"`} {
 		if !strings.Contains(box.stdout.String(), want) {
 			t.Errorf("output lacks %q:\n%s", want, box.stdout)
 		}

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,13 +33,13 @@ func (j *job) user(ctx context.Context, index int, s *message.Step) {
 		j.skip(index)
 		return
 	}
-	j.begin(index)
 	title, titleErr := j.scope(s.Env).Interpolate(j.title(s))
 	if titleErr == nil {
 		j.mu.Lock()
 		j.steps[index].Name = j.maskedLocked(title)
 		j.mu.Unlock()
 	}
+	j.begin(index)
 	outputs := map[string]any{}
 	outcome := message.Failure
 	if err != nil {
@@ -58,7 +59,17 @@ func (j *job) user(ctx context.Context, index int, s *message.Step) {
 		j.status = message.Failure
 	}
 	j.record(s, outputs, outcome, conclusion)
-	j.end(index, conclusion)
+	j.end(index, conclusion, telemetryOf(s))
+}
+
+// telemetryOf is what the runner's log says of what a step is.
+func telemetryOf(s *message.Step) telemetry {
+	if s.Uses == "" {
+		shell, _, _ := strings.Cut(s.Shell, " ")
+		return telemetry{Action: cmp.Or(shell, "sh"), Type: "run", Stage: "Main"}
+	}
+	action, ref, _ := strings.Cut(s.Uses, "@")
+	return telemetry{Action: action, Ref: ref, Type: "node20", Stage: "Main"}
 }
 
 func (j *job) maskedLocked(text string) string {
