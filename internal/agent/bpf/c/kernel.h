@@ -18,6 +18,8 @@ typedef _Bool bool;
 #define false 0
 
 #define inline_always static inline __attribute__((always_inline))
+// sub is a function of its own in the program, which keeps the objects small.
+#define sub static __attribute__((noinline, unused))
 #define SEC(name) __attribute__((section(name), used))
 
 // ---- maps: the loader reads these from the types (BTF) ----
@@ -38,6 +40,9 @@ enum { ANY = 0, NOEXIST = 1, EXIST = 2, NO_PREALLOC = 1 };
 enum { RB_NO_WAKEUP = 1, RB_FORCE_WAKEUP = 2, RB_AVAIL_DATA = 0 };
 
 // ---- helpers, by the kernel's numbers (include/uapi/linux/bpf.h) ----
+
+struct task_struct;
+struct pt_regs;
 
 static void *(*map_lookup)(void *map, const void *key) = (void *)1;
 static long (*map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
@@ -63,6 +68,9 @@ static void (*ring_submit)(void *data, u64 flags) = (void *)132;
 static void (*ring_discard)(void *data, u64 flags) = (void *)133;
 static u64 (*ring_query)(void *ring, u64 what) = (void *)134;
 static u64 (*ktime_boot)(void) = (void *)125;
+static long (*seq_write)(void *seq, const void *data, u32 len) = (void *)127;
+static struct task_struct *(*current_btf)(void) = (void *)158;
+static struct pt_regs *(*task_pt_regs)(struct task_struct *t) = (void *)175;
 static long (*loop)(u32 n, void *fn, void *ctx, u64 flags) = (void *)181;
 
 // ---- reading the kernel's structs ----
@@ -103,9 +111,13 @@ struct cred {
 struct kernfs_node {
 	u64 id;
 };
+struct cgroup_root {
+	int hierarchy_id;
+};
 struct cgroup {
 	int level;
 	struct kernfs_node *kn;
+	struct cgroup_root *root;
 };
 struct css_set {
 	struct cgroup *dfl_cgrp;
@@ -134,6 +146,7 @@ struct qstr {
 struct inode {
 	unsigned long i_ino;
 	u16 i_mode;
+	u32 i_rdev;
 	struct super_block *i_sb;
 };
 struct file_system_type {
@@ -167,6 +180,7 @@ struct file {
 	u32 f_flags;
 	struct path f_path;
 	struct inode *f_inode;
+	void *private_data;
 };
 struct fdtable {
 	u32 max_fds;
@@ -187,8 +201,34 @@ struct linux_binprm {
 	const char *filename, *interp;
 };
 
+struct hlist_node {
+	struct hlist_node *next;
+};
+struct hlist_head {
+	struct hlist_node *first;
+};
+struct upid {
+	int nr;
+};
+struct pid {
+	u32 level;
+	struct hlist_head tasks[4];
+	struct upid numbers[1];
+};
+struct proc_inode {
+	struct pid *pid;
+	struct inode vfs_inode;
+};
+
+struct bpf_link {
+	u32 id;
+};
+
 struct task_struct {
 	int pid, tgid, exit_code;
+	u64 self_exec_id;
+	struct pid *thread_pid;
+	struct hlist_node pid_links[4];
 	u32 flags;
 	u64 start_boottime;
 	struct task_struct *real_parent, *group_leader;
@@ -203,7 +243,56 @@ struct task_struct {
 	struct css_set *cgroups;
 };
 
+#if defined(__TARGET_ARCH_x86)
+struct pt_regs {
+	unsigned long di, si, dx, r10, r8, r9, ax;
+};
+#elif defined(__TARGET_ARCH_arm64)
+struct user_pt_regs {
+	u64 regs[31];
+};
+struct pt_regs {
+	u64 regs[31];
+	u64 orig_x0;
+};
+#else
+#error "say how this architecture passes arguments to system calls"
+#endif
+
+struct seq_file;
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+};
+
 #pragma clang attribute pop
+
+// arg is the nth argument, from 0, of the system call that the current process is in
+// or has just left: the registers keep what came in.
+inline_always u64 arg(int n)
+{
+	struct pt_regs *r = task_pt_regs(current_btf());
+#if defined(__TARGET_ARCH_x86)
+	switch (n) {
+	case 0:
+		return load(r, di);
+	case 1:
+		return load(r, si);
+	case 2:
+		return load(r, dx);
+	case 3:
+		return load(r, r10);
+	case 4:
+		return load(r, r8);
+	}
+	return load(r, r9);
+#else
+	return n == 0 ? load(r, orig_x0) : load(r, regs[n]);
+#endif
+}
 
 // What a tracepoint of a system call is handed. This layout is fixed.
 struct enter {

@@ -62,7 +62,7 @@ struct {
 // tree: thread group → scope.
 struct {
 	m_uint(type, MAP_HASH);
-	m_uint(max_entries, 65536);
+	m_uint(max_entries, 262144);
 	m_uint(map_flags, NO_PREALLOC);
 	m_type(key, u32);
 	m_type(value, u32);
@@ -97,8 +97,10 @@ struct {
 struct settings {
 	u32 levels; // bit n: a cgroup n levels below the root is in `cgroups`
 	u32 batch;  // bytes in the ring at which the reader is woken; it looks by itself too
-	u32 spare[6];
+	u32 reads;  // which files opened to be read are told of: READS_…
+	u32 spare[5];
 };
+enum { READS_NONE = 0, READS_FIRST = 1, READS_ALL = 2 };
 struct {
 	m_uint(type, MAP_ARRAY);
 	m_uint(max_entries, 1);
@@ -139,7 +141,7 @@ inline_always u32 scope_of_cgroup(void)
 
 // in_scope returns the scope of the current process, or 0 if it is nobody's. It needs
 // a current process: not for programs that run on packets.
-inline_always u32 in_scope(void)
+sub u32 in_scope(void)
 {
 	u32 tgid = pid_tgid() >> 32;
 	u32 *known = map_lookup(&tree, &tgid);
@@ -152,15 +154,17 @@ inline_always u32 in_scope(void)
 }
 
 // start_of is when a task's process began, in µs since boot.
-inline_always u64 start_of(struct task_struct *t)
+sub u64 start_of(struct task_struct *t)
 {
 	struct task_struct *leader = load(t, group_leader);
 	return load(leader, start_boottime) / 1000;
 }
 
-// begin fills in a header for the current process and leaves value, a and b 0.
-inline_always void begin(struct header *h, u32 scope, u16 type)
+// begin fills in a header for the current process and leaves flags, value, a and b 0.
+sub int begin(struct header *h, u32 scope, u16 type)
 {
+	if (!h)
+		return 0;
 	struct task_struct *t = current();
 	struct task_struct *parent = load(t, real_parent);
 	struct cred *cred = load(t, cred);
@@ -180,10 +184,11 @@ inline_always void begin(struct header *h, u32 scope, u16 type)
 	get_comm(h->comm, sizeof(h->comm));
 	h->value = 0;
 	h->a = h->b = 0;
+	return 0;
 }
 
 // count_lost keeps the books of what found the ring full. Rare, so it may cost.
-static __attribute__((noinline)) int count_lost(u32 scope, u32 type)
+sub int count_lost(u32 scope, u32 type)
 {
 	u64 key = (u64)scope << 32 | type, zero = 0;
 	u64 *n = map_lookup(&lost, &key);

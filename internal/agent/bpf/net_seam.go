@@ -1,0 +1,4 @@
+package bpf
+
+// netOptions are the options of the network's programs.
+type netOptions struct{}

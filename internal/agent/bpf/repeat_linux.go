@@ -1,0 +1,158 @@
+//go:build linux && (amd64 || arm64)
+
+package bpf
+
+import (
+	"encoding/binary"
+	"errors"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/muster-ci/muster/internal/trace"
+)
+
+// repeats reports whether events of a type that are alike may be told in one. Processes,
+// bytes and names are not: each counts.
+func repeats(t trace.Type) bool {
+	switch t {
+	case trace.FileOpen, trace.FileDelete, trace.FileRename, trace.UnixConnect, trace.RawSocket, trace.MemRead,
+		trace.BPFLoad, trace.ModuleLoad, trace.SetUID, trace.Mount, trace.IOUring, trace.Tamper:
+		return true
+	}
+	return false
+}
+
+// window is how long an event stands for those like it: the first is told at once, the
+// others in one when it is over.
+const window = time.Second
+
+// maxRepeats bounds how many are remembered; beyond it each is told.
+const maxRepeats = 16384
+
+// repeatKey is what makes events alike.
+type repeatKey struct {
+	event               trace.Type
+	pid                 int
+	start               uint64
+	path, other, method string
+	target              int
+	uid                 uint32
+}
+
+func keyOf(e trace.Event) repeatKey {
+	return repeatKey{e.Type, e.PID, e.Start, e.Path, e.NewPath + e.Flags + e.Name + e.Protocol, e.Method, e.Target + e.Signal<<32, e.TargetUID}
+}
+
+type repeat struct {
+	since time.Time
+	n     int64
+	last  trace.Event
+}
+
+// tellRepeats tells of those whose window is over, or of all.
+func (s *Scope) tellRepeats(now time.Time, all bool) {
+	for key, again := range s.repeats {
+		if !all && now.Sub(again.since) < window {
+			continue
+		}
+		if again.n == 0 {
+			delete(s.repeats, key)
+			continue
+		}
+		e := again.last
+		e.Count = again.n
+		if s.bucket.take(now) {
+			s.push(e)
+		} else {
+			s.lose(e.Type, lostRate, again.n)
+		}
+		*again = repeat{since: now}
+	}
+}
+
+// bucket lets so many events through in a second, and as many again after a pause.
+type bucket struct {
+	rate, left float64
+	at         time.Time
+}
+
+func (b *bucket) take(now time.Time) bool {
+	if d := now.Sub(b.at); d > 0 {
+		b.left = min(2*b.rate, b.left+d.Seconds()*b.rate)
+		b.at = now
+	}
+	if b.left < 1 {
+		return false
+	}
+	b.left--
+	return true
+}
+
+// fileKey is a file in the hands of a process, as file.h has it.
+type fileKey struct {
+	Inode    uint64
+	Dev, PID uint32
+	Exec     uint64
+}
+
+// writtenBytes is what is not told of it yet.
+type writtenBytes struct {
+	Bytes, Told, Start uint64
+	Scope, _           uint32
+}
+
+// writer is what to tell of a file if the kernel no longer can: it was closed in a way
+// that shows no path.
+type writer struct {
+	e trace.Event
+}
+
+// remember keeps an event of a file that is being written to.
+func (s *Scope) remember(e trace.Event, key []byte) {
+	if len(key) != binary.Size(fileKey{}) || len(s.written) > 65536 {
+		return
+	}
+	k := fileKey{binary.LittleEndian.Uint64(key), binary.LittleEndian.Uint32(key[8:]), binary.LittleEndian.Uint32(key[12:]), 0}
+	s.written[k] = &writer{e}
+}
+
+// idle is how long nothing is told of a file before user space looks for what is left.
+const idle = 2 * time.Second
+
+// sweepWrites tells of bytes that were written to files that nobody has closed by
+// close(2), and forgets files that nobody writes to.
+func (r *Recorder) sweepWrites(all bool) {
+	now := uint64(nanoseconds(clockBoot))
+	var key fileKey
+	var w writtenBytes
+	var old []fileKey
+	for entries := r.maps["writes"].Iterate(); entries.Next(&key, &w); {
+		if all || now-w.Told > uint64(idle) {
+			old = append(old, key)
+		}
+	}
+	for _, k := range old {
+		if err := r.maps["writes"].LookupAndDelete(k, &w); errors.Is(err, ebpf.ErrKeyNotExist) || err != nil {
+			continue
+		}
+		r.mu.Lock()
+		s := r.scopes[w.Scope]
+		r.mu.Unlock()
+		if s == nil {
+			continue
+		}
+		known := s.written[k]
+		delete(s.written, k)
+		if w.Bytes == 0 {
+			continue
+		}
+		if known == nil {
+			s.lose(trace.FileWrite, lostFull, 1)
+			continue
+		}
+		e := known.e
+		e.Timestamp, e.Bytes = time.Now().UTC(), int64(w.Bytes)
+		s.push(e)
+	}
+}
