@@ -148,7 +148,7 @@ type RemoteRunner struct {
 }
 
 // Change tells a reader that something in the store is new: Kind is the noun
-// ("job", "runner", "decision", "delivery", "usage"), ID its name. It carries no content.
+// ("job", "runner", "trace", "decision", "delivery", "usage"), ID its name. It carries no content.
 type Change struct {
 	Kind      string
 	Workspace string

@@ -80,6 +80,11 @@ func (s *Store) ApplyJobEvent(ctx context.Context, workspace string, e muster.Jo
 				return err
 			}
 		}
+		if linked || ours && j.Runner == r.ID && a.Change == muster.JobAdvanced {
+			if err := t.linkTraces(r, e.ReceivedAt); err != nil {
+				return err
+			}
+		}
 		if e.Sense == "" {
 			return nil
 		}
@@ -396,5 +401,8 @@ func (t *tx) linkJobs(r *muster.Runner, at time.Time) error {
 			return err
 		}
 	}
-	return nil
+	if len(keys) == 0 {
+		return nil
+	}
+	return t.linkTraces(*r, at)
 }

@@ -18,7 +18,7 @@ var instanceWide = map[string]string{
 	"Deliveries": "", "HaveDeliveries": "", "PruneDeliveries": "", "Watermark": "facts of the control plane", "SetWatermark": "", "DropWatermarks": "",
 	"Installation": "it tells the workspace (4-40)", "PutInstallation": "", "LiveRunners": "the sweep's",
 	"UseBootToken": "the token tells the workspace", "RunnerBySession": "the token tells the workspace",
-	"PruneScaleSetJobs": "retention", "PruneDecisions": "retention", "PruneRunnerLogs": "retention", "Subscribe": "each change tells its workspace", "Ping": "", "Close": "", "Backup": "",
+	"PruneScaleSetJobs": "retention", "PruneDecisions": "retention", "PruneRunnerLogs": "retention", "OpenTraces": "the sweep's", "ExpiredTraces": "retention", "Subscribe": "each change tells its workspace", "Ping": "", "Close": "", "Backup": "",
 }
 
 // Nothing of one workspace is found from another, by any method, and nothing
@@ -39,6 +39,9 @@ func isolation(t *testing.T, s *store.Store) {
 	ok(t, s.SaveBootToken(ctx, muster.BootToken{JTI: "jti", Runner: "r-0001", Workspace: ws, ExpiresAt: at(time.Hour)}))
 	note(t, s, &muster.ScaleSetStatistics{Assigned: 1}, 0, assignment("one", 7, muster.ScaleSetJobAssigned))
 	must(s.UpdateMachine(ctx, ws, vm, func(m *muster.Machine) error { m.Reason = "ours"; return nil }))(t)
+	tr := addTrace(t, s, recorded("r-0001", 1, 0))
+	ok(t, s.PutDetections(ctx, ws, tr.ID, []muster.Detection{{Rule: "rule", Severity: muster.SeverityHigh, At: base}}))
+	ok(t, s.PutBaseline(ctx, ws, "baseline", []byte("learnt"), 0))
 	one := muster.JobKey{ID: 1, Attempt: 1}
 	_, hash := secretbox.NewSession([32]byte{9})
 
@@ -92,6 +95,12 @@ func isolation(t *testing.T, s *store.Store) {
 		"Wastes":       func() (any, error) { return s.Wastes(ctx, other, store.UsageFilter{}) },
 		"UsageSummary": func() (any, error) { return s.UsageSummary(ctx, other, store.UsageFilter{}, "pool") },
 		"Findings":     func() (any, error) { return s.Findings(ctx, other, 0) },
+		"Trace":        func() (any, error) { return s.Trace(ctx, other, tr.ID) },
+		"Traces":       func() (any, error) { return s.Traces(ctx, other, store.TraceFilter{}) },
+		"TracesOfJob":  func() (any, error) { return s.TracesOfJob(ctx, other, one) },
+		"TraceCounts":  func() (any, error) { return s.TraceCounts(ctx, other) },
+		"Detections":   func() (any, error) { return s.Detections(ctx, other, store.DetectionFilter{}) },
+		"Baseline":     func() (any, error) { doc, _, err := s.Baseline(ctx, other, "baseline"); return doc, err },
 		"Machine":      func() (any, error) { return s.Machine(ctx, other, vm) },
 		"Machines":     func() (any, error) { return s.Machines(ctx, other) },
 		"MachineDemand": func() (any, error) {
@@ -109,6 +118,17 @@ func isolation(t *testing.T, s *store.Store) {
 		"UpdateScaleSetJob": func() error {
 			return s.UpdateScaleSetJob(ctx, other, "a", "one", func(j *muster.ScaleSetJob) error { j.Over = muster.OverLapsed; return nil })
 		},
+		"AddTrace": func() error {
+			theirs := tr
+			theirs.Workspace = other
+			_, _, err := s.AddTrace(ctx, theirs, base)
+			return err
+		},
+		"UpdateTrace": func() error {
+			_, err := s.UpdateTrace(ctx, other, tr.ID, base, func(t *muster.Trace) error { t.Events = 1; return nil })
+			return err
+		},
+		"PutDetections":   func() error { return s.PutDetections(ctx, other, tr.ID, nil) },
 		"AppendRunnerLog": func() error { return s.AppendRunnerLog(ctx, other, "r-0001", 3, []byte("more")) },
 		"SaveBootToken": func() error {
 			return s.SaveBootToken(ctx, muster.BootToken{JTI: "jti-2", Runner: "r-0001", Workspace: other, ExpiresAt: at(time.Hour)})
@@ -154,6 +174,7 @@ func isolation(t *testing.T, s *store.Store) {
 		"AddRunner": func() error {
 			return s.AddRunner(ctx, muster.Runner{ID: "r-0009", Workspace: other, Name: "check-9", Purpose: muster.PurposeCheck, State: muster.RunnerProvisioning, CreatedAt: base})
 		},
+		"PutBaseline":   func() error { return s.PutBaseline(ctx, other, "baseline", []byte("theirs"), 0) },
 		"RecordFinding": func() error { return s.RecordFinding(ctx, muster.Finding{At: base, Workspace: other, Kind: "k"}) },
 		"UpdateMachine": func() error {
 			_, err := s.UpdateMachine(ctx, other, vm, func(m *muster.Machine) error {
@@ -186,7 +207,8 @@ func isolation(t *testing.T, s *store.Store) {
 		return fmt.Sprint(must(s.Jobs(ctx, ws, store.JobFilter{}))(t), must(s.Runners(ctx, ws, store.RunnerFilter{}))(t), must(s.RunnerEvents(ctx, ws, "r-0001"))(t),
 			must(s.Pools(ctx, ws))(t), must(s.Offerings(ctx, ws))(t), must(s.Decisions(ctx, ws, "", 0))(t), must(s.Receipts(ctx, ws, store.UsageFilter{}))(t),
 			must(s.Wastes(ctx, ws, store.UsageFilter{}))(t), must(s.Findings(ctx, ws, 0))(t), must(s.Sightings(ctx, ws, one))(t), string(must(s.RunnerLog(ctx, ws, "r-0001"))(t)),
-			must(s.ScaleSet(ctx, ws, "a"))(t), must(s.ScaleSetJobs(ctx, ws, "a"))(t))
+			must(s.ScaleSet(ctx, ws, "a"))(t), must(s.ScaleSetJobs(ctx, ws, "a"))(t), must(s.Traces(ctx, ws, store.TraceFilter{}))(t),
+			must(s.Detections(ctx, ws, store.DetectionFilter{}))(t))
 	}
 	before := here()
 	for name, try := range refused {

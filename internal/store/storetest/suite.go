@@ -62,6 +62,7 @@ func Run(t *testing.T, url func(testing.TB) string) {
 		{"Machines", machines}, {"MachineDemand", machineDemand},
 		{"BootTokens", bootTokens}, {"Sessions", sessions},
 		{"Receipts", receipts}, {"Wastes", wastes}, {"UsageSummary", usageSummary}, {"Findings", findings},
+		{"Traces", traces}, {"TraceQueries", traceQueries}, {"TraceFindsJob", traceFindsJob}, {"Detections", detections}, {"Baselines", baselines},
 		{"Subscribe", subscribe}, {"SubscribeSlowReader", subscribeSlowReader},
 		{"ScaleSetJobs", scaleSetJobs}, {"ScaleSetUnnamed", scaleSetUnnamed}, {"ScaleSetAnyOrder", scaleSetAnyOrder},
 		{"Isolation", isolation}, {"Canceled", canceled},

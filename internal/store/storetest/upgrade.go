@@ -112,6 +112,7 @@ func VerifyFilled(t *testing.T, upgraded, fresh *store.Store) {
 	}
 	note(t, upgraded, &muster.ScaleSetStatistics{Assigned: 1}, time.Minute, assignment("one", 7, muster.ScaleSetJobAssigned))
 	wantLen(t, "scale set's jobs", must(upgraded.ScaleSetJobs(ctx, ws, "a"))(t), 1)
+	want(t, "the job of a trace on an old runner", addTrace(t, upgraded, recorded("r-0001", 1, 0)).Job, muster.JobKey{ID: 1, Attempt: 1})
 	_, _, err := upgraded.UseBootToken(ctx, "jti", "nonce", base, time.Minute)
 	ok(t, err)
 	want(t, "old session", must(upgraded.RunnerBySession(ctx, make([]byte, 32)))(t).ID, "r-0002")
