@@ -27,14 +27,14 @@ func newRedaction(secrets ...string) redaction {
 
 // hints are what one of the patterns below cannot be without, in lower case; looking for them is
 // far cheaper than the patterns.
-var hints = []string{"pass", "pwd", "secret", "token", "key", "auth", "cred", "bearer", "basic ", "@", "gh", "eyj", "akia", "xox", "sk-", "npm_", "glpat-", "-----begin", "sig="}
+var hints = []string{"pass", "pwd", "secret", "token", "key", "auth", "cred", "bearer", "basic ", "@", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "eyj", "akia", "xox", "sk-", "npm_", "glpat-", "-----begin", "sig="}
 
 // sensitive is part of the names of options and variables whose values are hidden.
 const sensitive = `(?:pass(?:word|wd|phrase)?|pwd|secret|token|api[_-]?key|access[_-]?key|account[_-]?key|private[_-]?key|signing[_-]?key|credentials?|auth)`
 
 var (
 	// --password=x, API_KEY=x, "token": "x", …; the name may have more on both sides.
-	assigned = regexp.MustCompile(`(?i)((?:\b|[_-])[a-z0-9_.-]*` + sensitive + `[a-z0-9_]*["']?\s*[=:]\s*["']?)([^\s"'&;,}]+)`)
+	assigned = regexp.MustCompile(`(?i)((?:\b|[_-])[a-z0-9_.-]*` + sensitive + `(?:s|[0-9]+|[_-][a-z0-9_-]*)?["']?\s*[=:]\s*["']?)([^\s"'&;,}]+)`)
 	// --password x: the value is the next argument.
 	named = regexp.MustCompile(`(?i)\A-{1,2}(?:[a-z0-9]+[_-])*` + sensitive + `\z`)
 	// https://user:password@host and https://token@host.
@@ -75,23 +75,46 @@ func (r redaction) text(s string) string {
 	return shapes.ReplaceAllString(s, redacted)
 }
 
+// hinted reports whether a text has a hint, in one pass: a job starts thousands of programs.
 func hinted(s string) bool {
-	if len(s) < 4 {
-		return false
-	}
-	lower := strings.ToLower(s)
-	for _, h := range hints {
-		if strings.Contains(lower, h) {
-			return true
+	for i := range len(s) {
+		for _, h := range byFirst[lower(s[i])] {
+			if len(s)-i >= len(h) && begins(s[i:], h) {
+				return true
+			}
 		}
 	}
 	return false
 }
 
+// byFirst are the hints by their first byte.
+var byFirst = func() (t [256][]string) {
+	for _, h := range hints {
+		t[h[0]] = append(t[h[0]], h)
+	}
+	return t
+}()
+
+func begins(s, hint string) bool {
+	for i := range len(hint) {
+		if lower(s[i]) != hint[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
+}
+
 // event hides what the event must not show.
 func (r redaction) event(e *trace.Event) {
 	for i := 0; i < len(e.Args); i++ {
-		if i > 0 && named.MatchString(e.Args[i-1]) && !strings.HasPrefix(e.Args[i], "-") {
+		if i > 0 && strings.HasPrefix(e.Args[i-1], "-") && named.MatchString(e.Args[i-1]) && !strings.HasPrefix(e.Args[i], "-") {
 			e.Args = replaced(e.Args, i, redacted)
 			continue
 		}
