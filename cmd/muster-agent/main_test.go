@@ -78,7 +78,7 @@ func TestAgentIsSmallAndStatic(t *testing.T) {
 // carried reports whether a package is of a library that the recording of jobs needs: to
 // compress, to load programs into the kernel, and to read and compare names of hosts.
 func carried(dep string) bool {
-	for _, library := range []string{"github.com/klauspost/compress/", "github.com/cilium/ebpf", "golang.org/x/net/", "golang.org/x/text/", "golang.org/x/sys/"} {
+	for _, library := range []string{"github.com/klauspost/compress", "github.com/cilium/ebpf", "golang.org/x/net/", "golang.org/x/text/", "golang.org/x/sys/"} {
 		if strings.HasPrefix(dep, library) {
 			return true
 		}

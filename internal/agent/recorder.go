@@ -13,6 +13,8 @@ type recordOptions struct {
 	log    *slog.Logger
 	agent  string // the agent's version
 	egress trace.Egress
+	// protect are processes that nobody is to touch, besides this one.
+	protect []int
 }
 
 // recorderSocket is where a node's recorder listens (muster-agent record).

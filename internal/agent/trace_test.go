@@ -163,8 +163,11 @@ func (r *tape) Follow(_ context.Context, root int, _ trace.Egress) (scope, error
 }
 func (r *tape) Close() error { r.closed = true; return nil }
 
-// lose drops events.
-func (r *tape) lose(reason string, n int64) {
+// lose drops events, and says so or not.
+func (r *tape) lose(reason string, n int64, says bool) {
+	if says {
+		r.events <- []trace.Event{{Type: trace.Dropped, Timestamp: time.Now(), Method: reason, Count: n}}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.lost == nil {
@@ -174,6 +177,8 @@ func (r *tape) lose(reason string, n int64) {
 }
 
 type tapeScope tape
+
+func (s *tapeScope) Describe() trace.Recorder { return s.about }
 
 func (s *tapeScope) Events() <-chan []trace.Event { return s.events }
 func (s *tapeScope) Lost() map[string]int64 {
@@ -366,7 +371,7 @@ func TestTraceOfAKeptRunner(t *testing.T) {
 			s.puppet.say(listening + strings.ReplaceAll(running, "build", fmt.Sprint("job", i)))
 			s.pass(time.Second)
 			if i == 1 {
-				rec.lose("buffer_full", 3)
+				rec.lose("buffer_full", 3, true)
 			}
 			rec.events <- []trace.Event{ran(fmt.Sprintf("/job/%d", i))}
 			s.pass(time.Second)
@@ -387,7 +392,7 @@ func TestTraceOfAKeptRunner(t *testing.T) {
 		events := end.plane.whole(t, i+1)
 		want := []string{"trace_start", fmt.Sprintf("process_exec /idle/%d", i), fmt.Sprintf("process_exec /job/%d", i), "trace_end"}
 		if i == 1 {
-			want = slices.Insert(want, 3, "dropped")
+			want = slices.Insert(want, 2, "dropped")
 		}
 		if got := story(events); !slices.Equal(got, want) {
 			t.Errorf("trace %d says %q", i+1, got)
@@ -634,7 +639,8 @@ func TestTraceIsBounded(t *testing.T) { // 4-46
 			{Type: trace.NetConnect, Timestamp: time.Now(), Verdict: trace.VerdictDenied}, {Type: trace.NetConnect, Timestamp: time.Now()},
 		}
 		s.pass(time.Second)
-		rec.lose("buffer_full", 12)
+		rec.lose("buffer_full", 10, true)
+		rec.lose("buffer_full", 2, false)
 		s.puppet.say(completed)
 		s.puppet.exit(0)
 	})

@@ -31,8 +31,11 @@ type scope interface {
 	// Events yields batches, roughly in the order of time. It is closed by Close, after
 	// what was seen before.
 	Events() <-chan []trace.Event
-	// Lost is how many events were dropped so far, by reason. Safe for concurrent use.
+	// Lost is how many events were dropped so far, by reason. Each is told by a Dropped
+	// among the events too. Safe for concurrent use.
 	Lost() map[string]int64
+	// Describe says how processes are known to be the scope's, and what is recorded.
+	Describe() trace.Recorder
 	Close() error
 }
 
@@ -73,6 +76,7 @@ type tracer struct {
 	settings wire.TraceSettings
 	log      *slog.Logger
 	rec      recorder
+	agent    string         // the agent's version
 	about    trace.Recorder // the recorder's description
 	missing  string         // why nothing is recorded
 	kept     bool           // the runner may have several jobs
@@ -91,7 +95,8 @@ type tracer struct {
 
 	number int
 	now    *recording
-	last   time.Time // of the loop's last turn
+	told   map[string]int64 // what Dropped events of the recorder have told, by reason
+	last   time.Time        // of the loop's last turn
 
 	sealed   chan struct{} // closed when nothing more is queued for delivery
 	hangUp   context.CancelFunc
@@ -137,7 +142,6 @@ type recording struct {
 	written map[string]int64
 	lost    map[string]int64 // by reason
 	untold  map[drop]int64   // dropped and not yet told
-	base    map[string]int64 // what the scope had lost before
 }
 
 // drop is a kind of events that were dropped.
@@ -167,8 +171,10 @@ func (t *tracer) follow(ctx context.Context, root int) {
 		s, err := t.rec.Follow(ctx, root, t.settings.Egress)
 		if err != nil {
 			t.missing = err.Error()
+		} else {
+			t.scope, t.about = s, s.Describe()
+			t.about.Agent = t.agent
 		}
-		t.scope = s
 	}
 	if t.missing != "" {
 		t.log.Warn("trace: not recorded, because " + t.missing)
@@ -178,11 +184,7 @@ func (t *tracer) follow(ctx context.Context, root int) {
 }
 
 func (t *tracer) fresh(since time.Time) *recording {
-	r := &recording{since: since, ordered: true, limit: newTraceLimit(t.settings.MaxEvents, t.settings.MaxBytes), written: map[string]int64{}, lost: map[string]int64{}, untold: map[drop]int64{}}
-	if t.scope != nil {
-		r.base = t.scope.Lost()
-	}
-	return r
+	return &recording{since: since, ordered: true, limit: newTraceLimit(t.settings.MaxEvents, t.settings.MaxBytes), written: map[string]int64{}, lost: map[string]int64{}, untold: map[drop]int64{}}
 }
 
 // run is the tracer's goroutine. It ends after runnerEnded.
@@ -211,12 +213,12 @@ func (t *tracer) run() {
 			case jobEnded:
 				if t.kept {
 					t.take(t.pending(events))
-					t.finish(n.at)
+					t.finish(n.at, false)
 					tick.Reset(idleTick)
 				}
 			case runnerEnded:
 				t.drain(events)
-				t.finish(time.Now())
+				t.finish(time.Now(), true)
 				return
 			}
 		case <-t.continued:
@@ -311,7 +313,6 @@ func (t *tracer) turn(now time.Time) {
 	}
 	t.release(now.Add(-holdEvents), now)
 	if r.count > 0 && now.Sub(r.opened) >= gather {
-		t.lostMore(now)
 		t.close()
 	}
 }
@@ -413,6 +414,10 @@ func (t *tracer) write(e trace.Event, now time.Time) {
 		r.drop(lostDisk, e.Type, max(e.Count, 1))
 		return
 	}
+	if e.Type == trace.Dropped {
+		r.lost[e.Method] += max(e.Count, 1)
+		t.told[e.Method] += max(e.Count, 1)
+	}
 	t.hide.event(&e)
 	t.put(e, now)
 }
@@ -447,20 +452,15 @@ func (r *recording) drop(reason string, kind trace.Type, n int64) {
 	r.untold[drop{reason, kind}] += n
 }
 
-// lostMore tells of what the recorder has dropped since the last time.
-func (t *tracer) lostMore(now time.Time) {
-	if t.scope == nil {
-		return
-	}
-	r := t.now
+// unaccounted tells of what the recorder has dropped without saying so among its events.
+// They have all been taken.
+func (t *tracer) unaccounted(now time.Time) {
 	lost := t.scope.Lost()
 	for _, reason := range slices.Sorted(maps.Keys(lost)) {
-		if more := lost[reason] - r.base[reason]; more > 0 {
-			r.lost[reason] += more
-			t.put(trace.Event{Type: trace.Dropped, Timestamp: now, Step: r.step, Method: reason, Count: more}, now)
+		if more := lost[reason] - t.told[reason]; more > 0 {
+			t.write(trace.Event{Type: trace.Dropped, Timestamp: now, Method: reason, Count: more}, now)
 		}
 	}
-	r.base = lost
 }
 
 // close packs what is open into segments.
@@ -497,8 +497,9 @@ func (t *tracer) segment(from, to int) {
 	r.chain.Seq, r.chain.Head = s.Seq, s.Link
 }
 
-// finish ends the trace, if a job ran, and begins to record what may become another.
-func (t *tracer) finish(at time.Time) {
+// finish ends the trace, if a job ran, and begins to record what may become another. With
+// last set the recorder has handed over everything.
+func (t *tracer) finish(at time.Time, last bool) {
 	r := t.now
 	t.read(time.Now())
 	switch {
@@ -511,7 +512,9 @@ func (t *tracer) finish(at time.Time) {
 		r.steps.end("", at.UTC())
 		r.bounds = append(r.bounds, r.steps.take()...)
 		t.release(at.Add(time.Hour), at)
-		t.lostMore(at)
+		if last {
+			t.unaccounted(at)
+		}
 		for _, d := range slices.SortedFunc(maps.Keys(r.untold), func(a, b drop) int {
 			return cmp.Or(cmp.Compare(a.reason, b.reason), cmp.Compare(a.kind, b.kind))
 		}) {
@@ -596,7 +599,7 @@ func (w *watch) newTracer(ctx context.Context, environ []string) (t *tracer, env
 		return nil, environ
 	}
 	t = &tracer{
-		settings: *w.boot.Trace, log: w.log, notes: make(chan note, 16), kept: w.boot.Registration != nil && !w.boot.Registration.Ephemeral,
+		settings: *w.boot.Trace, log: w.log, notes: make(chan note, 16), told: map[string]int64{}, kept: w.boot.Registration != nil && !w.boot.Registration.Ephemeral,
 		diag: &diagnostics{dir: filepath.Join(w.cfg.RunnerDir, "_diag"), began: time.Now().Add(-time.Second)},
 		hide: newRedaction(w.secrets()...), learnt: w.learnt,
 	}
@@ -620,7 +623,7 @@ func (w *watch) newTracer(ctx context.Context, environ []string) (t *tracer, env
 	} else {
 		t.about = trace.Recorder{Missing: map[string]string{"all": t.missing}}
 	}
-	t.about.Agent = w.agent.version
+	t.about.Agent, t.agent = w.agent.version, w.agent.version
 	t.continued = w.cfg.continued
 	t.deliver(ctx)
 	return t, env
