@@ -90,6 +90,9 @@ type Pool struct {
 	// Machine and Zone name the machine that a kept pool starts and stops.
 	Machine string `json:"machine,omitempty"`
 	Zone    string `json:"zone,omitempty"`
+	// Trace bounds the record of the pool's jobs, and Egress is what they may reach.
+	Trace  PoolTrace `json:"trace,omitzero"`
+	Egress Egress    `json:"egress,omitzero"`
 }
 
 var poolName = regexp.MustCompile(`\A[a-zA-Z0-9_-]+\z`) // S1-102
@@ -176,6 +179,8 @@ func (p Pool) Validate() error {
 		bad("%s", MessageOf(err))
 	}
 	p.validateRules(bad)
+	p.Trace.validate(bad)
+	p.Egress.validate(bad)
 	return errors.Join(errs...)
 }
 

@@ -103,6 +103,8 @@ type Runner struct {
 	// Drain says why the runner should go as soon as it is idle, "" if nobody asked.
 	Drain   string
 	TraceID string
+	// Traced is set once the agent was asked to record what the job does.
+	Traced bool `json:",omitempty"`
 
 	CreatedAt  time.Time // row written, before anything was asked of a provider
 	LaunchedAt time.Time // provider accepted

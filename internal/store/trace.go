@@ -172,6 +172,12 @@ func (s *Store) OpenTraces(ctx context.Context, silentSince time.Time, limit int
 	return s.traces(ctx, "SELECT doc FROM traces WHERE state = 'recording' AND updated_at < ? ORDER BY updated_at LIMIT ?", silentSince, limit)
 }
 
+// UnanalysedTraces returns the traces of all workspaces that ended in [from, to), have
+// events, and were not analysed yet, those that ended first first.
+func (s *Store) UnanalysedTraces(ctx context.Context, from, to time.Time, limit int) ([]muster.Trace, error) {
+	return s.traces(ctx, "SELECT doc FROM traces WHERE analysed = 0 AND ended_at >= ? AND ended_at < ? AND ended_at <> 0 ORDER BY ended_at LIMIT ?", from, to, limit)
+}
+
 // ExpiredTraces returns the traces of all workspaces whose events are to be deleted, those
 // that expired first first.
 func (s *Store) ExpiredTraces(ctx context.Context, now time.Time, limit int) ([]muster.Trace, error) {
@@ -294,6 +300,11 @@ func (s *Store) PutBaseline(ctx context.Context, workspace, name string, doc []b
 	})
 }
 
+// analysed reports whether there is nothing to analyse any more.
+func analysed(tr muster.Trace) bool {
+	return !tr.AnalysedAt.IsZero() || tr.AnalysisError != "" || !tr.DeletedAt.IsZero() || tr.State != muster.TraceRecording && tr.Segments == 0
+}
+
 func noTrace(id muster.TraceID) error {
 	return muster.Errorf(muster.CodeNotFound, "there is no trace %s", id)
 }
@@ -316,12 +327,12 @@ func (t *tx) putTrace(tr muster.Trace, now time.Time, known bool) error {
 		expires = time.Time{}
 	}
 	args := []any{tr.State, tr.Pool, tr.Job.ID, tr.Job.Attempt, fold(tr.Repository), tr.RunID, tr.Key, tr.JobName, tr.Baseline(),
-		tr.StartedAt, tr.EndedAt, expires, now, text, tr.Workspace, tr.ID.Runner, tr.ID.Number}
+		tr.StartedAt, tr.EndedAt, expires, now, analysed(tr), text, tr.Workspace, tr.ID.Runner, tr.ID.Number}
 	query := `UPDATE traces SET state = ?, pool = ?, job = ?, attempt = ?, repository = ?, run_id = ?, job_key = ?, job_name = ?, baseline = ?,
-		started_at = ?, ended_at = ?, expires_at = ?, updated_at = ?, doc = ? WHERE workspace = ? AND runner = ? AND number = ?`
+		started_at = ?, ended_at = ?, expires_at = ?, updated_at = ?, analysed = ?, doc = ? WHERE workspace = ? AND runner = ? AND number = ?`
 	if !known {
-		query = `INSERT INTO traces (state, pool, job, attempt, repository, run_id, job_key, job_name, baseline, started_at, ended_at, expires_at, updated_at, doc, workspace, runner, number)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
+		query = `INSERT INTO traces (state, pool, job, attempt, repository, run_id, job_key, job_name, baseline, started_at, ended_at, expires_at, updated_at, analysed, doc, workspace, runner, number)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
 	}
 	n, err := t.exec(query, args...)
 	if err == nil && n == 0 {

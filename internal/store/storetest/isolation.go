@@ -18,7 +18,7 @@ var instanceWide = map[string]string{
 	"Deliveries": "", "HaveDeliveries": "", "PruneDeliveries": "", "Watermark": "facts of the control plane", "SetWatermark": "", "DropWatermarks": "",
 	"Installation": "it tells the workspace (4-40)", "PutInstallation": "", "LiveRunners": "the sweep's",
 	"UseBootToken": "the token tells the workspace", "RunnerBySession": "the token tells the workspace",
-	"PruneScaleSetJobs": "retention", "PruneDecisions": "retention", "PruneRunnerLogs": "retention", "OpenTraces": "the sweep's", "ExpiredTraces": "retention", "Subscribe": "each change tells its workspace", "Ping": "", "Close": "", "Backup": "",
+	"PruneScaleSetJobs": "retention", "PruneDecisions": "retention", "PruneRunnerLogs": "retention", "OpenTraces": "the sweep's", "UnanalysedTraces": "the sweep's", "ExpiredTraces": "retention", "Subscribe": "each change tells its workspace", "Ping": "", "Close": "", "Backup": "",
 }
 
 // Nothing of one workspace is found from another, by any method, and nothing

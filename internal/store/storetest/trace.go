@@ -87,6 +87,9 @@ func traces(t *testing.T, s *store.Store) {
 	changeTrace(t, s, id, time.Hour, func(tr *muster.Trace) {
 		tr.State, tr.EndedAt, tr.ExpiresAt = muster.TraceComplete, at(time.Hour), at(24*time.Hour)
 	})
+	wantLen(t, "not analysed", must(s.UnanalysedTraces(ctx, at(0), at(2*time.Hour), 9))(t), 1)
+	changeTrace(t, s, id, time.Hour, func(tr *muster.Trace) { tr.AnalysedAt = at(time.Hour) })
+	wantLen(t, "analysed", must(s.UnanalysedTraces(ctx, at(0), at(2*time.Hour), 9))(t), 0)
 	wantLen(t, "open", must(s.OpenTraces(ctx, at(999*time.Hour), 9))(t), 0)
 	_, err = s.UpdateTrace(ctx, ws, id, base, func(tr *muster.Trace) error { tr.State = muster.TraceRecording; return nil })
 	wantCode(t, err, muster.CodeConflict)

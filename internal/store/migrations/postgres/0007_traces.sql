@@ -18,6 +18,7 @@ CREATE TABLE traces (
   ended_at   BIGINT NOT NULL, -- 0: recording
   expires_at BIGINT NOT NULL, -- 0: never, or deleted
   updated_at BIGINT NOT NULL,
+  analysed   BIGINT NOT NULL, -- 1: it was tried
   doc        TEXT NOT NULL,
   PRIMARY KEY (workspace, runner, number)
 );
@@ -26,6 +27,7 @@ CREATE INDEX traces_job ON traces (workspace, job, attempt) WHERE job <> 0;
 CREATE INDEX traces_run ON traces (workspace, run_id) WHERE run_id <> 0;
 CREATE INDEX traces_baseline ON traces (workspace, baseline, started_at) WHERE baseline <> '';
 CREATE INDEX traces_open ON traces (updated_at) WHERE state = 'recording';
+CREATE INDEX traces_unanalysed ON traces (ended_at) WHERE analysed = 0;
 CREATE INDEX traces_expiry ON traces (expires_at) WHERE expires_at <> 0;
 
 -- What rules found in a trace, in the order in which it happened.
