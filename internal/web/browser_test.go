@@ -1,6 +1,7 @@
 package web_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -217,6 +218,15 @@ func paths(f *fake) []string {
 		out = append(out, "/pools/"+p.Name)
 	}
 	out = append(out, fmt.Sprintf("/runs/%d", f.jobs[len(f.jobs)-1].RunID), fmt.Sprintf("/pools/%s/decisions/%d", f.decisions[0].Pool, f.decisions[0].ID))
+	out = append(out, "/findings/sweep", "/findings?severity=critical")
+	if at := incidentPath(f); at != "" {
+		for _, tab := range []string{"overview", "timeline?step=6", "execution", "execution?of=3", "execution?q=node", "execution?view=flame", "network", "network?host=github.com", "files", "files?q=chunk", "query?q=type+==", "query?q=type=='net_connect'", "query?q=pid>0&scope=workspace", "diff", "performance?step=4"} {
+			out = append(out, at+"/"+tab)
+		}
+	}
+	for _, t := range f.tr.traces { // of every state
+		out = append(out, "/jobs/"+t.Job.String()+"/trace/overview")
+	}
 	return append(out, "/deliveries/"+f.deliveries[0].GUID, "/deliveries/"+f.deliveries[9].GUID)
 }
 
@@ -348,7 +358,7 @@ func TestBrowser(t *testing.T) {
 				"an id twice":              `[...document.querySelectorAll('[id]')].map(e => e.id).filter((id, i, all) => all.indexOf(id) !== i)`,
 				"an id with a space":       `[...document.querySelectorAll('[id*=" "]')].map(e => e.id)`,
 				"a live region without id": `[...document.querySelectorAll('[data-live]:not([id])')].map(e => e.outerHTML.slice(0, 80))`,
-				"a field without a label":  `[...document.querySelectorAll('input:not([type=hidden]), select')].filter(e => !e.labels.length).map(e => e.name)`,
+				"a field without a label":  `[...document.querySelectorAll('input:not([type=hidden]), select, textarea')].filter(e => !e.labels.length).map(e => e.name)`,
 				"a link without words":     `[...document.querySelectorAll('a, button, summary')].filter(e => !e.textContent.trim()).map(e => e.outerHTML.slice(0, 80))`,
 				"a drawing without words":  `[...document.querySelectorAll('svg:not([aria-hidden])')].filter(e => !e.getAttribute('aria-label')).map(e => e.outerHTML.slice(0, 80))`,
 				"a link in a link":         `[...document.querySelectorAll('a a, button button')].map(e => e.outerHTML.slice(0, 80))`,
@@ -540,29 +550,31 @@ func TestBrowser(t *testing.T) {
 			{"decision", fmt.Sprintf("/pools/%s/decisions/%d", f.decisions[0].Pool, f.decisions[0].ID), "dark", 1360, 0},
 		}
 		for _, s := range shots {
-			height := s.height
-			if height == 0 {
-				height = 900
-			}
-			tb.do(prefers(s.scheme), screen(s.width, height, 1.5))
-			tb.open(s.path)
-			tb.settled()
-			if s.height == 0 {
-				full, err := strconv.ParseInt(tb.js(`Math.ceil(document.querySelector('main').getBoundingClientRect().bottom)`), 10, 64)
-				if err != nil {
-					t.Fatal(err)
-				}
-				tb.do(screen(s.width, max(full, 400), 1.5))
-			}
-			png, err := chromedp.Run(tb.ctx, chromedp.CaptureScreenshot())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(dir, "dashboard-"+s.name+".png"), png, 0o644); err != nil {
-				t.Fatal(err)
-			}
+			tb.shoot(filepath.Join(dir, "dashboard-"+s.name+".png"), s.path, s.scheme, s.width, s.height)
 		}
 	})
+}
+
+// shoot makes a picture of a page, of all of it if height is 0.
+func (tb *tab) shoot(file, path, scheme string, width, height int64) {
+	tb.t.Helper()
+	tb.do(prefers(scheme), screen(width, cmp.Or(height, 900), 1.5))
+	tb.open(path)
+	tb.settled()
+	if height == 0 {
+		full, err := strconv.ParseInt(tb.js(`Math.ceil(document.querySelector('main').getBoundingClientRect().bottom)`), 10, 64)
+		if err != nil {
+			tb.t.Fatal(err)
+		}
+		tb.do(screen(width, max(full, 400), 1.5))
+	}
+	png, err := chromedp.Run(tb.ctx, chromedp.CaptureScreenshot())
+	if err != nil {
+		tb.t.Fatal(err)
+	}
+	if err := os.WriteFile(file, png, 0o644); err != nil {
+		tb.t.Fatal(err)
+	}
 }
 
 const hostile = `"><script>window.hacked=1</script><img src=x onerror="window.hacked=1">`

@@ -36,6 +36,7 @@ type fake struct {
 	health     web.Health
 	machines   map[muster.MachineID]web.MachineView
 	answer     muster.MachineAnswer // to wishes about machines
+	tr         fakeTraces
 	commands   []string
 	subs       map[chan muster.Change]bool
 	broken     error // returned by every read while set
@@ -67,6 +68,7 @@ func newFake() *fake {
 			{App: "muster", Account: "acme-labs", Limit: 5000, Remaining: 2391, ResetAt: fakeNow.Add(41 * time.Minute), PerMinute: 88.2, Forecast: fakeNow.Add(27 * time.Minute), PollStretch: 5, Lanes: []web.BudgetLane{{Lane: "critical", Calls: 90}, {Lane: "background", Calls: 2600, Parked: 41}}},
 		},
 	}
+	f.addTraces()
 	f.spendings = []web.ProjectSpending{
 		spending(muster.CostBudget{Project: "storefront", MonthMicroUSD: 900_000_000, WarnPercent: 80, LowerPercent: 95, StopPercent: 110}, 612_400_000),
 		spending(muster.CostBudget{Project: "vision", MonthMicroUSD: 400_000_000, WarnPercent: 80, StopPercent: 100}, 371_900_000),
@@ -887,7 +889,7 @@ func (f *fake) JobLog(_ context.Context, repository string, id int64) (io.ReadCl
 // config is the dashboard over f with a fixed clock.
 func config(f *fake) web.Config {
 	return web.Config{
-		Reads: f, Commands: f, JobLogs: f, Subscribe: f.Subscribe, Now: func() time.Time { return fakeNow },
+		Reads: f, Traces: f, Commands: f, JobLogs: f, Subscribe: f.Subscribe, Now: func() time.Time { return fakeNow },
 		About: web.About{
 			Version: "0.4.0 (83ebcb7)", Engine: "embedded, SQLite", Store: "SQLite, muster.db", Workspace: "default", StartedAt: fakeNow.Add(-hours(61)),
 			Apps:  []web.AppInfo{{Name: "muster", WebhookURL: "https://ci.acme.example/webhooks/muster", PageURL: "https://github.com/organizations/acme/settings/apps/muster"}},

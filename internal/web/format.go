@@ -55,6 +55,12 @@ var funcs = template.FuncMap{
 	"float":    func(n int) float64 { return float64(n) },
 	"deref":    func(n int64) float64 { return float64(n) },
 	"list":     func(v ...any) []any { return v },
+	"bytes":    formatBytes,
+	"int":      func(n int64) int { return int(n) },
+	"us":       sayUS,
+	"visible":  func(s string) string { return visible(s, maxTitle) },
+	"clip":     clip,
+	"clipPath": clipPath,
 }
 
 // moment is a time with the words that stand for it; Mode tells the script how
@@ -176,13 +182,13 @@ func short(s string) string {
 // always beside it.
 func tone(v any) string {
 	switch fmt.Sprint(v) {
-	case "success", "registered", "ok", "fine":
+	case "success", "registered", "ok", "fine", "complete", "clean", "allowed":
 		return "ok"
-	case "failure", "timed_out", "startup_failure", "lost_runner", "leaked_instance", "stopped":
+	case "failure", "timed_out", "startup_failure", "lost_runner", "leaked_instance", "stopped", "lost", "refused", "denied", "findings", "critical", "high":
 		return "bad"
-	case "queued", "waiting", "warned", "lowered", "suspended", "action_required", "provisioning", "draining", "ghost_registration":
+	case "queued", "waiting", "warned", "lowered", "suspended", "action_required", "provisioning", "draining", "ghost_registration", "truncated", "incomplete", "would_deny", "medium":
 		return "wait"
-	case "in_progress", "active", "scale_up":
+	case "in_progress", "active", "scale_up", "recording", "low":
 		return "info"
 	}
 	return "mute"
@@ -201,6 +207,10 @@ func word(v any) string {
 		return "succeeded"
 	case "failure":
 		return "failed"
+	case "denied":
+		return "refused"
+	case "would_deny":
+		return "would be refused"
 	case string(muster.SenseScaleSet):
 		return "scale set"
 	default:

@@ -208,6 +208,7 @@ type jobView struct {
 	JobLog   *logView
 	CanFetch bool // the job's log can be asked of GitHub
 	Sums     []share
+	Record   *traceSummary // nil without a trace
 }
 
 // share is one phase with its part in the whole.
@@ -273,6 +274,9 @@ func (s *site) job(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		v.Log = logOf(b, "/runners/"+url.PathEscape(string(runner.ID))+"/log")
+	}
+	if v.Record, err = s.traceSection(ctx, v.Job); err != nil {
+		return err
 	}
 	v.Phases = phasesOf(v.Job, runner, now)
 	v.Sums = sumsOf(v.Phases)

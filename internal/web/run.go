@@ -3,6 +3,7 @@ package web
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,12 +20,15 @@ type runView struct {
 	Rows    []runJobRow
 	Cost    int64
 	RunTime time.Duration
+	// Traced: there is a trace of at least one of its jobs.
+	Traced bool
 }
 
 // runJobRow is a job of a run with its receipt, nil until it is written.
 type runJobRow struct {
 	jobRow
 	Receipt *muster.Receipt
+	Record  *traceSummary
 }
 
 // Verdict is the run's conclusion or, until it has one, its state.
@@ -55,6 +59,11 @@ func (s *site) run(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	records, err := s.tracesOf(ctx, TraceQuery{RunID: id, Limit: maxRunJobs})
+	if err != nil {
+		return err
+	}
+	v.Traced = len(records) > 0
 	for _, row := range rows {
 		receipt, err := optional(s.Reads.Receipt(ctx, row.Key))
 		if err != nil {
@@ -69,7 +78,16 @@ func (s *site) run(w http.ResponseWriter, r *http.Request) error {
 		if before, _, found := strings.Cut(row.URL, fmt.Sprintf("/runs/%d", id)); found && v.URL == "" {
 			v.URL = fmt.Sprintf("%s/runs/%d", before, id)
 		}
-		v.Rows = append(v.Rows, runJobRow{row, receipt})
+		v.Rows = append(v.Rows, runJobRow{row, receipt, recordOf(row.Key, records)})
 	}
 	return s.show(w, r, "run", page{Title: run.Workflow, Section: "jobs", Body: v})
+}
+
+// recordOf is the trace of a job among those of its run, nil if there is none.
+func recordOf(k muster.JobKey, records []traceSummary) *traceSummary {
+	i := slices.IndexFunc(records, func(t traceSummary) bool { return t.Job == k })
+	if i < 0 {
+		return nil
+	}
+	return &records[i]
 }

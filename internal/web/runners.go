@@ -65,6 +65,7 @@ type runnerView struct {
 	Steps   []stage
 	Lived   time.Duration
 	CanSend bool // may still be drained
+	Records []traceSummary
 }
 
 // runnerEventRow is an event with the time since the one before.
@@ -112,6 +113,9 @@ func (s *site) runner(w http.ResponseWriter, r *http.Request) error {
 		if j != nil {
 			v.JobRow = &jobRow{Job: *j, Phases: phasesOf(*j, v.Runner, now)}
 		}
+	}
+	if v.Records, err = s.tracesOf(ctx, TraceQuery{Runner: id, Limit: maxRunnerTraces}); err != nil {
+		return err
 	}
 	v.Steps = stagesOf(v.Runner)
 	v.CanSend = v.State.Live() && v.State != muster.RunnerDraining

@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -25,7 +26,7 @@ var staticFiles embed.FS
 type templates struct{ byName map[string]*template.Template }
 
 // shared are the files that are part of every page's set.
-var shared = []string{"templates/frame.html", "templates/parts.html"}
+var shared = []string{"templates/frame.html", "templates/parts.html", "templates/trace.html"}
 
 func mustParse() *templates {
 	base := template.Must(template.New("").Funcs(funcs).ParseFS(templateFiles, shared...))
@@ -35,7 +36,7 @@ func mustParse() *templates {
 		panic(err)
 	}
 	for _, f := range files {
-		if f == shared[0] || f == shared[1] {
+		if slices.Contains(shared, f) {
 			continue
 		}
 		set := template.Must(template.Must(base.Clone()).ParseFS(templateFiles, f))
@@ -51,7 +52,10 @@ func (t *templates) execute(w io.Writer, name string, p page) error {
 		return fmt.Errorf("no template %q", name)
 	}
 	root := "frame"
-	if p.Fragment {
+	switch {
+	case p.Fragment && p.Part != "":
+		root = p.Part
+	case p.Fragment:
 		root = "main"
 	}
 	if err := set.ExecuteTemplate(w, root, p); err != nil {

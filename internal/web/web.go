@@ -147,6 +147,8 @@ func (s *site) pages() http.Handler {
 	get("/providers", s.providers)
 	post("/providers/{name}/check", s.checkProvider)
 	get("/findings", s.findings)
+	get("/findings/sweep", s.sweep)
+	s.traceRoutes(get)
 	get("/about", s.about)
 	mux.HandleFunc("GET /events", s.events)
 	mux.Handle("/", s.handle(func(w http.ResponseWriter, r *http.Request) error {
@@ -262,6 +264,8 @@ type page struct {
 	Now      time.Time
 	Nav      []navItem
 	Fragment bool // the script asks: leave out the frame
+	// Part is the template of what the script may ask for alone, "" if there is none.
+	Part     string
 	Live     bool
 	ReadOnly bool
 	SignedIn bool
@@ -302,6 +306,9 @@ func (s *site) write(w http.ResponseWriter, r *http.Request, status int, name st
 	p.Now = s.Now()
 	p.Nav = navigation
 	p.Fragment = isFragment(r)
+	if r.Header.Get(fragmentHeader) != fragmentPart {
+		p.Part = ""
+	}
 	p.Live = s.Subscribe != nil
 	p.ReadOnly = s.Commands == nil
 	p.SignedIn = s.login != nil
@@ -319,6 +326,9 @@ func (s *site) write(w http.ResponseWriter, r *http.Request, status int, name st
 
 // fragmentHeader is set by the script when it refreshes a page that is open.
 const fragmentHeader = "Muster-Fragment"
+
+// fragmentPart is its value where the script wants the page's Part alone.
+const fragmentPart = "part"
 
 func isFragment(r *http.Request) bool { return r.Header.Get(fragmentHeader) != "" }
 

@@ -150,7 +150,8 @@ func TestPagesSayWhatIsKnown(t *testing.T) {
 		{"Usage", "/usage", []string{"cost", "waste", "runners without a job", "acme/ledger · build", "Queue p50", "p90", "Total"}},
 		{"UsageByRepository", "/usage?by=repository&period=30d", []string{"Repository Jobs", "acme/storefront"}},
 		{"UsageByDay", "/usage?by=day&period=7d", []string{"2026-05-06", "2026-04-30"}},
-		{"Findings", "/findings", []string{"ghost registration", "registration removed", "leaked instance", "machine destroyed"}},
+		{"Findings", "/findings", []string{"python3 read the memory of Runner.Worker", "runner-memory-read", "critical", "acme/storefront"}},
+		{"Sweep", "/findings/sweep", []string{"ghost registration", "registration removed", "leaked instance", "machine destroyed"}},
 		{"About", "/about", []string{"0.4.0 (83ebcb7)", "embedded, SQLite", "https://ci.acme.example/webhooks/muster", "Metrics", "Workflows", "2d 13h"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

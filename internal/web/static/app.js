@@ -59,17 +59,21 @@ function occupied(region) {
 function swap(old, fresh) {
   const focus = old.contains(document.activeElement) ? document.activeElement : null;
   const same = (el) => (a) => a.tagName === el.tagName && a.textContent === el.textContent && a.getAttribute('href') === el.getAttribute('href');
-  const open = $$('details', old).map((d) => d.open);
+  const open = $$('details:not([data-load])', old).map((d) => d.open);
+  for (const d of $$('details[data-load]', old)) d.open ? unfolded.add(d.id) : unfolded.delete(d.id);
   const scrolled = $$('pre', old).map((p) => (p.scrollTop + p.clientHeight >= p.scrollHeight - 4 ? Infinity : p.scrollTop));
   const changed = $$('[data-row]', fresh).filter((row) => known.get(row.id) !== row.dataset.row);
   note(fresh);
   old.replaceWith(fresh);
-  $$('details', fresh).forEach((d, i) => { d.open = open[i] ?? d.open; });
+  $$('details:not([data-load])', fresh).forEach((d, i) => { d.open = open[i] ?? d.open; });
+  unfold(fresh);
+  begin(fresh);
   $$('pre', fresh).forEach((p, i) => { p.scrollTop = Math.min(scrolled[i] ?? Infinity, p.scrollHeight); });
   for (const row of changed) row.classList.add('fresh');
-  if (focus) $$('a, button, summary, pre', fresh).find(same(focus))?.focus({ preventScroll: true });
+  if (focus) ($$('a, button, summary, pre', fresh).find(same(focus)) ?? (fresh.hasAttribute('tabindex') ? fresh : null))?.focus({ preventScroll: true });
 }
 
+let shown = location.href.split('#')[0]; // the address of what is on the page
 let stale = new Set(), busy = false, timer = 0;
 
 async function refresh() {
@@ -129,6 +133,93 @@ function live(state, text) {
   el.textContent = text;
 }
 
+// Parts of a page that are fetched when they are wanted. Each is a link to a page that has
+// them, so that all of it is there without this script; what the server sends is markup
+// of its own templates, and is put in as such.
+
+const unfolded = new Set(); // ids of details that were fetched and are open
+
+async function part(url) {
+  const answer = await fetch(url, { headers: { 'Muster-Fragment': 'part' } });
+  if (answer.status === 401) location.reload();
+  if (!answer.ok) throw new Error(answer.status);
+  return new DOMParser().parseFromString(await answer.text(), 'text/html');
+}
+
+async function load(details) {
+  const kids = $('.kids', details);
+  if (details.dataset.loaded || !kids) return;
+  details.dataset.loaded = '1';
+  kids.setAttribute('aria-busy', 'true');
+  try {
+    const page = await part(details.dataset.load);
+    kids.replaceChildren(...page.body.children);
+    unfold(kids);
+  } catch { delete details.dataset.loaded; } // the link in it still works
+  kids.removeAttribute('aria-busy');
+}
+
+function unfold(from) {
+  for (const d of $$('details[data-load]', from)) if (unfolded.has(d.id)) d.open = true;
+}
+
+async function more(link) {
+  const item = link.closest('li');
+  if (item.hasAttribute('aria-busy')) return;
+  item.setAttribute('aria-busy', 'true');
+  try {
+    const page = await part(link.href);
+    const fresh = [...page.querySelector('ul').children];
+    item.replaceWith(...fresh);
+    fresh[0]?.querySelector('summary, a')?.focus({ preventScroll: true });
+  } catch { location.href = link.href; }
+}
+
+// follow shows a link's page by putting in only the regions that it changes.
+async function follow(link) {
+  const url = new URL(link.href.baseVal ?? link.href, location.href), ids = link.dataset.swap.split(' ');
+  let answer;
+  try { answer = await fetch(url, { headers: { 'Muster-Fragment': '1' } }); } catch { /* below */ }
+  if (!answer?.ok) { location.href = url; return; }
+  const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
+  history.pushState(null, '', url);
+  shown = location.href.split('#')[0];
+  for (const id of ids) {
+    const old = document.getElementById(id), fresh = page.getElementById(id);
+    if (old && fresh) swap(old, document.adoptNode(fresh));
+  }
+  tick();
+  if (url.hash) document.getElementById(url.hash.slice(1))?.scrollIntoView({ block: 'nearest' });
+}
+
+async function copy(button) {
+  const from = document.getElementById(button.dataset.copy), said = button.textContent;
+  try {
+    await navigator.clipboard.writeText(from.textContent);
+    button.textContent = 'Copied';
+    setTimeout(() => { button.textContent = said; }, 1600);
+  } catch { getSelection().selectAllChildren(from); }
+}
+
+// lit marks the lines of a drawing that end at a node.
+function lit(e, on) {
+  const node = e.target.closest?.('[data-node]');
+  if (!node) return;
+  const svg = node.closest('svg');
+  svg.classList.toggle('lit', on);
+  for (const line of $$('[data-ends]', svg)) line.classList.toggle('on', on && line.dataset.ends.split(' ').includes(node.dataset.node));
+}
+
+// begin is for what needs the script to be seen.
+function begin(from) { for (const b of $$('[data-copy]', from)) b.hidden = false; }
+
+function onClick(e) {
+  if (e.defaultPrevented || e.button || e.ctrlKey || e.metaKey || e.shiftKey || e.altKey) return;
+  const link = e.target.closest('a[data-more], a[data-swap]'), button = e.target.closest('button[data-copy]');
+  if (button) copy(button);
+  else if (link) { e.preventDefault(); link.hasAttribute('data-more') ? more(link) : follow(link); }
+}
+
 // Theme: the system's, until chosen.
 
 const themes = ['auto', 'light', 'dark'];
@@ -160,6 +251,7 @@ function moveRow(by) {
 
 function onKey(e) {
   const typing = e.target.matches('input, select, textarea');
+  if (typing && e.key === 'Enter' && (e.ctrlKey || e.metaKey) && e.target.matches('[data-submit]')) { e.target.form.requestSubmit(); return; }
   if (typing && e.key === 'Escape') e.target.blur();
   if (typing || e.ctrlKey || e.metaKey || e.altKey || $('#help').open) return;
   const went = Date.now() - prefix < 1500 && $(`nav a[data-key="g ${CSS.escape(e.key)}"]`);
@@ -178,9 +270,17 @@ function onKey(e) {
 
 for (const pre of $$('pre[data-tail]')) pre.scrollTop = pre.scrollHeight;
 $$('[data-live][id]').forEach(note);
+begin(document);
 tick();
 setInterval(tick, 1000);
 document.addEventListener('keydown', onKey);
+document.addEventListener('click', onClick);
+document.addEventListener('toggle', (e) => { if (e.target.open && e.target.dataset?.load) load(e.target); }, true);
+for (const [on, off] of [['pointerover', 'pointerout'], ['focusin', 'focusout']]) {
+  document.addEventListener(on, (e) => lit(e, true));
+  document.addEventListener(off, (e) => lit(e, false));
+}
+addEventListener('popstate', () => { if (location.href.split('#')[0] !== shown) location.reload(); });
 document.addEventListener('visibilitychange', () => (document.hidden ? disconnect() : connect()));
 document.addEventListener('focusout', () => { if (stale.size) later(200); });
 for (const form of $$('form[data-auto]')) form.addEventListener('change', (e) => { if (e.target.matches('select')) form.requestSubmit(); });
