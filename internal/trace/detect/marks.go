@@ -8,10 +8,13 @@ const maxMarks = 1 << 19
 // marks remembers paths by hash: eight bytes and an origin for each.
 type marks struct {
 	seed  maphash.Seed
+	stays map[string]bool              // which belong to paths and not to files
 	paths map[string]map[uint64]string // mark → path → host it came from
 }
 
-func newMarks() marks { return marks{maphash.MakeSeed(), map[string]map[uint64]string{}} }
+func newMarks(stays map[string]bool) marks {
+	return marks{maphash.MakeSeed(), stays, map[string]map[uint64]string{}}
+}
 
 func (m *marks) set(mark, path, origin string) {
 	if path == "" {
@@ -41,7 +44,10 @@ func (m *marks) origin(mark, path string) string { return m.paths[mark][maphash.
 // rename carries the marks of a file to its new name.
 func (m *marks) rename(from, to string) {
 	a, b := maphash.String(m.seed, from), maphash.String(m.seed, to)
-	for _, of := range m.paths {
+	for name, of := range m.paths {
+		if m.stays[name] {
+			continue
+		}
 		origin, ok := of[a]
 		if !ok {
 			delete(of, b) // what was there is another file now
@@ -54,7 +60,9 @@ func (m *marks) rename(from, to string) {
 
 func (m *marks) remove(path string) {
 	h := maphash.String(m.seed, path)
-	for _, of := range m.paths {
-		delete(of, h)
+	for name, of := range m.paths {
+		if !m.stays[name] {
+			delete(of, h)
+		}
 	}
 }

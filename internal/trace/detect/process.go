@@ -253,6 +253,20 @@ func has(words, word string) bool {
 	return false
 }
 
+// installed reports whether a script lies where tools are installed, so that its name says
+// what it is. A package may call a file of its own npm-cli.js.
+func installed(script string) bool {
+	if !strings.HasPrefix(script, "/") || strings.HasPrefix(script, "/tmp/") || strings.HasPrefix(script, "/var/tmp/") || strings.HasPrefix(script, "/dev/shm/") {
+		return false
+	}
+	_, module, ok := strings.Cut(script, "/node_modules/")
+	if !ok {
+		return true
+	}
+	owner, _, _ := strings.Cut(module, "/")
+	return has(".bin npm yarn pnpm corepack", owner)
+}
+
 func script(program string, args []string) string {
 	in, ok := interpreters[strings.TrimRight(program, "0123456789.")]
 	if !ok {
@@ -270,6 +284,9 @@ func script(program string, args []string) string {
 			continue
 		case strings.HasPrefix(a, "-") || strings.HasPrefix(a, "+"):
 			continue
+		}
+		if !installed(a) {
+			return ""
 		}
 		base := path.Base(a)
 		switch ext := path.Ext(base); ext {

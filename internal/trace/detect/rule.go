@@ -90,11 +90,12 @@ type Test struct {
 }
 
 // Mark remembers paths as rules run: marks.has("name", path) asks for it. A renamed file
-// keeps its marks.
+// keeps its marks; those that stay belong to the path, whatever becomes of the file.
 type Mark struct {
-	Name string       `yaml:"name"`
-	On   []trace.Type `yaml:"on"`
-	When string       `yaml:"when"`
+	Name  string       `yaml:"name"`
+	On    []trace.Type `yaml:"on"`
+	When  string       `yaml:"when"`
+	Stays bool         `yaml:"stays,omitempty"`
 }
 
 // Override changes a rule that is there already.
@@ -149,6 +150,7 @@ type Rules struct {
 	marks    map[trace.Type][]*compiledMark
 	markers  []*compiledMark
 	sets     map[string]*matcher
+	stays    map[string]bool
 	source   file
 	language *language
 }
@@ -300,7 +302,7 @@ var errNoRules = errors.New("there are no rules")
 
 // compile makes everything ready, and tells every mistake at once.
 func compile(all file) (*Rules, error) {
-	out := &Rules{byType: map[trace.Type][]*compiled{}, marks: map[trace.Type][]*compiledMark{}, sets: map[string]*matcher{}, source: all}
+	out := &Rules{byType: map[trace.Type][]*compiled{}, marks: map[trace.Type][]*compiledMark{}, sets: map[string]*matcher{}, stays: map[string]bool{}, source: all}
 	var wrong []error
 	for _, name := range slices.Sorted(maps.Keys(all.Sets)) {
 		m, err := all.Sets[name].compile()
@@ -335,6 +337,7 @@ func (r *Rules) addMark(m Mark) error {
 		return fmt.Errorf("mark %s: %w", m.Name, err)
 	}
 	c := &compiledMark{name: m.Name, when: when}
+	r.stays[m.Name] = m.Stays
 	for _, t := range m.On {
 		if !knownType(t) {
 			return fmt.Errorf("mark %s: there are no events of type %q", m.Name, t)

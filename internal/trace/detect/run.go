@@ -82,7 +82,7 @@ type run struct {
 
 func newRun(r *Rules, j trace.Job, base *Baseline) *run {
 	x := &run{
-		rules: r, job: j, base: base, normal: newNormaliser(j), procs: newProcesses(), marked: newMarks(), facts: newFacts(),
+		rules: r, job: j, base: base, normal: newNormaliser(j), procs: newProcesses(), marked: newMarks(r.stays), facts: newFacts(),
 		steps: map[int]stepInfo{}, sequences: map[*compiled]*sequences{}, groups: map[*compiled]*groups{}, found: map[*compiled]*findings{},
 	}
 	x.scene.run = x
