@@ -23,8 +23,9 @@ type Views struct {
 	// Steps are in the order of their numbers. The one numbered 0, if there, is what
 	// happened outside of all steps: the runner itself and its hooks.
 	Steps []Step `json:"steps,omitempty"`
-	// Processes are a forest: Parent is an index into it, and a parent comes before its
-	// children. Children of one parent are in the order in which they began.
+	// Processes are a forest: Parent is an index into it. They are in the order of a walk: a
+	// process, then its first child with all below it, then the next. Children of one parent
+	// are in the order in which they began.
 	Processes []Process `json:"processes,omitempty"`
 	// HiddenProcesses is how many are counted but not listed.
 	HiddenProcesses int64 `json:"hidden_processes,omitempty"`
@@ -44,7 +45,7 @@ type Views struct {
 	Performance Performance `json:"performance"`
 
 	// Notable are the rare events that a reader wants to see each: reads of other
-	// processes' memory, refusals, mounts, changes of user, tampering, …; the first 500.
+	// processes' memory, mounts, changes of user, tampering, …; the first 100 of each type.
 	Notable       []Notable `json:"notable,omitempty"`
 	HiddenNotable int64     `json:"hidden_notable,omitempty"`
 }
@@ -292,7 +293,9 @@ var Categories = []Category{External, GitHub, Registries, Runner}
 type Network struct {
 	// Categories are always four, in the order of the variable.
 	Categories []CategoryTotal `json:"categories"`
-	// Hosts are the destinations, refused ones first, then by number of connections.
+	// Hosts are the destinations and the names asked for, refused ones first, then by number
+	// of connections. Beyond 100 different names below one domain, which is how data leaves in
+	// names, the rest are one host "*.DOMAIN". Hidden* count events of what is not listed.
 	Hosts       []Host `json:"hosts,omitempty"`
 	HiddenHosts int64  `json:"hidden_hosts,omitempty"`
 	// Connections are aggregated by destination, port, protocol, program, step and verdict, in
@@ -447,7 +450,7 @@ type FileTops struct {
 type SensitiveFile struct {
 	Path string `json:"path"`
 	What string `json:"what"` // as Sensitive says
-	// Kind is the strongest: "read", "write", "create", "delete" or "rename".
+	// Kind is the strongest: "write", "create", "rename", "delete", "connect" (to a socket), "read".
 	Kind    string    `json:"kind"`
 	Program string    `json:"program"`
 	PID     int       `json:"pid"`

@@ -1,0 +1,218 @@
+package view
+
+import (
+	"bytes"
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/muster-ci/muster/bench/tracegen"
+	"github.com/muster-ci/muster/internal/trace"
+)
+
+// Ten runs of the same build differ in nothing, and an eleventh with an incident in
+// just that.
+func TestDiffOfSameBuild(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		first := uint64(rapid.IntRange(1, 1<<40).Draw(t, "run"))
+		size := rapid.IntRange(1000, 6000).Draw(t, "events")
+		before := viewsOf(tracegen.Options{Events: size, Run: first})
+		for i := range uint64(9) {
+			now := viewsOf(tracegen.Options{Events: size, Run: first + 1 + i*i*7919, Began: time.Date(2027, 1, int(i)+1, 3, 0, 0, 0, time.UTC)})
+			if d := Compare(now, before); !d.Empty() || len(d.Steps)+len(d.GoneHosts)+len(d.GonePrograms)+len(d.GoneSensitive)+len(d.Partial) > 0 {
+				t.Fatalf("run %d: %+v", i, d)
+			}
+		}
+		d := Compare(viewsOf(tracegen.Options{Events: size, Run: first + 3, Incident: true}), before)
+		if len(d.NewHosts) != 1 || d.NewHosts[0].Host != "cdn-7.metrics.example.xyz" || len(d.NewPrograms) != 1 || len(d.NewSensitive) != 2 {
+			t.Fatalf("incident: %+v", d)
+		}
+	})
+}
+
+// sane checks what readers of views rely on.
+func sane(t interface {
+	Helper()
+	Errorf(string, ...any)
+}, v *Views) {
+	t.Helper()
+	children := make([]int, len(v.Processes))
+	for i, p := range v.Processes {
+		if p.Parent >= i || p.Parent < -1 {
+			t.Errorf("process %d has the parent %d", i, p.Parent)
+			return
+		}
+		if p.Parent >= 0 {
+			children[p.Parent]++
+		}
+		if p.Main != 0 && p.Main >= len(p.Images) {
+			t.Errorf("process %d has %d images and the main one %d", i, len(p.Images), p.Main)
+		}
+	}
+	for i, p := range v.Processes {
+		if p.Children != children[i] {
+			t.Errorf("process %d says %d children and has %d", i, p.Children, children[i])
+		}
+	}
+	for i, f := range v.Flame {
+		if f.Parent >= i || f.SelfWallUS < 0 || f.TotalWallUS < f.SelfWallUS || f.TotalCPUUS < f.SelfCPUUS {
+			t.Errorf("frame %d: %+v", i, f)
+		}
+	}
+	var connections int64
+	for _, c := range v.Network.Categories {
+		connections += c.Connections
+	}
+	if got := connections + v.Network.HiddenConnections; got != v.Overview.Counts.Connections {
+		t.Errorf("%d connections by category and %d in all", got, v.Overview.Counts.Connections)
+	}
+	for _, c := range v.Network.Connections {
+		if c.Process >= len(v.Processes) {
+			t.Errorf("connection of process %d", c.Process)
+		}
+	}
+	for _, e := range v.Network.Graph.Edges {
+		if e.From >= len(v.Network.Graph.Nodes) || e.To >= len(v.Network.Graph.Nodes) {
+			t.Errorf("edge %+v", e)
+		}
+	}
+	if len(v.Processes) > 2*maxProcesses+maxProcesses/4 || len(v.Flame) > maxFrames+2*maxSteps || len(v.Steps) > maxSteps {
+		t.Errorf("%d processes, %d frames, %d steps", len(v.Processes), len(v.Flame), len(v.Steps))
+	}
+}
+
+// However strange the events, nothing panics, the views hold together, and they are
+// the same after Encode and Decode.
+func TestViewsOfAnything(t *testing.T) {
+	types := []trace.Type{
+		trace.TraceStart, trace.TraceEnd, trace.StepStart, trace.StepEnd, trace.ProcessExec, trace.ProcessExec, trace.ProcessExit, trace.NetConnect, trace.DNSQuery,
+		trace.TLSHello, trace.UnixConnect, trace.RawSocket, trace.FileOpen, trace.FileWrite, trace.FileDelete, trace.FileRename, trace.MemRead, trace.SetUID, trace.Mount,
+		trace.Tamper, trace.Dropped, "of_a_later_version",
+	}
+	event := rapid.Custom(func(t *rapid.T) trace.Event {
+		return trace.Event{
+			Type: rapid.SampledFrom(types).Draw(t, "type"), Timestamp: time.Unix(0, int64(rapid.IntRange(0, 1e9).Draw(t, "time"))).UTC(),
+			Seq: uint64(rapid.IntRange(0, 99).Draw(t, "seq")), Step: rapid.IntRange(-1, 4).Draw(t, "step"),
+			PID: rapid.IntRange(-1, 6).Draw(t, "pid"), Start: uint64(rapid.IntRange(0, 2).Draw(t, "start")),
+			PPID: rapid.IntRange(-1, 6).Draw(t, "ppid"), ParentStart: uint64(rapid.IntRange(0, 2).Draw(t, "pstart")),
+			Path: rapid.SampledFrom([]string{"", "/", "/a", "/a/b", "//a/", "x", "/home/u/.ssh/id_rsa", "/proc/3/mem"}).Draw(t, "path"), NewPath: rapid.SampledFrom([]string{"", "/a/b/c"}).Draw(t, "new"),
+			Hostname: rapid.SampledFrom([]string{"", "a.example.com", "github.com", "."}).Draw(t, "host"), Address: rapid.SampledFrom([]string{"", "10.0.0.1", "192.0.2.9", "::1", "x"}).Draw(t, "addr"),
+			Addresses: rapid.SliceOfN(rapid.SampledFrom([]string{"10.0.0.1", "192.0.2.9"}), 0, 2).Draw(t, "answers"),
+			Verdict:   rapid.SampledFrom([]string{"", trace.VerdictDenied, trace.VerdictWouldDeny}).Draw(t, "verdict"),
+			Flags:     rapid.SampledFrom([]string{"", "read", "read,write,create", "directory"}).Draw(t, "flags"),
+			Bytes:     int64(rapid.IntRange(0, 9).Draw(t, "bytes")), Count: int64(rapid.IntRange(0, 3).Draw(t, "count")), DurationUS: int64(rapid.IntRange(-1, 1e6).Draw(t, "duration")),
+			CPUUS: int64(rapid.IntRange(0, 1e6).Draw(t, "cpu")), Name: rapid.SampledFrom([]string{"", "n"}).Draw(t, "name"), Method: rapid.SampledFrom([]string{"", "m"}).Draw(t, "method"),
+		}
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		b := NewBuilder(trace.Job{})
+		for _, e := range rapid.SliceOfN(event, 0, 60).Draw(t, "events") {
+			b.Add(e)
+		}
+		v := b.Views()
+		sane(t, v)
+		if again := b.Views(); !reflect.DeepEqual(again, v) {
+			t.Fatal("the second views differ from the first")
+		}
+		var text, twice bytes.Buffer
+		if err := Encode(&text, v); err != nil {
+			t.Fatal(err)
+		}
+		back, err := Decode(&text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Encode(&twice, back); err != nil {
+			t.Fatal(err)
+		}
+		text.Reset()
+		if err := Encode(&text, v); err != nil || !bytes.Equal(text.Bytes(), twice.Bytes()) {
+			t.Fatal("Decode lost something")
+		}
+		if d := Compare(back, v); !d.Empty() {
+			t.Fatalf("not the same as itself: %+v", d)
+		}
+	})
+}
+
+// Floods stay within the limits, and what counts survives them.
+func TestLimits(t *testing.T) {
+	b := NewBuilder(trace.Job{})
+	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	seq := uint64(0)
+	add := func(e trace.Event) {
+		seq++
+		at = at.Add(100 * time.Microsecond)
+		e.Seq, e.Timestamp, e.Step = seq, at, 1
+		b.Add(e)
+	}
+	add(trace.Event{Type: trace.NetConnect, PID: 5, Start: 5, Command: "curl", Address: "192.0.2.1", Port: 443, Verdict: trace.VerdictDenied})
+	add(trace.Event{Type: trace.FileOpen, PID: 5, Start: 5, Command: "curl", Path: "/home/u/.ssh/id_rsa", Flags: "read"})
+	add(trace.Event{Type: trace.ProcessExit, PID: 5, Start: 5})
+	for i := range 120_000 {
+		n := uint64(i + 10)
+		s := words(i)
+		add(trace.Event{Type: trace.ProcessExec, PID: i + 10, Start: n, PPID: 2, Path: "/bin/" + s})
+		add(trace.Event{Type: trace.FileOpen, PID: i + 10, Start: n, Path: "/x/" + s + "/y/z", Flags: "read"})
+		add(trace.Event{Type: trace.FileOpen, PID: i + 10, Start: n, Path: "/d/" + s, Flags: "read,directory"})
+		add(trace.Event{Type: trace.DNSQuery, PID: i + 10, Start: n, Hostname: s + ".tunnel.example.com"})
+		add(trace.Event{Type: trace.Mount, PID: i + 10, Start: n, Path: "/m"})
+		if i%2 == 0 {
+			add(trace.Event{Type: trace.ProcessExit, PID: i + 10, Start: n, CPUUS: 3, DurationUS: 5})
+		}
+	}
+	add(trace.Event{Type: trace.TraceEnd})
+	if n := b.files.nodes; n > 3*maxFiles {
+		t.Errorf("%d nodes of files are held", n)
+	}
+	v := b.Views()
+	sane(t, v)
+	if got := v.HiddenProcesses + int64(len(v.Processes)); got != 120_002 { // with the parent that was not seen
+		t.Errorf("%d processes listed or counted", got)
+	}
+	if c := v.Overview.Counts; c.Processes != 120_001 || c.Refused != 1 || c.CPUUS != 3*60_000 {
+		t.Errorf("counts: %+v", c)
+	}
+	if c := v.Overview.Counts.Files; c < 235_000 || c > 245_000 {
+		t.Errorf("about 240,001 files, and the estimate is %d", c)
+	}
+	if !slices.ContainsFunc(v.Processes, func(p Process) bool { return p.PID == 5 && p.Refused == 1 }) {
+		t.Error("the refused process is not listed")
+	}
+	if len(v.FileTops.Sensitive) != 1 || v.Files.Sensitive != 1 || v.Files.Distinct != 120_001 {
+		t.Errorf("files: %d sensitive, %d distinct", v.Files.Sensitive, v.Files.Distinct)
+	}
+	if h := v.Network.Hosts; len(h) > maxBelow+2 || h[0].Host != "192.0.2.1" {
+		t.Errorf("%d hosts", len(h))
+	}
+	if len(v.Notable) != maxNotable || v.HiddenNotable != 120_000-maxNotable {
+		t.Errorf("%d notable, %d more", len(v.Notable), v.HiddenNotable)
+	}
+}
+
+func words(i int) string {
+	const letters = "abcdefghij"
+	s := []byte("pq")
+	for ; i > 0; i /= 10 {
+		s = append(s, letters[i%10])
+	}
+	return string(s)
+}
+
+func TestDecodeOtherVersion(t *testing.T) {
+	var text bytes.Buffer
+	if err := Encode(&text, &Views{Version: Version + 1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Decode(&text); !errors.Is(err, ErrVersion) {
+		t.Errorf("%v", err)
+	}
+	if _, err := Decode(strings.NewReader("nonsense")); err == nil || errors.Is(err, ErrVersion) {
+		t.Errorf("%v", err)
+	}
+}
