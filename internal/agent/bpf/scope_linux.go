@@ -468,6 +468,7 @@ func (s *Scope) lose(t trace.Type, reason string, n int64) {
 
 // settle hands over what there is.
 func (s *Scope) settle(now time.Time) {
+	s.tellNet(now, false)
 	s.tellRepeats(now, false)
 	s.tellDropped()
 	s.hand(2)
@@ -490,6 +491,7 @@ func (s *Scope) finish() {
 	s.r.mu.Lock()
 	delete(s.r.scopes, s.id)
 	s.r.mu.Unlock()
+	s.tellNet(s.r.now, true)
 	s.tellRepeats(s.r.now, true)
 	for d, n := range s.dropped {
 		s.batch = append(s.batch, trace.Event{Type: trace.Dropped, Timestamp: time.Now().UTC(), Name: string(d.event), Count: n, Method: d.reason})

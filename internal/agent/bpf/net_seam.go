@@ -1,4 +1,0 @@
-package bpf
-
-// netOptions are the options of the network's programs.
-type netOptions struct{}
