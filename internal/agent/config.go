@@ -126,7 +126,8 @@ func load(args, environ []string, help io.Writer) (Config, error) {
 	flags.Usage = func() {
 		fmt.Fprint(help, "muster-agent runs one GitHub Actions runner for a Muster control plane.\n\n"+
 			"The boot token comes from MUSTER_BOOT_TOKEN_FILE (a file, which is removed, or /dev/stdin)\n"+
-			"or from MUSTER_BOOT_TOKEN.\n\nFlags:\n")
+			"or from MUSTER_BOOT_TOKEN. With \"record\" as its first argument it is a node's recorder instead;\n"+
+			"\"muster-agent record --help\" says more.\n\nFlags:\n")
 		flags.PrintDefaults()
 		fmt.Fprint(help, "  -version\n    \tprint the version\n\n"+exitHelp)
 	}

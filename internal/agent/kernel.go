@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 
 	"github.com/muster-ci/muster/internal/agent/bpf"
 	"github.com/muster-ci/muster/internal/trace"
@@ -29,9 +28,4 @@ func (k kernel) Follow(ctx context.Context, root int, egress trace.Egress) (scop
 		return nil, err // not s: a nil pointer in an interface is not nil
 	}
 	return s, nil
-}
-
-// dialRecorder reaches the recorder of the node.
-func dialRecorder(context.Context, string, recordOptions) (recorder, error) {
-	return nil, errors.New("this agent does not speak to recorders of nodes")
 }

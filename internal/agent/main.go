@@ -22,6 +22,11 @@ func Main(args []string, version string, stdout, stderr io.Writer) int {
 		return ExitDone
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
+	if len(args) > 0 && args[0] == "record" {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		return recordMain(ctx, args[1:], version, log, stderr)
+	}
 	if dir, ok := delivery(args); ok {
 		if err := deliver(dir, os.Getenv("MUSTER_BOOT_TOKEN_FILE")); err != nil {
 			log.Error("agent not delivered", "error", err)

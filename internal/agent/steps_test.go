@@ -211,45 +211,16 @@ func TestDiagnosticsFollow(t *testing.T) {
 	}
 }
 
-func TestRedaction(t *testing.T) { // 4-46
-	hide := newRedaction("the-agent's-own-secret", "short")
-	token := "ghp_" + strings.Repeat("a1", 18)
-	for _, c := range []struct{ in, want []string }{
-		{[]string{"go", "build", "./..."}, []string{"go", "build", "./..."}},
-		{[]string{"x", "--password=hunter2", "--user=joe"}, []string{"x", "--password=***", "--user=joe"}},
-		{[]string{"x", "--password", "hunter2", "next"}, []string{"x", "--password", "***", "next"}},
-		{[]string{"x", "--db-password", "--verbose"}, []string{"x", "--db-password", "--verbose"}},
-		{[]string{"env", "API_KEY=abc", "AWS_SECRET_ACCESS_KEY=abc/def+g", "KEYBOARD=us"}, []string{"env", "API_KEY=***", "AWS_SECRET_ACCESS_KEY=***", "KEYBOARD=us"}},
-		{[]string{"git", "clone", "https://x-access-token:" + token + "@github.com/o/r"}, []string{"git", "clone", "https://***@github.com/o/r"}},
-		{[]string{"git", "clone", "ssh://git@github.com/o/r"}, []string{"git", "clone", "ssh://git@github.com/o/r"}},
-		{[]string{"curl", "-H", "Authorization: Bearer abcdefgh12345", "https://example.com/?sig=abc&x=1"}, []string{"curl", "-H", "Authorization: Bearer ***", "https://example.com/?sig=***&x=1"}},
-		{[]string{"bash", "-c", `curl -d '{"token": "abc", "x": 1}' ; echo ` + token}, []string{"bash", "-c", `curl -d '{"token": "***", "x": 1}' ; echo ***`}},
-		{[]string{"git", "-c", "http.https://github.com/.extraheader=AUTHORIZATION: basic eHh4eHh4eHg6eXl5"}, []string{"git", "-c", "http.https://github.com/.extraheader=AUTHORIZATION: basic ***"}},
-		{[]string{"x", "the-agent's-own-secret/short"}, []string{"x", "***/short"}},
-		{[]string{"go", "test", "-run=TestToken", "./internal/auth"}, []string{"go", "test", "-run=TestToken", "./internal/auth"}},
-		{[]string{"gcc", "-o", "monkey", "keys.c", "-DAUTHOR=me"}, []string{"gcc", "-o", "monkey", "keys.c", "-DAUTHOR=me"}},
-	} {
-		e := trace.Event{Args: slices.Clone(c.in), Path: "/tmp/the-agent's-own-secret"}
-		shared := e.Args
-		hide.event(&e)
-		if !slices.Equal(e.Args, c.want) {
-			t.Errorf("%q became %q, want %q", c.in, e.Args, c.want)
-		}
-		if !slices.Equal(shared, c.in) {
-			t.Errorf("%q was changed in place", c.in)
-		}
-		if e.Path != "/tmp/***" {
-			t.Errorf("path: %s", e.Path)
-		}
+func TestRedactionOfTheAgentsOwn(t *testing.T) { // 4-46 4-14
+	hide := newRedaction("the-agent's-own-secret", "short", "another-secret")
+	e := trace.Event{Args: []string{"x", "--url=http://the-agent's-own-secret@x/another-secret", "short"}, Path: "/tmp/the-agent's-own-secret"}
+	shared := e.Args
+	hide.event(&e)
+	if want := []string{"x", "--url=http://***@x/***", "short"}; !slices.Equal(e.Args, want) || e.Path != "/tmp/***" {
+		t.Errorf("got %q, %s", e.Args, e.Path)
 	}
-}
-
-func BenchmarkRedaction(b *testing.B) {
-	hide := newRedaction("the-agent's-own-secret")
-	args := []string{"/usr/local/go/pkg/tool/linux_amd64/compile", "-o", "/tmp/go-build123/b001/_pkg_.a", "-trimpath", "/tmp/go-build123/b001=>", "-p", "example.com/x", "-complete", "./main.go"}
-	for b.Loop() {
-		e := trace.Event{Args: args, Path: args[0]}
-		hide.event(&e)
+	if !strings.Contains(shared[1], "own-secret") {
+		t.Error("the recorder's slice was changed")
 	}
 }
 

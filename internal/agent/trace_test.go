@@ -269,7 +269,7 @@ func TestTraceOfAJob(t *testing.T) { // S0-20 S0-21 S0-23 C24
 		s.logged("JobRunner] Job ID 1", "StepsRunner] Processing step: DisplayName='Run actions/checkout@v4'", "StepsRunner] Starting the step.")
 		s.pass(100 * time.Millisecond)
 		began := time.Now()
-		rec.events <- []trace.Event{ran("/usr/bin/git", "git", "clone", "https://x:hunter2@example.com/r")}
+		rec.events <- []trace.Event{ran("/usr/bin/git", "git", "clone", "https://x:"+sessionToken+"@example.com/r")}
 		s.pass(700 * time.Millisecond)
 		// The next step begins, and its first process before the log is read: it goes by the exact time.
 		first := ran("/bin/bash", "bash", "-e", "script.sh")
@@ -302,8 +302,8 @@ func TestTraceOfAJob(t *testing.T) { // S0-20 S0-21 S0-23 C24
 	}
 	for _, e := range events {
 		switch {
-		case strings.Contains(fmt.Sprint(e.Args), "hunter2"):
-			t.Errorf("a password is in %v", e.Args)
+		case strings.Contains(fmt.Sprint(e.Args), sessionToken):
+			t.Errorf("a secret is in %v", e.Args)
 		case e.Type == trace.StepEnd && e.Step == 2 && (e.StepKind != "uses" || e.Uses != "actions/checkout@v4" || e.Result != "succeeded" || e.DurationUS <= 0):
 			t.Errorf("the end of a step: %+v", e)
 		case e.Type == trace.StepEnd && e.Step == 3 && e.Result != "failed":

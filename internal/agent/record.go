@@ -1,0 +1,88 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/muster-ci/muster/internal/trace"
+)
+
+// What a node's recorder and an agent say to each other through a unix socket; one
+// connection is one scope and ends with it.
+//
+//	recorder → agent  lentFrame{About}
+//	agent → recorder  lendRequest, as one line of JSON, with a descriptor (pidfd) of the process to follow
+//	recorder → agent  lentFrame{Followed} or lentFrame{Refused}
+//	recorder → agent  lentFrame{Events, Lost} …
+//	agent → recorder  one byte: end it
+//	recorder → agent  lentFrame{Lost, End}
+//
+// The recorder believes nothing that an agent says: whose process it is, the kernel tells.
+const lendProtocol = 1
+
+// lendRequest asks for a scope.
+type lendRequest struct {
+	Protocol int          `json:"protocol"`
+	Agent    string       `json:"agent"`
+	Egress   trace.Egress `json:"egress,omitzero"`
+}
+
+// lentFrame is what the recorder says, in gob.
+type lentFrame struct {
+	About    *trace.Recorder
+	Followed *trace.Recorder
+	Refused  string
+	Events   []trace.Event
+	Lost     map[string]int64
+	End      bool
+}
+
+// lending is how a node's recorder is run.
+type lending struct {
+	socket  string
+	mode    uint
+	perUser int // scopes of one user at a time
+	scopes  int // of all users
+}
+
+// recordMain is "muster-agent record": it opens the recorder of this machine and lends it to
+// agents that may not open one, until ctx ends.
+func recordMain(ctx context.Context, args []string, version string, log *slog.Logger, help io.Writer) int {
+	var l lending
+	flags := flag.NewFlagSet("muster-agent record", flag.ContinueOnError)
+	flags.SetOutput(help)
+	flags.StringVar(&l.socket, "socket", recorderSocket, "unix `socket` on which agents ask")
+	flags.UintVar(&l.mode, "mode", 0o666, "`permissions` of the socket: who may ask at all")
+	flags.IntVar(&l.perUser, "per-user", 64, "`jobs` of one user at a time")
+	flags.IntVar(&l.scopes, "jobs", 1024, "`jobs` of all users at a time")
+	flags.Usage = func() {
+		fmt.Fprint(help, "muster-agent record records the jobs of this machine for agents that have not the right to:\n"+
+			"each gets what its own processes do, and nothing else. It has to run as root, or with the\n"+
+			"capabilities BPF, PERFMON, NET_ADMIN, SYS_PTRACE, DAC_READ_SEARCH, in the machine's own pid namespace.\n\nFlags:\n")
+		flags.PrintDefaults()
+	}
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return ExitDone
+	} else if err != nil {
+		return ExitUsage
+	}
+	if flags.NArg() > 0 || l.perUser < 1 || l.scopes < 1 || l.mode > 0o777 {
+		fmt.Fprintln(help, "muster-agent record: unexpected argument, or a limit below 1")
+		return ExitUsage
+	}
+	rec, missing := checked(openKernel(recordOptions{log: log, agent: version}))
+	if missing != "" {
+		log.Error("nothing can be recorded", "error", missing)
+		return ExitInternal
+	}
+	err := errors.Join(l.serve(ctx, rec, log), rec.Close())
+	if err != nil {
+		log.Error("recorder ended", "error", err)
+		return ExitInternal
+	}
+	return ExitDone
+}
