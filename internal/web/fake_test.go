@@ -125,7 +125,7 @@ func (f *fake) addPools() {
 		p.Scope = muster.Scope{Kind: muster.ScopeOrganization, Owner: "acme"}
 		f.pools = append(f.pools, web.PoolView{Pool: p.WithDefaults(), Offer: o, Overridden: overridden})
 	}
-	add(muster.Pool{Name: "linux-small", Labels: muster.Labels{"linux-small"}, Provider: "process", Scaling: muster.Scaling{MinRunners: 2, MaxRunners: 12, JobsPerRunner: 1}},
+	add(muster.Pool{Name: "linux-small", Egress: muster.Egress{Mode: "learn", Allow: []string{"registry.npmjs.org:443", "nodejs.org:443"}}, Labels: muster.Labels{"linux-small"}, Provider: "process", Scaling: muster.Scaling{MinRunners: 2, MaxRunners: 12, JobsPerRunner: 1}},
 		muster.Offering{Name: "small", CPUs: 2, MemoryMiB: 8192, PriceMicroUSD: 6000}, false)
 	add(muster.Pool{Name: "linux-large", Labels: muster.Labels{"linux-large"}, Provider: "podman", Scaling: muster.Scaling{MaxRunners: 6, JobsPerRunner: 1},
 		JobWait: 20 * time.Second, Overflow: muster.Overflow{Pool: "gpu-a100", After: 10 * time.Minute}, Schedules: []muster.Schedule{{Cron: "0 8 * * 1-5", TimeZone: "Europe/Berlin", For: 10 * time.Hour, MinRunners: new(2)}},

@@ -314,6 +314,13 @@ func (f *fake) addTraces() *fake {
 	}
 	v.Flame = nil
 	v.Judge(view.Known{})
+	f.tr.diff[incident.ID] = web.TraceDiff{Against: *ordinary, Diff: view.Diff{
+		NewHosts:     []view.Host{{Host: "ci-metrics.collector-7f2.xyz", Category: view.External, Connections: 3, Refused: 3, Programs: []string{"curl"}, First: incident.StartedAt.Add(205 * time.Second)}, {Host: "gist.githubusercontent.com", Category: view.GitHub, Connections: 1, Programs: []string{"curl"}, First: incident.StartedAt.Add(198 * time.Second)}},
+		NewPrograms:  []view.Program{{Path: "/usr/bin/python3", Count: 1, First: incident.StartedAt.Add(199 * time.Second)}, {Path: "/usr/bin/sudo", Count: 1, First: incident.StartedAt.Add(199 * time.Second)}, {Path: "/usr/bin/curl", Count: 2, First: incident.StartedAt.Add(198 * time.Second)}},
+		NewSensitive: f.tr.views[incident.ID].FileTops.Sensitive, NewNotable: f.tr.views[incident.ID].Notable, GoneHosts: []string{"cdn.playwright.dev"},
+		Steps: []view.StepDiff{{Name: "Run tj-actions/changed-files@v45", Change: view.StepAdded, DurationUS: 11_000_000}, {Name: "Run tests", Change: view.StepChanged, DurationUS: 112_000_000, BeforeDurationUS: 83_000_000, Why: []string{"duration", "cpu"}}, {Name: "Install dependencies", Change: view.StepChanged, DurationUS: 68_800_000, BeforeDurationUS: 91_000_000, Why: []string{"duration"}}},
+		Total: view.StepDiff{Name: "job", Change: view.StepChanged, DurationUS: 212_000_000, BeforeDurationUS: 199_000_000},
+	}}
 	f.allowlist(incident)
 	slices.SortStableFunc(f.tr.traces, func(a, b *muster.Trace) int { return b.StartedAt.Compare(a.StartedAt) })
 	return f
@@ -470,11 +477,12 @@ func (f *fake) incident(j muster.Job, t *muster.Trace) {
 func (f *fake) allowlist(t *muster.Trace) {
 	f.tr.allow = web.Allowlist{
 		Policy: trace.Egress{Mode: trace.EgressLearn, Allow: []string{"registry.npmjs.org:443", "nodejs.org:443"}}, Traces: 214, Since: fakeNow.AddDate(0, 0, -14), Stable: 61,
-		Proposed: []trace.EgressProposal{
+		Present: []web.AllowEntry{{EgressProposal: trace.EgressProposal{Entry: "registry.npmjs.org:443", Count: 88_168, Last: fakeNow.Add(-hours(.1))}, Jobs: 214, Programs: []string{"npm"}}, {EgressProposal: trace.EgressProposal{Entry: "nodejs.org:443"}}},
+		Proposed: proposals([]trace.EgressProposal{
 			{Entry: "fonts.googleapis.com:443", Count: 212, First: fakeNow.Add(-hours(300)), Last: fakeNow.Add(-hours(1))},
 			{Entry: "*.blob.core.windows.net:443", Count: 118, Hosts: []string{"productionresultssa3.blob.core.windows.net", "productionresultssa7.blob.core.windows.net"}, First: fakeNow.Add(-hours(300)), Last: fakeNow.Add(-hours(2))},
 			{Entry: "ci-metrics.collector-7f2.xyz:443", Count: 3, First: t.StartedAt, Last: t.StartedAt, Warning: "only one job reached it, and rules found something in that job"},
-		},
+		}),
 		Refused: []web.RefusedHost{{Host: "ci-metrics.collector-7f2.xyz", Port: 443, Protocol: "tcp", Denied: true, Jobs: 1, Count: 3, Last: t.StartedAt.Add(3 * time.Minute), Trace: *t}, {Host: "fonts.googleapis.com", Port: 443, Protocol: "tcp", Jobs: 212, Count: 424, Last: fakeNow.Add(-hours(1)), Trace: *t}},
 	}
 }
@@ -577,4 +585,11 @@ func (f *fake) Allowlist(context.Context, string) (web.Allowlist, error) {
 	unlock, err := f.lock()
 	defer unlock()
 	return f.tr.allow, err
+}
+
+func proposals(all []trace.EgressProposal) (out []web.AllowEntry) {
+	for _, p := range all {
+		out = append(out, web.AllowEntry{EgressProposal: p, Jobs: int(min(p.Count, 214)), Programs: []string{"node"}})
+	}
+	return out
 }

@@ -56,6 +56,7 @@ var funcs = template.FuncMap{
 	"deref":    func(n int64) float64 { return float64(n) },
 	"list":     func(v ...any) []any { return v },
 	"bytes":    formatBytes,
+	"egress":   func(mode string) string { return cmp.Or(egressWords[mode], mode) },
 	"int":      func(n int64) int { return int(n) },
 	"us":       sayUS,
 	"visible":  func(s string) string { return visible(s, maxTitle) },

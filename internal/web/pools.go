@@ -74,6 +74,8 @@ type poolPage struct {
 	Queue     []jobRow
 	QueueMore int
 	Decisions []DecisionRecord
+	// Traced: what its jobs reach is known, and has a page.
+	Traced bool
 }
 
 // findPool returns the pool called name.
@@ -104,6 +106,7 @@ func (s *site) pool(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	v.Notes = muster.Notes(v.Snapshot, s.Now())
+	v.Traced = s.Traces != nil
 	v.Capacity = capacityOf(v.Snapshot)
 	v.queue = queueOf(v.Snapshot)
 	const shown = 12

@@ -350,8 +350,8 @@ type Allowlist struct {
 	// Policy is the pool's present one; Mode "" is none.
 	Policy trace.Egress
 	// Proposed are the entries that would allow what Traces reached and the policy does
-	// not, the most connections first.
-	Proposed []trace.EgressProposal
+	// not, the most jobs first; Present are the policy's own, with who needed them.
+	Proposed, Present []AllowEntry
 	// Refused is what the policy refused or would have, the latest first, at most 200.
 	Refused []RefusedHost
 	// Traces is how many traces that is taken from, since when.
@@ -359,8 +359,18 @@ type Allowlist struct {
 	Since  time.Time
 	// Stable is how many of the latest traces in a row brought nothing that was not known.
 	Stable int
-	// Full: there were more destinations than are learnt.
-	Full bool
+	// Full: there were more destinations than are learnt. Notes say in sentences what the
+	// lists cannot know.
+	Full  bool
+	Notes []string
+}
+
+// AllowEntry is one line of an allow list and what it allows.
+type AllowEntry struct {
+	trace.EgressProposal
+	// Jobs is how many traces reached it; Programs are some of those that did.
+	Jobs     int
+	Programs []string
 }
 
 // RefusedHost is one destination that a pool's policy refused or would have.

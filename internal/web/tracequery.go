@@ -106,7 +106,7 @@ func (s *site) askQuery(r *http.Request, p *tracePage, t *queryTab, since time.T
 	if after > 0 {
 		q.Expr = fmt.Sprintf("(%s) && seq > %d", t.Expr, after)
 	}
-	t.Command = "muster trace query " + shellWord(t.Expr) + " --trace " + shellWord(p.ID.String())
+	t.Command = "muster trace query " + shellWord(t.Expr) + " --job " + p.Argument()
 	if t.Scope == "workspace" {
 		q.Trace, q.Since = muster.TraceID{}, since
 		t.Command = "muster trace query " + shellWord(t.Expr) + " --since " + t.Since

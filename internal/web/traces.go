@@ -113,6 +113,14 @@ func (s traceSummary) Open() string {
 	return s.Base + "/overview" + s.Suffix
 }
 
+// Argument is what the command line calls the trace.
+func (s traceSummary) Argument() string {
+	if s.Job.ID != 0 {
+		return s.Job.String()
+	}
+	return s.ID.String()
+}
+
 // Recording reports whether the trace still grows.
 func (s traceSummary) Recording() bool { return s.State == muster.TraceRecording }
 

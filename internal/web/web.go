@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/muster-ci/muster"
@@ -76,6 +77,7 @@ type site struct {
 	login   *login // nil without a token
 	traffic cached[traffic]
 	insight map[string]*cached[insights] // by period
+	allow   sync.Map                     // of *cached[Allowlist], by pool
 	streams chan struct{}
 }
 
@@ -137,6 +139,9 @@ func (s *site) pages() http.Handler {
 	post("/pools/{name}/nudge", s.nudgePool)
 	post("/pools/{name}/machine", s.doMachine)
 	get("/pools/{name}/decisions/{id}", s.decision)
+	if s.Traces != nil {
+		get("/pools/{name}/egress", s.egress)
+	}
 	get("/runs/{id}", s.run)
 	get("/insights", s.insights)
 	get("/deliveries", s.deliveries)
