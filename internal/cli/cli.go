@@ -28,8 +28,10 @@ type Env struct {
 	Stdout io.Writer
 	Stderr io.Writer
 	Getenv func(string) string
-	// IsTerminal says that Stdout is one: colours are used then.
+	// IsTerminal says that Stdout is one: colours are used then. Width is how many columns
+	// it has; long lines are cut to it, unless it is 0.
 	IsTerminal bool
+	Width      int
 	// Version is what `muster version` prints.
 	Version string
 	// Now is time.Now if nil. Times are shown in its location.
@@ -41,6 +43,7 @@ func OSEnv(version string) Env {
 	e := Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Version: version, Now: time.Now}
 	if info, err := os.Stdout.Stat(); err == nil {
 		e.IsTerminal = info.Mode()&os.ModeCharDevice != 0
+		e.Width = columns(os.Stdout)
 	}
 	return e
 }
@@ -156,7 +159,7 @@ Commands talk to the control plane at --server (MUSTER_SERVER). Start one with
 		}
 	}
 	add("run", a.initCommand(), a.configCommand(), a.importCommand(), a.serveCommand(), a.demoCommand(), a.simCommand())
-	add("look", a.statusCommand(), a.poolCommand(), a.machineCommand(), a.providerCommand(), a.runnerCommand(), a.jobCommand(), a.runCommand(), a.deliveryCommand(), a.senseCommand(), a.usageCommand(), a.budgetCommand(), a.installationCommand())
+	add("look", a.statusCommand(), a.poolCommand(), a.machineCommand(), a.providerCommand(), a.runnerCommand(), a.jobCommand(), a.runCommand(), a.traceCommand(), a.rulesCommand(), a.deliveryCommand(), a.senseCommand(), a.usageCommand(), a.budgetCommand(), a.installationCommand())
 	add("run", a.imageCommand())
 	root.AddCommand(a.fleetCommand(), a.versionCommand())
 	return root

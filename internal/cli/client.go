@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -43,6 +45,12 @@ type client struct {
 	senses        musterv1connect.SenseServiceClient
 	machines      musterv1connect.MachineServiceClient
 	providers     musterv1connect.ProviderServiceClient
+	traces        musterv1connect.TraceServiceClient
+
+	// What downloads need beside the calls.
+	http  *http.Client
+	base  string
+	token string
 }
 
 // address is the control plane that is meant.
@@ -93,6 +101,8 @@ func (a *app) dial() (*client, error) {
 		senses:        musterv1connect.NewSenseServiceClient(hc, base, opt),
 		machines:      musterv1connect.NewMachineServiceClient(hc, base, opt),
 		providers:     musterv1connect.NewProviderServiceClient(hc, base, opt),
+		traces:        musterv1connect.NewTraceServiceClient(hc, base, opt),
+		http:          hc, base: base, token: token,
 	}, nil
 }
 
@@ -122,6 +132,39 @@ func (c calls) WrapStreamingClient(next connect.StreamingClientFunc) connect.Str
 
 func (c calls) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return next
+}
+
+// download opens what is too large for a call. The caller closes it. Errors are those of a
+// call.
+func (c *client) download(ctx context.Context, path, encoding string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, http.NoBody)
+	if err != nil {
+		return nil, fmt.Errorf("download: %w", err)
+	}
+	if encoding != "" {
+		req.Header.Set("Accept-Encoding", encoding)
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeUnavailable, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	var refusal struct{ Code, Message string }
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // what there is of it has to do
+	if json.Unmarshal(body, &refusal) != nil || refusal.Message == "" {
+		return nil, connect.NewError(connect.CodeUnimplemented, errors.New(resp.Status))
+	}
+	var code connect.Code
+	if code.UnmarshalText([]byte(refusal.Code)) != nil {
+		code = connect.CodeUnknown
+	}
+	return nil, connect.NewError(code, errors.New(refusal.Message))
 }
 
 // explain says an error in one line, with what to do about it.

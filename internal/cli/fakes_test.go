@@ -91,6 +91,9 @@ func newPlane(t *testing.T) *plane {
 	mux.Handle(musterv1connect.NewProviderServiceHandler(providerService{p: p}))
 	mux.Handle(musterv1connect.NewRunServiceHandler(runService{p: p}))
 	mux.Handle(musterv1connect.NewSenseServiceHandler(senseService{p: p}))
+	mux.Handle(musterv1connect.NewTraceServiceHandler(traceService{p: p}))
+	mux.HandleFunc("GET /v1/traces/{runner}/{number}/{what}", p.download)
+	mux.HandleFunc("GET /v1/traces/keys", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, testKey) })
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.mu.Lock()
 		p.tokens = append(p.tokens, r.Header.Get("Authorization"))
@@ -194,7 +197,7 @@ func (s runService) GetRun(_ context.Context, req *v1.GetRunRequest) (*v1.GetRun
 	}
 	return &v1.GetRunResponse{
 		Run:  &v1.Run{Id: 7, Repository: "octo/app", Workflow: "ci", HeadBranch: "main", HeadSha: "abc", Trigger: "push", Attempts: 2, State: "completed", Conclusion: "failure", CreatedAt: ago(time.Hour), StartedAt: ago(59 * time.Minute), CompletedAt: ago(50 * time.Minute), CostMicroUsd: 8000},
-		Jobs: []*v1.RunJob{{Job: s.p.jobs[1], Runner: s.p.runners[0]}, {Job: s.p.jobs[2], Receipt: &v1.Receipt{JobId: 101, Attempt: 2, Billed: durationpb.New(time.Minute), CostMicroUsd: 8000}}},
+		Jobs: []*v1.RunJob{{Job: s.p.jobs[1], Runner: s.p.runners[0]}, {Job: s.p.jobs[2], Receipt: &v1.Receipt{JobId: 101, Attempt: 2, Billed: durationpb.New(time.Minute), CostMicroUsd: 8000}, Trace: testTrace()}},
 	}, nil
 }
 
@@ -235,7 +238,7 @@ func (s runnerService) GetRunner(_ context.Context, req *v1.GetRunnerRequest) (*
 	if req.CheckHealth {
 		healthy = new(r.GetBusy())
 	}
-	return &v1.GetRunnerResponse{Runner: r, Healthy: healthy, Events: []*v1.RunnerEvent{{At: ago(30 * time.Minute), State: "provisioning"}, {At: ago(29 * time.Minute), State: "active", Note: "took job 102"}}}, err
+	return &v1.GetRunnerResponse{Runner: r, Healthy: healthy, Events: []*v1.RunnerEvent{{At: ago(30 * time.Minute), State: "provisioning"}, {At: ago(29 * time.Minute), State: "active", Note: "took job 102"}}, Traces: tracesOf(r.GetJob().GetId())}, err
 }
 func (s runnerService) GetRunnerLog(_ context.Context, req *v1.GetRunnerLogRequest) (*v1.GetRunnerLogResponse, error) {
 	_, err := s.find(req.Id)
@@ -285,6 +288,7 @@ func (s jobService) GetJob(_ context.Context, req *v1.GetJobRequest) (*v1.GetJob
 		Timeline:  []*v1.Moment{{At: j.CreatedAt, What: "created", Text: "GitHub created the job"}, {At: j.StartedAt, What: "started", Text: "runner linux-old took the job"}, {At: j.CompletedAt, What: "completed", Text: "the job ended: failure"}},
 		Sightings: []*v1.Sighting{{Sense: "webhook", State: "queued", At: j.CreatedAt, Delivery: "guid-1"}},
 		Receipt:   &v1.Receipt{JobId: j.Id, Attempt: j.Attempt, Queue: durationpb.New(10 * time.Second), Boot: durationpb.New(850 * time.Millisecond), Idle: durationpb.New(0), Run: durationpb.New(time.Minute), Billed: durationpb.New(time.Minute), PriceMicroUsdPerMinute: 8000, CostMicroUsd: 8000},
+		Traces:    tracesOf(j.Id), NoTrace: map[bool]string{true: "its agent has not delivered anything yet"}[len(tracesOf(j.Id)) == 0],
 	}, nil
 }
 func (s jobService) ExplainJob(_ context.Context, req *v1.ExplainJobRequest) (*v1.ExplainJobResponse, error) {
@@ -478,11 +482,13 @@ type call struct {
 	programs cli.Programs
 	// stdout, when set, is written to instead of collected.
 	stdout io.Writer
+	stdin  string
+	width  int
 }
 
 func (c call) run(ctx context.Context, args ...string) result {
 	var out, errOut bytes.Buffer
-	env := cli.Env{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errOut, Getenv: func(k string) string { return c.vars[k] }, IsTerminal: c.terminal, Version: "v9", Now: func() time.Time { return now }}
+	env := cli.Env{Stdin: strings.NewReader(c.stdin), Width: c.width, Stdout: &out, Stderr: &errOut, Getenv: func(k string) string { return c.vars[k] }, IsTerminal: c.terminal, Version: "v9", Now: func() time.Time { return now }}
 	if c.stdout != nil {
 		env.Stdout = c.stdout
 	}
@@ -497,6 +503,14 @@ func (c call) run(ctx context.Context, args ...string) result {
 // muster runs a command line against a control plane.
 func (p *plane) muster(t *testing.T, args ...string) result {
 	return call{vars: map[string]string{"MUSTER_SERVER": p.url}}.run(t.Context(), args...)
+}
+
+func (p *plane) musterWide(t *testing.T, width int, args ...string) result {
+	return call{vars: map[string]string{"MUSTER_SERVER": p.url}, width: width}.run(t.Context(), args...)
+}
+
+func (p *plane) musterIn(t *testing.T, stdin string, args ...string) result {
+	return call{vars: map[string]string{"MUSTER_SERVER": p.url}, stdin: stdin}.run(t.Context(), args...)
 }
 
 func golden(t *testing.T, name, got string) {

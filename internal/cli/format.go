@@ -116,15 +116,15 @@ type cell struct {
 
 func (a *app) table(head ...string) *table { return &table{app: a, head: head} }
 
-// row adds a line: strings, cells, or anything that fmt prints.
+// row adds a line: strings, cells, or anything that fmt prints. Nothing in it can steer a terminal.
 func (t *table) row(cells ...any) {
 	var r []cell
 	for _, c := range cells {
 		switch c := c.(type) {
 		case cell:
-			r = append(r, c)
+			r = append(r, cell{printable(c.text), c.style})
 		default:
-			r = append(r, cell{text: fmt.Sprint(c)})
+			r = append(r, cell{text: printable(fmt.Sprint(c))})
 		}
 	}
 	t.rows = append(t.rows, r)

@@ -107,7 +107,7 @@ func (a *app) printRun(w io.Writer, resp *v1.GetRunResponse) error {
 		return err
 	}
 	fmt.Fprintln(w)
-	t := a.table("JOB", "NAME", "STATE", "POOL", "WAIT", "RUN", "RUNNER", "MACHINE", "BILLED", "COST", "TRACE")
+	t := a.table("JOB", "NAME", "STATE", "POOL", "WAIT", "RUN", "RUNNER", "MACHINE", "BILLED", "COST", "RECORDED", "TRACE")
 	for _, j := range resp.Jobs {
 		runner, machine, billed, cost := cmp.Or(j.Job.Runner, j.Job.RunnerName), "", "", ""
 		if j.Runner != nil {
@@ -116,7 +116,22 @@ func (a *app) printRun(w io.Writer, resp *v1.GetRunResponse) error {
 		if j.Receipt != nil {
 			billed, cost = span(j.Receipt.Billed), money(j.Receipt.CostMicroUsd)
 		}
-		t.row(jobRef(&v1.JobRef{Id: j.Job.Id, Attempt: j.Job.Attempt}), j.Job.Name, jobState(j.Job), j.Job.Pool, a.wait(j.Job), a.ran(j.Job), runner, machine, billed, cost, j.Job.TraceId)
+		t.row(jobRef(&v1.JobRef{Id: j.Job.Id, Attempt: j.Job.Attempt}), j.Job.Name, jobState(j.Job), j.Job.Pool, a.wait(j.Job), a.ran(j.Job), runner, machine, billed, cost, recordedShort(j.Trace), j.Job.TraceId)
 	}
 	return t.print(w, "")
+}
+
+// recordedShort is the state of a trace and what was found in it.
+func recordedShort(t *v1.Trace) cell {
+	if t == nil {
+		return cell{}
+	}
+	c := traceState(t)
+	if found := severities(t.Findings); found.text != "" {
+		c = cell{c.text + ", " + found.text, found.style}
+	}
+	if t.Refused > 0 {
+		c = cell{fmt.Sprintf("%s, %d refused", c.text, t.Refused), red}
+	}
+	return c
 }

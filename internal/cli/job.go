@@ -173,12 +173,30 @@ func (a *app) jobShow() *cobra.Command {
 	})
 }
 
+// recorded says what became of the record of what a job did.
+func recorded(resp *v1.GetJobResponse) cell {
+	if len(resp.Traces) == 0 {
+		if resp.NoTrace == "" {
+			return cell{}
+		}
+		return cell{"no: " + strings.TrimPrefix(resp.NoTrace, "not recorded, because "), yellow}
+	}
+	c := traceLine(resp.Traces[0])
+	if resp.Traces[0].Segments > 0 && resp.Traces[0].DeletedAt == nil {
+		c.text += fmt.Sprintf("; muster trace show %s", jobRef(&v1.JobRef{Id: resp.Job.Id, Attempt: resp.Job.Attempt}))
+	}
+	if n := len(resp.Traces) - 1; n > 0 {
+		c.text += fmt.Sprintf("; and %s before", plural(n, "trace"))
+	}
+	return c
+}
+
 func (a *app) printJob(w io.Writer, resp *v1.GetJobResponse) error {
 	j := resp.Job
 	err := a.facts(w,
 		"job", cell{jobRef(&v1.JobRef{Id: j.Id, Attempt: j.Attempt}), bold}, "state", jobState(j), "repository", j.Repository, "workflow", j.Workflow, "name", j.Name,
 		"run", strconv.FormatInt(j.RunId, 10), "branch", strings.TrimSpace(j.HeadBranch+" "+j.HeadSha), "labels", strings.Join(j.Labels, ", "), "pool", cmp.Or(j.Pool, "none"),
-		"runner", strings.TrimSpace(j.Runner+" "+j.RunnerName), "waited", a.wait(j), "ran", a.ran(j), "trace", j.TraceId, "page", j.Url)
+		"runner", strings.TrimSpace(j.Runner+" "+j.RunnerName), "waited", a.wait(j), "ran", a.ran(j), "recorded", recorded(resp), "trace", j.TraceId, "page", j.Url)
 	if err != nil {
 		return err
 	}

@@ -79,13 +79,26 @@ func (a *app) runnerShow() *cobra.Command {
 				"id", cell{r.Id, bold}, "name", r.Name, "state", runnerState(r), "reason", r.Reason, "pool", r.Pool, "provider", r.Provider, "instance", r.Instance,
 				"offering", offeringOf(r), "GitHub id", github, "on GitHub", health, "job", jobRef(r.Job), "trace", r.TraceId,
 				"created", a.when(r.CreatedAt), "heartbeat", a.when(r.HeartbeatAt), "destroyed", a.when(r.DestroyedAt))
-			if err != nil || len(resp.Events) == 0 {
+			if err != nil {
 				return err
 			}
+			if len(resp.Events) > 0 {
+				fmt.Fprintln(w)
+				t := a.table("WHEN", "STATE", "NOTE")
+				for _, e := range resp.Events {
+					t.row(a.when(e.At), state(e.State), e.Note)
+				}
+				if err := t.print(w, ""); err != nil {
+					return err
+				}
+			}
+			if len(resp.Traces) == 0 {
+				return nil
+			}
 			fmt.Fprintln(w)
-			t := a.table("WHEN", "STATE", "NOTE")
-			for _, e := range resp.Events {
-				t.row(a.when(e.At), state(e.State), e.Note)
+			t := a.table("TRACE", "JOB", "RECORDED", "EVENTS", "BEGAN")
+			for _, r := range resp.Traces {
+				t.row(r.Id, traceJob(r), recordedShort(r), r.Events, a.when(r.StartedAt))
 			}
 			return t.print(w, "")
 		})

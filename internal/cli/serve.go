@@ -84,6 +84,9 @@ func plural(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}
+	if strings.HasSuffix(noun, "s") {
+		noun += "e" // processes
+	}
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 

@@ -1,0 +1,446 @@
+package cli_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	v1 "github.com/muster-ci/muster/gen/muster/v1"
+	"github.com/muster-ci/muster/gen/muster/v1/musterv1connect"
+	"github.com/muster-ci/muster/internal/trace"
+	"github.com/muster-ci/muster/internal/trace/view"
+)
+
+const testKey = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n-----END PUBLIC KEY-----\n"
+
+// testTrace is that of job 101.
+func testTrace() *v1.Trace {
+	return &v1.Trace{
+		Id: "r-old", Runner: "r-old", Number: 1, Workspace: "default", Pool: "linux", JobId: 101, JobAttempt: 2, JobName: "build", Repository: "octo/app", RunId: 7, RunAttempt: 2, JobKey: "build",
+		Workflow: "ci", WorkflowRef: "octo/app/.github/workflows/ci.yml@refs/heads/main", Ref: "refs/heads/main", Sha: "0123456789abcdef0123456789abcdef01234567", State: "complete",
+		Segments: 3, Events: 1234, Bytes: 45_678, Head: strings.Repeat("ab", 32), Egress: "enforce", Refused: 1, Findings: map[string]int32{"high": 1},
+		StartedAt: ago(2 * time.Hour), EndedAt: ago(2*time.Hour - time.Minute), SealedAt: ago(2*time.Hour - time.Minute), AnalysedAt: ago(2*time.Hour - 2*time.Minute), ExpiresAt: ago(-30 * 24 * time.Hour),
+	}
+}
+
+func tracesOf(job int64) []*v1.Trace {
+	if job != 101 {
+		return nil
+	}
+	return []*v1.Trace{testTrace()}
+}
+
+func testFinding() *v1.Finding {
+	return &v1.Finding{
+		Trace: "r-old", JobId: 101, JobAttempt: 2, Rule: "runner-memory", Severity: "high", Title: "python3 read the memory of Runner.Worker", Explanation: "The worker's memory holds the\njob's secrets.",
+		Remedy: "Rotate the secrets.", Step: "Get changed files", Process: "python3 /tmp/x.py", Pid: 4242, Ancestry: []string{"bash -e run.sh", "Runner.Worker"}, Subject: "Runner.Worker", Seq: []uint64{7, 9}, Count: 2,
+		At: ago(2*time.Hour - 20*time.Second), Repository: "octo/app", JobName: "build",
+	}
+}
+
+// testEvents are a few events of a job, one of which tries to steer a terminal.
+func testEvents() []trace.Event {
+	at := func(s int) time.Time { return now.Add(-2 * time.Hour).Add(time.Duration(s) * time.Second) }
+	return []trace.Event{
+		{Type: trace.StepStart, Timestamp: at(1), Seq: 1, Step: 1, Name: "Get changed files", Uses: "tj-actions/changed-files@v45", StepKind: "uses"},
+		{Type: trace.ProcessExec, Timestamp: at(2), Seq: 2, Step: 1, PID: 4242, Command: "python3", Path: "/usr/bin/python3", Args: []string{"python3", "/tmp/x.py", "a b", "\x1b[2J"}},
+		{Type: trace.NetConnect, Timestamp: at(3), Seq: 3, Step: 1, PID: 4243, Command: "curl", Address: "192.0.2.7", Port: 443, Protocol: "tcp", Hostname: "evil.example", Verdict: trace.VerdictDenied},
+		{Type: trace.DNSQuery, Timestamp: at(3), Seq: 4, Step: 1, PID: 4243, Command: "curl", Hostname: "evil.example", QueryType: "A", Addresses: []string{"192.0.2.7"}},
+		{Type: trace.MemRead, Timestamp: at(4), Seq: 5, Step: 1, PID: 4242, Command: "python3", Method: "proc_mem", Target: 77, TargetCommand: "Runner.Worker", Count: 2},
+		{Type: trace.FileWrite, Timestamp: at(5), Seq: 6, Step: 1, PID: 4242, Command: "python3", Path: "/tmp/out", Bytes: 1 << 20},
+		{Type: trace.ProcessExit, Timestamp: at(6), Seq: 7, Step: 1, PID: 4242, Command: "python3", DurationUS: 4_000_000, CPUUS: 1500, MemoryKiB: 2048, ExitCode: 1},
+		{Type: trace.Dropped, Timestamp: at(7), Seq: 8, Name: "file_open", Method: "rate_limit", Count: 12},
+	}
+}
+
+func eventLine(e trace.Event) string {
+	text, err := trace.AppendEvent(nil, e)
+	if err != nil {
+		panic(err)
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// testViews are small views with something in every part.
+func testViews() *view.Views {
+	at := func(s int) time.Time { return now.Add(-2 * time.Hour).Add(time.Duration(s) * time.Second) }
+	counts := view.Counts{Events: 1234, Processes: 3, Execs: 2, Connections: 1, Hosts: 1, Queries: 1, Files: 2, FileCounts: view.FileCounts{Reads: 1, Writes: 1, Bytes: 1 << 20}, Sensitive: 1, Refused: 1, CPUUS: 1_500_000, PeakMemoryKiB: 2048, Failed: 1}
+	return &view.Views{
+		Version: view.Version, Ended: true,
+		Overview: view.Overview{
+			Verdict: view.Verdict{Word: view.VerdictRefused, Text: "The egress policy refused 1 connection."}, StartedAt: at(0), EndedAt: at(60), DurationUS: 60_000_000, Counts: counts,
+			TopPrograms: []view.Top{{Name: "python3", Count: 1, CPUUS: 1_500_000, WallUS: 4_000_000}}, TopHosts: []view.Top{{Name: "evil.example", Count: 1}}, TopWriters: []view.Top{{Name: "python3", Count: 1, Bytes: 1 << 20}},
+			Refusals: []view.Refusal{{Verdict: trace.VerdictDenied, Host: "evil.example", Address: "192.0.2.7", Port: 443, Protocol: "tcp", Program: "curl", PID: 4243, Step: 1, Count: 1, First: at(3), Seq: 3}},
+			Recorder: &trace.Recorder{Agent: "v1.2.3", Kernel: "6.1.0", Scope: "cgroup"}, Missing: map[string]string{"module_load": "the kernel has no modules"}, Lost: map[string]int64{"rate_limit": 12},
+		},
+		Steps: []view.Step{
+			{Number: 0, DurationUS: 5_000_000, Counts: view.Counts{Processes: 1}},
+			{Number: 1, Name: "Get changed files", Kind: "uses", Uses: "tj-actions/changed-files@v45", Start: at(1), End: at(50), DurationUS: 49_000_000, Result: "succeeded", Counts: counts},
+		},
+		Processes: []view.Process{
+			{Parent: -1, PID: 77, Command: "Runner.Worker", DurationUS: 60_000_000, CPUUS: 900_000, MemoryKiB: 90_000},
+			{Parent: 0, PID: 4242, Command: "python3", Step: 1, Images: []view.Image{{Path: "/usr/bin/python3", Args: []string{"python3", "/tmp/x.py"}, At: at(2), Seq: 2}}, DurationUS: 4_000_000, CPUUS: 1500, MemoryKiB: 2048, ExitCode: 1, Written: 1 << 20},
+			{Parent: 1, PID: 4243, Command: "curl", Step: 1, Images: []view.Image{{Path: "/usr/bin/curl", Args: []string{"curl", "https://evil.example"}, At: at(3), Seq: 3}}, DurationUS: 90_000, Connections: 1, Refused: 1, Hidden: 2, HiddenCPUUS: 70},
+			{Parent: 0, PID: 4250, Command: "git", Step: 1, DurationUS: 800, Signal: 9},
+		},
+		HiddenProcesses: 5,
+		Network: view.Network{
+			Categories: []view.CategoryTotal{{Category: view.External, Hosts: 1, Connections: 1, Refused: 1}, {Category: view.GitHub}, {Category: view.Registries}, {Category: view.Runner}},
+			Hosts:      []view.Host{{Host: "evil.example", Category: view.External, Addresses: []string{"192.0.2.7"}, Ports: []int{443}, Connections: 1, Queries: 1, Refused: 1, Programs: []string{"curl"}, Steps: []int{1}, First: at(3)}},
+		},
+		Files: &view.Dir{Name: "/", Distinct: 3, Total: view.FileCounts{Reads: 1, Writes: 1, Bytes: 1 << 20}, Sensitive: 1, Dirs: []*view.Dir{
+			{Name: "home", Distinct: 2, Sensitive: 1, Total: view.FileCounts{Reads: 1}, Dirs: []*view.Dir{{Name: "u", Distinct: 2, Sensitive: 1, Total: view.FileCounts{Reads: 1},
+				Files: []view.File{{Name: ".netrc", FileCounts: view.FileCounts{Reads: 1}, Sensitive: "credentials", Step: 1}}, Folded: 1}}},
+			{Name: "tmp", Distinct: 1, Total: view.FileCounts{Writes: 1, Bytes: 1 << 20}, Files: []view.File{{Name: "out", FileCounts: view.FileCounts{Writes: 1, Bytes: 1 << 20}, Step: 1}}},
+		}},
+		FileTops: view.FileTops{Sensitive: []view.SensitiveFile{{Path: "/home/u/.netrc", What: "credentials", Kind: "read", Program: "curl", PID: 4243, Step: 1, Count: 1, First: at(3), Seq: 3}}, Largest: []view.Top{{Name: "/tmp/out", Count: 1, Bytes: 1 << 20}}},
+		Performance: view.Performance{
+			Total: view.StepPerformance{WallUS: 60_000_000, CPUUS: 2_400_000, Share: 1, Parallelism: 0.04, Idle: 0.96, MaxProcesses: 4, Processes: 4},
+			Steps: []view.StepPerformance{{Number: 1, Name: "Get changed files", WallUS: 49_000_000, CPUUS: 1_500_000, Share: 0.82, Parallelism: 0.03, Idle: 0.97, MaxProcesses: 3, Processes: 3, Short: 1, ShortUS: 800, ReadBytes: 4096, WrittenBytes: 1 << 20, Connections: 1,
+				ByCPU: []view.Top{{Name: "python3", Count: 1, CPUUS: 1500, WallUS: 4_000_000}}, ByIO: []view.Top{{Name: "python3", Bytes: 1 << 20}}}},
+		},
+		Notable: []view.Notable{{Type: trace.MemRead, Text: "python3 read the memory of Runner.Worker[77]", At: at(4), Seq: 5, PID: 4242, Program: "python3", Step: 1, Process: 1}},
+	}
+}
+
+func asStruct(v any) *structpb.Struct {
+	text, err := json.Marshal(v)
+	out := &structpb.Struct{}
+	if err == nil {
+		err = protojson.Unmarshal(text, out)
+	}
+	if err != nil {
+		panic(err)
+	}
+	return out
+}
+
+type traceService struct {
+	musterv1connect.UnimplementedTraceServiceHandler
+	p *plane
+}
+
+func (s traceService) find(ref *v1.TraceRef) (*v1.Trace, error) {
+	s.p.ask("trace %q job=%d/%d", ref.GetTrace(), ref.GetJobId(), ref.GetJobAttempt())
+	switch {
+	case ref.GetJobId() == 101, ref.GetTrace() == "r-old", ref.GetTrace() == "linux-old":
+		return testTrace(), nil
+	case ref.GetJobId() != 0:
+		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no trace of job %d: not recorded, because pool linux does not record its jobs", ref.JobId))
+	}
+	return nil, notFound("trace", ref.GetTrace())
+}
+
+func (s traceService) ListTraces(_ context.Context, req *v1.ListTracesRequest) (*v1.ListTracesResponse, error) {
+	s.p.ask("traces pool=%s repo=%s since=%v states=%v", req.Selection.GetPool(), req.Selection.GetRepository(), req.Selection.GetSince().AsTime().Format(time.DateOnly), req.States)
+	live := &v1.Trace{Id: "r-busy", Runner: "r-busy", Number: 1, JobId: 102, JobAttempt: 1, JobName: "build", Workflow: "ci", Repository: "octo/app", State: "recording", Segments: 1, Events: 10, StartedAt: ago(30 * time.Minute), WouldRefuse: 2, Egress: "learn"}
+	absent := &v1.Trace{Id: "r-none.2", Runner: "r-none", Number: 2, Repository: "octo/app", State: "not_recorded", Reason: "the agent may not load programs into the kernel"}
+	return &v1.ListTracesResponse{Traces: []*v1.Trace{live, testTrace(), absent}}, nil
+}
+func (s traceService) GetTrace(_ context.Context, req *v1.GetTraceRequest) (*v1.GetTraceResponse, error) {
+	t, err := s.find(req.Trace)
+	return &v1.GetTraceResponse{Trace: t}, err
+}
+func (s traceService) GetTraceView(_ context.Context, req *v1.GetTraceViewRequest) (*v1.GetTraceViewResponse, error) {
+	t, err := s.find(req.Trace)
+	return &v1.GetTraceViewResponse{Trace: t, Findings: []*v1.Finding{testFinding()}, Views: asStruct(testViews())}, err
+}
+func (s traceService) QueryTraces(_ context.Context, req *v1.QueryTracesRequest, stream *connect.ServerStream[v1.QueryTracesResponse]) error {
+	if strings.Contains(req.Query, "hostnam ") {
+		return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("there is no field hostnam; did you mean hostname?"))
+	}
+	s.p.ask("query %s job=%d since=%s limit=%d", req.Query, req.Selection.GetTrace().GetJobId(), req.Selection.GetSince().AsTime().Format(time.DateOnly), req.Limit)
+	resp := &v1.QueryTracesResponse{Stats: &v1.TraceStats{Traces: 12, Skipped: map[string]int32{"deleted": 2}, Matched: 8, Affected: 1, Took: durationpb.New(120 * time.Millisecond), Limited: true}}
+	for _, e := range testEvents() {
+		resp.Events = append(resp.Events, &v1.TraceEvent{Trace: "r-old", JobId: 101, Repository: "octo/app", JobName: "build", Event: eventLine(e)})
+	}
+	if req.Query == "broken" {
+		resp.Stats.Failed, resp.Stats.Errors = 1, []string{"trace r-x: the trace was changed"}
+	}
+	return stream.Send(resp)
+}
+func (s traceService) TailTrace(_ context.Context, req *v1.TailTraceRequest, stream *connect.ServerStream[v1.TailTraceResponse]) error {
+	t, err := s.find(req.Trace)
+	if err != nil {
+		return err
+	}
+	s.p.ask("tail last=%d query=%s", req.Last, req.Query)
+	for _, e := range testEvents() {
+		if err := stream.Send(&v1.TailTraceResponse{Events: []string{eventLine(e)}}); err != nil {
+			return err
+		}
+	}
+	return stream.Send(&v1.TailTraceResponse{Trace: t})
+}
+func (s traceService) DiffTraces(_ context.Context, req *v1.DiffTracesRequest) (*v1.DiffTracesResponse, error) {
+	t, err := s.find(req.Trace)
+	if err == nil && req.Against != nil {
+		_, err = s.find(req.Against)
+	}
+	v := testViews()
+	d := view.Diff{NewHosts: v.Network.Hosts, NewPrograms: []view.Program{{Path: "/usr/bin/python3", Count: 1}}, NewSensitive: v.FileTops.Sensitive, NewNotable: v.Notable, GoneHosts: []string{"proxy.golang.org"},
+		Steps: []view.StepDiff{{Name: "Get changed files", Change: view.StepChanged, DurationUS: 49_000_000, BeforeDurationUS: 3_000_000, Why: []string{"duration"}}}, Total: view.StepDiff{Name: "all", Change: view.StepChanged, DurationUS: 60_000_000, BeforeDurationUS: 14_000_000}}
+	return &v1.DiffTracesResponse{Trace: t, Against: &v1.Trace{Id: "r-earlier", JobId: 99, JobAttempt: 1, StartedAt: ago(26 * time.Hour)}, Diff: asStruct(d)}, err
+}
+func (s traceService) ListFindings(_ context.Context, req *v1.ListFindingsRequest) (*v1.ListFindingsResponse, error) {
+	s.p.ask("findings rule=%s severity=%s job=%d", req.Rule, req.Severity, req.Selection.GetTrace().GetJobId())
+	return &v1.ListFindingsResponse{Findings: []*v1.Finding{testFinding()}}, nil
+}
+func (s traceService) ScanTraces(_ context.Context, req *v1.ScanTracesRequest, stream *connect.ServerStream[v1.ScanTracesResponse]) error {
+	s.p.ask("scan %q", req.Indicators)
+	if err := stream.Send(&v1.ScanTracesResponse{Trace: testTrace(), Hits: []*v1.ScanHit{{Indicator: "evil.example", Event: eventLine(testEvents()[2])}}}); err != nil {
+		return err
+	}
+	return stream.Send(&v1.ScanTracesResponse{Stats: &v1.TraceStats{Traces: 12, Matched: 1, Affected: 1, Took: durationpb.New(time.Second)}})
+}
+func (s traceService) ProposeEgress(_ context.Context, req *v1.ProposeEgressRequest) (*v1.ProposeEgressResponse, error) {
+	if req.Pool != "linux" {
+		return nil, notFound("pool", req.Pool)
+	}
+	return &v1.ProposeEgressResponse{Pool: "linux", Mode: "learn", Jobs: 40, Unused: []string{"registry.npmjs.org"}, Notes: []string{"The list is young."}, Entries: []*v1.EgressEntry{
+		{Allow: "proxy.golang.org:443", Jobs: 38, FirstAt: ago(72 * time.Hour), LastAt: ago(time.Hour), Processes: []string{"go"}, Known: true},
+		{Allow: "*.cdn.example.com:443", Hosts: []string{"a.cdn.example.com", "b.cdn.example.com"}, Jobs: 12, LastAt: ago(2 * time.Hour), Processes: []string{"curl", "npm"}},
+	}}, nil
+}
+
+// download serves the events of the test, or a bundle.
+func (p *plane) download(w http.ResponseWriter, r *http.Request) {
+	if r.PathValue("runner") != "r-old" || r.PathValue("number") != "1" {
+		_ = connect.NewErrorWriter().Write(w, r, notFound("trace", r.PathValue("runner")))
+		return
+	}
+	if r.PathValue("what") == "bundle" {
+		_, _ = w.Write(testBundle)
+		return
+	}
+	var lines []byte
+	for _, e := range testEvents() {
+		lines = append(lines, eventLine(e)+"\n"...)
+	}
+	if strings.Contains(r.Header.Get("Accept-Encoding"), "zstd") {
+		packer, err := trace.NewPacker()
+		if err != nil {
+			panic(err)
+		}
+		w.Header().Set("Content-Encoding", "zstd")
+		half := len(eventLine(testEvents()[0])) + 1
+		lines = append(packer.Pack(lines[:half]), packer.Pack(lines[half:])...) // two frames
+	}
+	_, _ = w.Write(lines)
+}
+
+var testBundle = func() []byte {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	_ = w.WriteHeader(&tar.Header{Name: "seal.json", Mode: 0o644, Size: 3})
+	_, _ = w.Write([]byte("{}\n"))
+	_ = w.Close()
+	return b.Bytes()
+}()
+
+// S4-56: a job's trace is shown, searched and compared by the job's own name.
+func TestTraceOutput(t *testing.T) {
+	for _, args := range []string{
+		"trace list", "trace show 101", "trace show 101 --view timeline", "trace show 101 --view execution", "trace show 101 --view network", "trace show 101 --view files", "trace show 101 --view performance",
+		"trace query true", "trace tail 101", "trace diff 101", "trace findings", "trace allowlist linux",
+	} {
+		t.Run(args, func(t *testing.T) {
+			name := strings.NewReplacer(" ", "_", "-", "").Replace(args)
+			r := newPlane(t).muster(t, strings.Fields(args)...)
+			if r.code != 0 || r.errOut != "" {
+				t.Fatalf("status %d: %s", r.code, r.errOut)
+			}
+			if strings.Contains(r.out, "\x1b") {
+				t.Error("a job steers the terminal")
+			}
+			golden(t, name+".txt", r.out)
+			r = newPlane(t).muster(t, append(strings.Fields(args), "--json")...)
+			if r.code != 0 || r.out == "" {
+				t.Fatalf("--json: status %d: %s%s", r.code, r.out, r.errOut)
+			}
+			for dec := json.NewDecoder(strings.NewReader(r.out)); dec.More(); {
+				var v any
+				if err := dec.Decode(&v); err != nil {
+					t.Fatalf("--json: %s: %s", err, r.out)
+				}
+			}
+		})
+	}
+}
+
+// S0-24: the download is the events as they were recorded, whatever they travelled as.
+func TestTraceGet(t *testing.T) {
+	p := newPlane(t)
+	var want strings.Builder
+	for _, e := range testEvents() {
+		want.WriteString(eventLine(e) + "\n")
+	}
+	for _, job := range []string{"101", "101/2", "r-old", "linux-old", "https://github.com/octo/app/actions/runs/7/job/101"} {
+		if r := p.muster(t, "trace", "get", job); r.code != 0 || r.out != want.String() {
+			t.Errorf("%s: status %d: %s%s", job, r.code, r.out, r.errOut)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "job.jsonl")
+	if r := p.muster(t, "trace", "get", "101", "-o", file); r.code != 0 || r.out != "" {
+		t.Fatal(r.out, r.errOut)
+	}
+	if got, err := os.ReadFile(file); err != nil || string(got) != want.String() {
+		t.Errorf("%s %v", got, err)
+	}
+	if r := p.muster(t, "trace", "get", "101", "--bundle"); r.code != 0 || r.out != string(testBundle) {
+		t.Errorf("status %d: %q %s", r.code, r.out, r.errOut)
+	}
+	if r := p.muster(t, "trace", "key"); r.code != 0 || r.out != testKey {
+		t.Errorf("status %d: %q %s", r.code, r.out, r.errOut)
+	}
+	if r := p.muster(t, "trace", "get", "104"); r.code != 1 || !strings.Contains(r.errOut, "there is no trace of job 104: not recorded, because pool linux does not record its jobs") {
+		t.Errorf("status %d: %q %s", r.code, r.out, r.errOut)
+	}
+}
+
+// Events come one per line, each an object with the event as it is in the trace.
+func TestTraceQueryJSON(t *testing.T) {
+	r := newPlane(t).muster(t, "trace", "query", "true", "--json")
+	lines := strings.Split(strings.TrimSpace(r.out), "\n")
+	if r.code != 0 || len(lines) != len(testEvents())+1 {
+		t.Fatalf("%d %s%s", r.code, r.out, r.errOut)
+	}
+	var first struct {
+		Trace string      `json:"trace"`
+		JobID int64       `json:"job_id"`
+		Event trace.Event `json:"event"`
+	}
+	if err := json.Unmarshal([]byte(lines[0]), &first); err != nil || first.Trace != "r-old" || first.JobID != 101 {
+		t.Errorf("%v %v", first, err)
+	}
+	if d := cmp.Diff(testEvents()[0], first.Event); d != "" {
+		t.Error(d)
+	}
+	var last struct{ Stats map[string]any }
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &last); err != nil || last.Stats["traces"] != 12.0 {
+		t.Errorf("%v %v", last, err)
+	}
+}
+
+func TestTraceScan(t *testing.T) {
+	p := newPlane(t)
+	file := filepath.Join(t.TempDir(), "ioc.txt")
+	if err := os.WriteFile(file, []byte("# from the advisory\nevil.example\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := p.muster(t, "trace", "scan", "--ioc", file)
+	if r.code != 0 || !strings.Contains(r.out, "101/2  octo/app  ci / build") || !strings.Contains(r.out, "evil.example:443 (192.0.2.7) tcp, refused") || !strings.Contains(r.out, "1 event in 1 of 12 traces") {
+		t.Errorf("%d %s%s", r.code, r.out, r.errOut)
+	}
+	if r := p.muster(t, "trace", "scan", "--ioc", file, "--exit-status"); r.code != 1 || r.errOut != "" {
+		t.Errorf("%d %s", r.code, r.errOut)
+	}
+	if d := cmp.Diff(`scan "# from the advisory\nevil.example\n"`, p.asked[0]); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestTraceMistakes(t *testing.T) {
+	p := newPlane(t)
+	for args, want := range map[string]struct {
+		code int
+		text string
+	}{
+		"trace scan":                             {2, "no indicators; name a file with --ioc"},
+		"trace scan --ioc testdata/none":         {2, "--ioc: open testdata/none"},
+		"trace show":                             {2, "trace show takes other arguments"},
+		"trace show 104":                         {1, "there is no trace of job 104: not recorded, because"},
+		"trace show nothing":                     {1, `there is no trace "nothing"`},
+		"trace query x --since soon":             {2, `--since "soon" is not a time`},
+		"trace query broken":                     {1, "trace r-x: the trace was changed"},
+		"trace get r-unknown":                    {1, `there is no trace "r-unknown"`},
+		"trace allowlist mac":                    {1, `there is no pool "mac"`},
+		"rules show nothing":                     {1, `there is no rule "nothing"; muster rules list`},
+		"rules list --dir testdata/none":         {2, "--dir: stat testdata/none"},
+		"trace show https://github.com/octo/app": {2, "is not the address of a job or of a workflow run"},
+	} {
+		if r := p.muster(t, strings.Fields(args)...); r.code != want.code || !strings.Contains(r.errOut, want.text) {
+			t.Errorf("%s: status %d: %s", args, r.code, r.errOut)
+		}
+	}
+}
+
+func TestTraceCommandsReachThePlane(t *testing.T) {
+	p := newPlane(t)
+	for _, args := range []string{"trace list --pool linux --repo octo/app --since 2d --state complete,lost", "trace query port==22 --job 101 --limit 5", "trace query port==22 --since 30d", "trace tail linux-old port==22 --last 0", "trace diff 101/2 r-old", "trace findings 101 --rule x --severity high"} {
+		if r := p.muster(t, strings.Fields(args)...); r.code != 0 {
+			t.Fatalf("%s: %s", args, r.errOut)
+		}
+	}
+	want := []string{"traces pool=linux repo=octo/app since=2026-11-18 states=[complete lost]", "query port==22 job=101 since=1970-01-01 limit=5", "query port==22 job=0 since=2026-10-21 limit=1000",
+		`trace "linux-old" job=0/0`, "tail last=0 query=port==22", `trace "" job=101/2`, `trace "r-old" job=0/0`, "findings rule=x severity=high job=101"}
+	if d := cmp.Diff(want, p.asked); d != "" {
+		t.Error(d)
+	}
+}
+
+// Lines fit the terminal, whatever the job's programs are called.
+func TestTraceWidth(t *testing.T) {
+	r := newPlane(t).musterWide(t, 60, "trace", "show", "101", "--view", "execution")
+	for line := range strings.Lines(r.out) {
+		if n := len([]rune(strings.TrimRight(line, "\n"))); n > 60 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+}
+
+func TestRules(t *testing.T) {
+	p := newPlane(t)
+	if r := p.muster(t, "rules", "list", "--json"); r.code != 0 || !json.Valid([]byte(r.out)) {
+		t.Errorf("%d %s%s", r.code, r.out, r.errOut)
+	}
+	if r := p.muster(t, "rules", "docs"); r.code != 0 || r.errOut != "" {
+		t.Errorf("%d %s%s", r.code, r.out, r.errOut)
+	}
+	if r := p.muster(t, "rules", "test"); r.code != 0 || !strings.Contains(r.out, "passed") {
+		t.Errorf("%d %s%s", r.code, r.out, r.errOut)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "own.yaml"), []byte(ownRule), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := p.muster(t, "rules", "show", "talks-to-evil", "--dir", dir); r.code != 0 || !strings.Contains(r.out, "hostname == ") {
+		t.Errorf("%d %s%s", r.code, r.out, r.errOut)
+	}
+	if r := p.muster(t, "rules", "test", dir); r.code != 1 || !strings.Contains(r.out, "rule talks-to-evil: it needs a test that fires and one that does not") {
+		t.Errorf("%d %s%s", r.code, r.out, r.errOut)
+	}
+	var lines strings.Builder
+	for _, e := range testEvents() {
+		lines.WriteString(eventLine(e) + "\n")
+	}
+	r := p.musterIn(t, lines.String(), "rules", "test", dir, "--trace", "-")
+	if r.code != 0 || !strings.Contains(r.out, "low  talks-to-evil  curl talked to evil.example") || !strings.Contains(r.out, "in 8 events") {
+		t.Errorf("%d %s%s", r.code, r.out, r.errOut)
+	}
+}
+
+const ownRule = `
+rules:
+  - name: talks-to-evil
+    title: "{command} talked to {hostname}"
+    severity: low
+    on: [net_connect]
+    when: hostname == "evil.example"
+    explanation: It is a test.
+    remedy: Do nothing.
+`
