@@ -187,7 +187,9 @@ func decode(h header, data []byte) (trace.Event, bool) {
 		e.TargetUID = uint32(h.Value)
 	case evMount:
 		e.Path, e.Source, e.FileSystem = join(p[0], text(p[1])), trace.RedactText(text(p[2])), text(p[3])
-	case evCgroup, evIOUring:
+	case evCgroup:
+		e.Path = text(p[0])
+	case evIOUring:
 	case evSocket:
 		decodeSocket(&e, h)
 	case evUnix:

@@ -20,6 +20,7 @@ const (
 	recordMapChanging         = "changing"
 	recordMapCounters         = "counters"
 	recordMapEvents           = "events"
+	recordMapExiting          = "exiting"
 	recordMapGuarded          = "guarded"
 	recordMapLost             = "lost"
 	recordMapScratches        = "scratches"
@@ -39,6 +40,7 @@ const (
 	recordProgOnExit          = "on_exit"
 	recordProgOnFork          = "on_fork"
 	recordProgOnSignal        = "on_signal"
+	recordProgOnSwitch        = "on_switch"
 	recordProgX_bpf           = "x_bpf"
 	recordProgX_connect       = "x_connect"
 	recordProgX_copyFileRange = "x_copy_file_range"
@@ -130,6 +132,7 @@ type recordProgramSpecs struct {
 	OnExit          *ebpf.ProgramSpec `ebpf:"on_exit"`
 	OnFork          *ebpf.ProgramSpec `ebpf:"on_fork"`
 	OnSignal        *ebpf.ProgramSpec `ebpf:"on_signal"`
+	OnSwitch        *ebpf.ProgramSpec `ebpf:"on_switch"`
 	X_bpf           *ebpf.ProgramSpec `ebpf:"x_bpf"`
 	X_connect       *ebpf.ProgramSpec `ebpf:"x_connect"`
 	X_copyFileRange *ebpf.ProgramSpec `ebpf:"x_copy_file_range"`
@@ -176,6 +179,7 @@ type recordMapSpecs struct {
 	Changing  *ebpf.MapSpec `ebpf:"changing"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
+	Exiting   *ebpf.MapSpec `ebpf:"exiting"`
 	Guarded   *ebpf.MapSpec `ebpf:"guarded"`
 	Lost      *ebpf.MapSpec `ebpf:"lost"`
 	Scratches *ebpf.MapSpec `ebpf:"scratches"`
@@ -216,6 +220,7 @@ type recordMaps struct {
 	Changing  *ebpf.Map `ebpf:"changing"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Events    *ebpf.Map `ebpf:"events"`
+	Exiting   *ebpf.Map `ebpf:"exiting"`
 	Guarded   *ebpf.Map `ebpf:"guarded"`
 	Lost      *ebpf.Map `ebpf:"lost"`
 	Scratches *ebpf.Map `ebpf:"scratches"`
@@ -232,6 +237,7 @@ func (m *recordMaps) Close() error {
 		m.Changing,
 		m.Counters,
 		m.Events,
+		m.Exiting,
 		m.Guarded,
 		m.Lost,
 		m.Scratches,
@@ -264,6 +270,7 @@ type recordPrograms struct {
 	OnExit          *ebpf.Program `ebpf:"on_exit"`
 	OnFork          *ebpf.Program `ebpf:"on_fork"`
 	OnSignal        *ebpf.Program `ebpf:"on_signal"`
+	OnSwitch        *ebpf.Program `ebpf:"on_switch"`
 	X_bpf           *ebpf.Program `ebpf:"x_bpf"`
 	X_connect       *ebpf.Program `ebpf:"x_connect"`
 	X_copyFileRange *ebpf.Program `ebpf:"x_copy_file_range"`
@@ -315,6 +322,7 @@ func (p *recordPrograms) Close() error {
 		p.OnExit,
 		p.OnFork,
 		p.OnSignal,
+		p.OnSwitch,
 		p.X_bpf,
 		p.X_connect,
 		p.X_copyFileRange,

@@ -73,6 +73,7 @@ var hooks = []hook{
 	{"on_fork", "all", false},
 	{"list_tasks", "running", false},
 	{"on_exec", trace.ProcessExec, false},
+	{"on_switch", trace.ProcessExit, false},
 	{"on_exit", trace.ProcessExit, false},
 	{"on_cgroup_attach", trace.CgroupMove, false},
 	{"x_openat", trace.FileOpen, false},
@@ -416,9 +417,14 @@ func (r *Recorder) unload() error {
 	if r.paths != nil {
 		r.paths.close()
 	}
-	for _, c := range r.closers {
-		errs = append(errs, c.Close())
+	// The kernel waits for a grace period with each; at once they share it.
+	var closing sync.WaitGroup
+	refused := make([]error, len(r.closers))
+	for i, c := range r.closers {
+		closing.Go(func() { refused[i] = c.Close() })
 	}
+	closing.Wait()
+	errs = append(errs, refused...)
 	for _, m := range r.maps {
 		errs = append(errs, m.Close())
 	}
@@ -489,8 +495,11 @@ func (r *Recorder) settle() {
 	r.mu.Unlock()
 	if now.Sub(r.sweepAt) >= time.Second {
 		r.sweepAt = now
-		r.sweepWrites(false)
+		r.sweepWrites(nil)
 		r.paths.sweep()
+		for _, s := range scopes {
+			s.sweepGone()
+		}
 	}
 	for _, s := range scopes {
 		s.settle(now)
@@ -505,7 +514,7 @@ func (r *Recorder) settle() {
 			_ = r.reader.Flush()
 			continue
 		}
-		r.sweepWrites(true)
+		r.sweepWrites(s)
 		s.finish()
 	}
 }
@@ -525,6 +534,17 @@ func (r *Recorder) countLost() {
 		r.mu.Unlock()
 		if s != nil {
 			s.lose(typeOf(uint16(key)), lostFull, int64(more))
+		}
+	}
+}
+
+// forgetLost drops the counters of a scope that has ended.
+func (r *Recorder) forgetLost(scope uint32) {
+	for t := range uint64(64) {
+		key := uint64(scope)<<32 | t
+		if _, counted := r.lostWas[key]; counted {
+			delete(r.lostWas, key)
+			_ = r.maps["lost"].Delete(key)
 		}
 	}
 }

@@ -4,10 +4,7 @@ package bpf
 
 import (
 	"encoding/binary"
-	"errors"
 	"time"
-
-	"github.com/cilium/ebpf"
 
 	"github.com/muster-ci/muster/internal/trace"
 )
@@ -102,57 +99,86 @@ type writtenBytes struct {
 	Scope, _           uint32
 }
 
-// writer is what to tell of a file if the kernel no longer can: it was closed in a way
-// that shows no path.
-type writer struct {
-	e trace.Event
-}
+// maxWritten bounds how many files a scope remembers that are written to.
+const maxWritten = 65536
 
-// remember keeps an event of a file that is being written to.
+// remember keeps an event of a file that is being written to: it may be closed in a way
+// that shows no path, with bytes that are not told.
 func (s *Scope) remember(e trace.Event, key []byte) {
-	if len(key) != binary.Size(fileKey{}) || len(s.written) > 65536 {
+	if len(key) != binary.Size(fileKey{}) {
 		return
 	}
 	k := fileKey{binary.LittleEndian.Uint64(key), binary.LittleEndian.Uint32(key[8:]), binary.LittleEndian.Uint32(key[12:]), 0}
-	s.written[k] = &writer{e}
+	files := s.written[k.PID]
+	if files == nil {
+		files = map[fileKey]trace.Event{}
+		s.written[k.PID] = files
+	}
+	if len(files) < maxWritten {
+		files[k] = e
+	}
 }
 
 // idle is how long nothing is told of a file before user space looks for what is left.
 const idle = 2 * time.Second
 
 // sweepWrites tells of bytes that were written to files that nobody has closed by
-// close(2), and forgets files that nobody writes to.
-func (r *Recorder) sweepWrites(all bool) {
+// close(2), and forgets files that nobody writes to. Of a scope that ends it takes all.
+func (r *Recorder) sweepWrites(ending *Scope) {
 	now := uint64(nanoseconds(clockBoot))
+	gone := r.gone()
 	var key fileKey
 	var w writtenBytes
 	var old []fileKey
 	for entries := r.maps["writes"].Iterate(); entries.Next(&key, &w); {
-		if all || now-w.Told > uint64(idle) {
+		if now-w.Told > uint64(idle) || gone[key.PID] || ending != nil && w.Scope == ending.id {
 			old = append(old, key)
 		}
 	}
 	for _, k := range old {
-		if err := r.maps["writes"].LookupAndDelete(k, &w); errors.Is(err, ebpf.ErrKeyNotExist) || err != nil {
-			continue
+		if r.maps["writes"].LookupAndDelete(k, &w) != nil {
+			continue // it was closed just now
 		}
 		r.mu.Lock()
 		s := r.scopes[w.Scope]
 		r.mu.Unlock()
-		if s == nil {
-			continue
+		if s != nil {
+			s.leftOver(k, w.Bytes)
 		}
-		known := s.written[k]
-		delete(s.written, k)
-		if w.Bytes == 0 {
-			continue
-		}
-		if known == nil {
-			s.lose(trace.FileWrite, lostFull, 1)
-			continue
-		}
-		e := known.e
-		e.Timestamp, e.Bytes = time.Now().UTC(), int64(w.Bytes)
-		s.push(e)
 	}
+}
+
+// leftOver tells of bytes that the kernel has not.
+func (s *Scope) leftOver(k fileKey, bytes uint64) {
+	if bytes == 0 {
+		return
+	}
+	e, known := s.written[k.PID][k]
+	if !known {
+		s.lose(trace.FileWrite, lostFull, 1)
+		return
+	}
+	e.Timestamp, e.Bytes = time.Now().UTC(), int64(bytes)
+	s.push(e)
+}
+
+// gone are the processes that have ended since the last sweep.
+func (r *Recorder) gone() map[uint32]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := map[uint32]bool{}
+	for _, s := range r.scopes {
+		for _, pid := range s.gone {
+			all[pid] = true
+		}
+	}
+	return all
+}
+
+// sweepGone forgets the files of processes that have ended.
+func (s *Scope) sweepGone() {
+	for _, pid := range s.gone {
+		delete(s.written, pid)
+	}
+	s.gone = s.gone[:0]
 }

@@ -30,15 +30,17 @@ type Scope struct {
 	own      bool   // it was made for this scope
 	cgroupID uint64
 	level    uint32
-	home     string // the cgroup below the mount that is the job's own: leaving it is told
 
 	out  chan []trace.Event
 	once sync.Once
 	err  error
 	done chan struct{} // finish has run
 
-	mu   sync.Mutex
-	lost map[string]int64
+	mu    sync.Mutex
+	lost  map[string]int64
+	home  string        // the cgroup below the mount that is the job's own: leaving it is told
+	early []trace.Event // of processes that were there before; nil once handed over
+	ready bool          // nothing is handed over before
 
 	// The reader's own.
 	armed   bool
@@ -46,7 +48,8 @@ type Scope struct {
 	dropped map[drop]int64 // not told yet
 	repeats map[repeatKey]*repeat
 	bucket  bucket
-	written map[fileKey]*writer
+	written map[uint32]map[fileKey]trace.Event // by process
+	gone    []uint32                           // processes that have ended since the last sweep
 	names   map[string]string // commands, so that each is kept once
 }
 
@@ -76,7 +79,7 @@ func (r *Recorder) Follow(ctx context.Context, f Follow) (*Scope, error) {
 		r: r, root: f.Root, egress: f.Egress,
 		out: make(chan []trace.Event, batches), done: make(chan struct{}),
 		lost: map[string]int64{}, dropped: map[drop]int64{}, repeats: map[repeatKey]*repeat{},
-		written: map[fileKey]*writer{}, names: map[string]string{},
+		written: map[uint32]map[fileKey]trace.Event{}, names: map[string]string{},
 		bucket: bucket{rate: float64(r.options.Rate), left: float64(r.options.Rate), at: time.Now()},
 	}
 	if s.egress.Mode == trace.EgressOff {
@@ -89,9 +92,10 @@ func (r *Recorder) Follow(ctx context.Context, f Follow) (*Scope, error) {
 	}
 	r.next++
 	s.id = r.next
+	r.scopes[s.id] = s
 	r.mu.Unlock()
 
-	running, err := s.seed(ctx)
+	early, err := s.seed(ctx)
 	if err == nil {
 		err = s.enter(f.Cgroup)
 	}
@@ -99,13 +103,15 @@ func (r *Recorder) Follow(ctx context.Context, f Follow) (*Scope, error) {
 		err = r.net.follow(s)
 	}
 	if err != nil {
+		r.mu.Lock()
+		delete(r.scopes, s.id)
+		r.mu.Unlock()
 		s.forget()
 		return nil, fmt.Errorf("follow process %d: %w", f.Root, err)
 	}
-	s.batch = running
-	r.mu.Lock()
-	r.scopes[s.id] = s
-	r.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.early, s.ready = early, true
 	return s, nil
 }
 
@@ -201,14 +207,15 @@ func (s *Scope) enter(dir string) error {
 	if dir == "" {
 		if dir, err = s.makeCgroup(at); err != nil {
 			s.r.log.Info("the job gets no cgroup of its own", "error", err)
-			s.home = s.below(at)
+			s.setHome(at)
 			return nil
 		}
 	}
 	if s.cgroupID, err = cgroupID(dir); err != nil {
 		return fmt.Errorf("find cgroup: %w", err)
 	}
-	s.cgroup, s.home = dir, s.below(dir)
+	s.cgroup = dir
+	s.setHome(dir)
 	s.level = s.levelOf(dir)
 	if s.level == 0 || s.level >= 12 {
 		return fmt.Errorf("cgroup %s is %d levels below the root, and 1 to 11 can be followed", dir, s.level)
@@ -217,6 +224,19 @@ func (s *Scope) enter(dir string) error {
 		return fmt.Errorf("add cgroup: %w", err)
 	}
 	return s.r.levels(s)
+}
+
+func (s *Scope) setHome(dir string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.home = s.below(dir)
+}
+
+// leaves reports whether a cgroup is outside of the job's own.
+func (s *Scope) leaves(path string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return path != s.home && !strings.HasPrefix(path, strings.TrimSuffix(s.home, "/")+"/")
 }
 
 // below is a directory's path in the hierarchy.
@@ -232,7 +252,7 @@ func (s *Scope) makeCgroup(at string) (string, error) {
 		return "", err
 	}
 	s.cgroup, s.own = dir, true
-	s.home = s.below(dir)
+	s.setHome(dir)
 	for range 100 {
 		moved, err := s.moveInto(dir)
 		if err != nil {
@@ -331,6 +351,7 @@ const drainTime = 5 * time.Second
 
 func (s *Scope) end() error {
 	var errs []error
+	s.awaitExits()
 	errs = append(errs, s.r.net.unfollow(s))
 	s.forget()
 	s.r.mu.Lock()
@@ -347,6 +368,30 @@ func (s *Scope) end() error {
 		errs = append(errs, fmt.Errorf("the ring was not read within %s", drainTime))
 	}
 	return errors.Join(append(errs, s.r.levels(nil))...)
+}
+
+// awaitExits waits until processes that have ended have been told of: the parent of one
+// may know before the scheduler has added up what it used. That takes microseconds; it
+// waits for at most 100 ms.
+func (s *Scope) awaitExits() {
+	for range 100 {
+		var tid uint32
+		var e exiting
+		waiting := false
+		for all := s.r.maps["exiting"].Iterate(); all.Next(&tid, &e); {
+			waiting = waiting || e.Header.Scope == s.id
+		}
+		if !waiting {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// exiting is what process.h calls struct exit.
+type exiting struct {
+	Header                     header
+	CPU, Memory, Read, Written uint64
 }
 
 // forget takes the scope out of the kernel and removes its cgroup.
@@ -386,13 +431,17 @@ func (s *Scope) take(h header, data []byte) {
 	e = s.dress(e, h)
 	switch h.Type {
 	case evCgroup:
-		e.Path = s.r.paths.look(h.Cgroup).path
-		if e.Path == s.home || strings.HasPrefix(e.Path, s.home+"/") {
+		if int(h.Value) == os.Getpid() {
+			return // the recorder itself, when it makes the scope's and removes it
+		}
+		if !s.leaves(e.Path) {
 			return
 		}
 		e.Target = int(h.Value)
+	case evExit:
+		s.gone = append(s.gone, h.PID)
 	case evWrite:
-		s.remember(e, lastPart(h, data))
+		s.remember(e, h.parts(data)[1])
 	case evOpen:
 		if s.r.options.Reads == ReadsSensitive && e.Flags == "read" && !Sensitive(e.Path) {
 			return
@@ -452,6 +501,16 @@ func (s *Scope) push(e trace.Event) {
 
 // hand gives the batch to whoever reads, if there is room for it and spare more.
 func (s *Scope) hand(spare int) {
+	s.mu.Lock()
+	ready, early := s.ready, s.early
+	s.early = nil
+	s.mu.Unlock()
+	if !ready {
+		return
+	}
+	if early != nil {
+		s.batch = append(early, s.batch...)
+	}
 	if len(s.batch) > 0 && len(s.out) < cap(s.out)-spare {
 		s.out <- s.batch // only the reader sends: there is room
 		s.batch = nil
@@ -497,19 +556,9 @@ func (s *Scope) finish() {
 		s.batch = append(s.batch, trace.Event{Type: trace.Dropped, Timestamp: time.Now().UTC(), Name: string(d.event), Count: n, Method: d.reason})
 	}
 	s.hand(0)
+	s.r.forgetLost(s.id)
 	close(s.out)
 	close(s.done)
-}
-
-// lastPart is what stands behind the last part that has bytes.
-func lastPart(h header, data []byte) []byte {
-	p := h.parts(data)
-	for i := len(p) - 1; i >= 0; i-- {
-		if len(p[i]) > 0 {
-			return p[i]
-		}
-	}
-	return nil
 }
 
 // resolveTarget names the process that was aimed at. The kernel has told the numbers

@@ -87,8 +87,10 @@ inline_always bool quiet(struct scratch *s, u64 names)
 		       b == 0x72616873 ||         // share
 		       b == 0x6c636e69;           // include
 	if (a == 0x637465)                        // etc
-		return leaf == 0x732e646c;        // ld.so.cache
-	return (a & 0xffffff) == 0x62696c;        // lib, lib64
+		return leaf == 0x732e646c ||      // ld.so.cache
+		       leaf == 0x61636f6c;        // locale.alias, localtime
+	return (a & 0xffffff) == 0x62696c ||      // lib, lib64
+	       a == 0x737973;                     // sys
 }
 
 // task_of finds the process that a file below /proc is about. It returns 0 if there is

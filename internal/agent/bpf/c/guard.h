@@ -40,7 +40,7 @@ inline_always void tell(u32 scope, u16 type, u64 value, u32 a, u32 b)
 sub int into(u32 way, s64 result, u32 target)
 {
 	u32 tgid = pid_tgid() >> 32;
-	if (result < 0 || target == tgid)
+	if ((result < 0 && result != -14) || target == tgid) // EFAULT: it was let in
 		return 0;
 	u32 scope = in_scope();
 	struct scratch *s = scope ? take(scope, EV_MEM) : 0;
@@ -306,12 +306,23 @@ SEC("tracepoint/syscalls/sys_exit_connect") int x_connect(struct leave *c)
 
 // ---- the recorder itself ----
 
-// A signal that was sent: a: its number; value: to whom. The kernel's own are not told.
+#define SIGCHLD 17
+#define SIGCONT 18
+#define SIGURG 23
+#define SIGWINCH 28
+
+// A signal that was sent: a: its number; value: to whom. The kernel's own are not told,
+// and not those that do no harm.
 SEC("tp_btf/signal_generate") int on_signal(u64 *ctx)
 {
 	struct task_struct *t = (void *)ctx[2];
 	u32 target = t->tgid;
-	if (ctx[1] == 1 || !is_guarded(GUARD_PID, target)) // 1: SEND_SIG_PRIV
+	if (ctx[0] == SIGCHLD || ctx[0] == SIGCONT || ctx[0] == SIGURG || ctx[0] == SIGWINCH)
+		return 0;
+	if (!is_guarded(GUARD_PID, target))
+		return 0;
+	struct kernel_siginfo *info = (void *)ctx[1];
+	if (ctx[1] == 1 || (ctx[1] > 1 && load(info, si_code) > 0)) // 1: the kernel itself
 		return 0;
 	u32 scope = in_scope();
 	if (scope)

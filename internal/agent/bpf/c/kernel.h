@@ -220,12 +220,17 @@ struct proc_inode {
 	struct inode vfs_inode;
 };
 
+struct kernel_siginfo {
+	int si_code;
+};
+
 struct bpf_link {
 	u32 id;
 };
 
 struct task_struct {
 	int pid, tgid, exit_code;
+	u32 __state;
 	u64 self_exec_id;
 	struct pid *thread_pid;
 	struct hlist_node pid_links[4];

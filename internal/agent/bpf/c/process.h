@@ -57,22 +57,32 @@ struct exit {
 	u64 read, written;
 };
 
+// exiting: processes on their last way, by the thread that is the last.
+struct {
+	m_uint(type, MAP_LRU_HASH);
+	m_uint(max_entries, 4096);
+	m_type(key, u32);
+	m_type(value, struct exit);
+} exiting SEC(".maps");
+
 #define SIGNAL_GROUP_EXIT 4
 
-inline_always void add_usage(struct exit *e, struct task_struct *t)
+inline_always void add_io(struct exit *e, struct task_struct *t)
 {
-	e->cpu += load(t, se.sum_exec_runtime);
 	if (has(t->ioac.read_bytes)) {
 		e->read += load(t, ioac.read_bytes);
 		e->written += load(t, ioac.write_bytes);
 	}
 }
 
+// The last thread of a process goes. How much it ran the scheduler adds up only when it
+// stops: on_switch tells of the exit, microseconds later.
 SEC("tp_btf/sched_process_exit") int on_exit(u64 *ctx)
 {
 	struct task_struct *t = current(), *leader = load(t, group_leader);
 	struct signal_struct *signal = load(t, signal);
-	u32 tgid = pid_tgid() >> 32;
+	u64 id = pid_tgid();
+	u32 tgid = id >> 32, tid = id;
 	if (load(signal, live.counter) > 0)
 		return 0; // other threads go on
 	u32 scope = in_scope();
@@ -89,15 +99,40 @@ SEC("tp_btf/sched_process_exit") int on_exit(u64 *ctx)
 		e.read = load(signal, ioac.read_bytes);
 		e.written = load(signal, ioac.write_bytes);
 	}
-	add_usage(&e, t);
-	if (leader != t)
-		add_usage(&e, leader);
+	add_io(&e, t);
+	if (leader != t) {
+		add_io(&e, leader);
+		e.cpu += load(leader, se.sum_exec_runtime);
+	}
 	e.memory = load(signal, maxrss);
+	if (map_update(&exiting, &tid, &e, ANY)) {
+		e.cpu += load(t, se.sum_exec_runtime);
+		out(&e.h, sizeof(e));
+	}
+	return 0;
+}
+
+#define TASK_DEAD 0x80
+
+// Runs whenever a processor changes what it runs, so it asks for little.
+SEC("tp_btf/sched_switch") int on_switch(u64 *ctx)
+{
+	struct task_struct *t = (void *)ctx[1];
+	if (t->__state != TASK_DEAD)
+		return 0;
+	u32 tid = t->pid;
+	struct exit *known = map_lookup(&exiting, &tid);
+	if (!known)
+		return 0;
+	struct exit e = *known;
+	map_delete(&exiting, &tid);
+	e.cpu += t->se.sum_exec_runtime;
 	out(&e.h, sizeof(e));
 	return 0;
 }
 
-// A process of somebody's that is put into another cgroup, by whomever.
+// A process of somebody's that is put into another cgroup, by whomever. One part: the
+// cgroup's path.
 SEC("tp_btf/cgroup_attach_task") int on_cgroup_attach(u64 *ctx)
 {
 	struct cgroup *to = (void *)ctx[0];
@@ -108,18 +143,21 @@ SEC("tp_btf/cgroup_attach_task") int on_cgroup_attach(u64 *ctx)
 	u32 *scope = map_lookup(&tree, &tgid);
 	if (!scope)
 		return 0;
-	struct header h;
-	begin(&h, *scope, EV_CGROUP);
-	h.value = h.pid; // who did it
-	h.pid = tgid;
-	h.tid = t->pid;
-	h.start = start_of(t);
+	struct scratch *s = take(*scope, EV_CGROUP);
+	if (!s)
+		return 0;
 	struct task_struct *parent = load(t, real_parent);
-	h.ppid = load(parent, tgid);
-	h.parent_start = start_of(parent);
-	h.cgroup = to->kn->id;
-	read_kernel_str(h.comm, sizeof(h.comm), &t->comm);
-	out(&h, sizeof(h));
+	s->h.value = s->h.pid; // who did it
+	s->h.pid = tgid;
+	s->h.tid = t->pid;
+	s->h.start = start_of(t);
+	s->h.ppid = load(parent, tgid);
+	s->h.parent_start = start_of(parent);
+	s->h.cgroup = to->kn->id;
+	read_kernel_str(s->h.comm, sizeof(s->h.comm), &t->comm);
+	long n = read_kernel_str(s->data, 4096, (void *)ctx[1]);
+	ended(s, n > 0 ? n : 0);
+	send(s);
 	return 0;
 }
 
