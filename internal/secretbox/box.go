@@ -190,6 +190,21 @@ func (b *Box) Open(purpose string, sealed []byte) ([]byte, error) {
 	return plain, nil
 }
 
+// Derive returns a secret of KeySize bytes for a purpose from each key, that of the sealing
+// key first: the same keys, the same secrets. They reveal nothing about the keys, about each
+// other, or about what is sealed.
+func (b *Box) Derive(purpose string) ([][]byte, error) {
+	var out [][]byte
+	for _, k := range b.keys {
+		secret, err := derive(k.root, nil, "muster secret\x00"+purpose, KeySize)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, secret)
+	}
+	return out, nil
+}
+
 // KeyID names the key that seals, in hex. It is not secret.
 func (b *Box) KeyID() string { return fmt.Sprintf("%x", b.keys[0].id) }
 

@@ -505,3 +505,22 @@ func BenchmarkSeal(b *testing.B) {
 		}
 	}
 }
+
+// A rotated box still has the secrets of its older keys, after its own.
+func TestDerive(t *testing.T) {
+	derive := func(purpose string, keys ...byte) [][]byte {
+		t.Helper()
+		out, err := newBox(t, keys...).Derive(purpose)
+		if err != nil || len(out) != len(keys) {
+			t.Fatal(out, err)
+		}
+		return out
+	}
+	before, after := derive("a", 1), derive("a", 2, 1)
+	if !bytes.Equal(before[0], after[1]) || bytes.Equal(after[0], after[1]) || len(before[0]) != secretbox.KeySize {
+		t.Errorf("%x, then %x", before, after)
+	}
+	if bytes.Equal(before[0], derive("b", 1)[0]) || bytes.Equal(before[0], key(1)) {
+		t.Error("two purposes have one secret")
+	}
+}
