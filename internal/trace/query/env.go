@@ -107,8 +107,11 @@ func numberOf(k kind, n int64) ref.Val {
 
 func timeOf(n int64) ref.Val { return types.Timestamp{Time: time.Unix(0, n).UTC()} }
 
-// bound is the activation of one event.
-type bound struct{ event trace.Event }
+// bound is the activation of one event, its own or another's.
+type bound struct {
+	event *trace.Event
+	own   trace.Event
+}
 
 // ResolveName returns the value of a field.
 func (b *bound) ResolveName(name string) (any, bool) {
@@ -116,7 +119,7 @@ func (b *bound) ResolveName(name string) (any, bool) {
 	if !ok {
 		return nil, false
 	}
-	return celValue(&fields[i], &b.event), true
+	return celValue(&fields[i], b.event), true
 }
 
 // Parent is nil: there is nothing but the event.

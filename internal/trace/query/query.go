@@ -2,14 +2,12 @@ package query
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/cost"
-	"cel.dev/cel-go/common/types"
 
 	"github.com/muster-ci/muster/internal/trace"
 )
@@ -26,7 +24,8 @@ const (
 type Query struct {
 	source string
 	ast    *cel.Ast
-	run    cel.Program
+	root   *cond
+	leaves int          // how many leaves root has
 	types  []trace.Type // the only ones that can match; nil: any
 	bounds sync.Pool    // of *bound
 }
@@ -45,25 +44,26 @@ func Compile(expr string) (*Query, error) {
 	if err := examine(expr, checked); err != nil {
 		return nil, err
 	}
-	run, err := program(env, checked)
-	if err != nil {
+	q := &Query{source: expr, ast: checked, types: typesOf(checked)}
+	if q.root, err = q.build(env, checked.NativeRep().Expr()); err != nil {
 		return nil, &Error{Expr: expr, Line: 1, Message: err.Error(), Remedy: "simplify the expression"}
 	}
-	return &Query{source: expr, ast: checked, run: run, types: typesOf(checked)}, nil
+	return q, nil
 }
 
 // program makes an expression runnable. One that may cost much for some event is
 // watched, which makes it slower; the others need no watch.
-func program(env *cel.Env, checked *cel.Ast) (cel.Program, error) {
+func program(env *cel.Env, checked *cel.Ast) (run cel.Program, watched bool, err error) {
 	opts := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize), cel.InterruptCheckFrequency(1000)}
 	estimate, err := env.EstimateCost(checked, sizes{})
 	if err != nil {
-		return nil, fmt.Errorf("estimate the cost: %w", err)
+		return nil, false, fmt.Errorf("estimate the cost: %w", err)
 	}
-	if estimate.Max > maxPromised {
+	if watched = estimate.Max > maxPromised; watched {
 		opts = append(opts, cel.CostLimit(maxCost))
 	}
-	return env.Program(checked, opts...)
+	run, err = env.Program(checked, opts...)
+	return run, watched, err
 }
 
 // sizes are the greatest that fields of an event have: paths and arguments are at most
@@ -105,38 +105,41 @@ func (q *Query) Types() []trace.Type { return slices.Clone(q.types) }
 // expression has no value for this event: an index beyond a list's end, a division by
 // zero, too much work. The event then does not match.
 func (q *Query) Match(e trace.Event) (bool, error) {
-	return q.MatchContext(context.Background(), &e)
+	if !q.mayMatch(e.Type) {
+		return false, nil
+	}
+	b := q.bound()
+	b.own = e // and not its address, which would put every event on the heap
+	b.event = &b.own
+	return q.match(context.Background(), b)
 }
 
 // MatchContext is Match without a copy of the event, given up with ctx.
 func (q *Query) MatchContext(ctx context.Context, e *trace.Event) (bool, error) {
-	if q.types != nil && !slices.Contains(q.types, e.Type) {
+	if !q.mayMatch(e.Type) {
 		return false, nil
 	}
-	b, ok := q.bounds.Get().(*bound)
-	if !ok {
-		b = new(bound)
-	}
-	b.event = *e
-	yes, err := truthOf(ctx, q.run, b)
-	b.event = trace.Event{} // holds no event's texts
-	q.bounds.Put(b)
-	if err != nil {
-		return false, fmt.Errorf("event %d: %w", e.Seq, err)
-	}
-	return yes, nil
+	b := q.bound()
+	b.event = e
+	return q.match(ctx, b)
 }
 
-var errNoTruth = errors.New("the expression is neither true nor false")
+func (q *Query) mayMatch(t trace.Type) bool { return q.types == nil || slices.Contains(q.types, t) }
 
-func truthOf(ctx context.Context, run cel.Program, vars cel.Activation) (bool, error) {
-	v, _, err := run.ContextEval(ctx, vars)
-	if err != nil {
-		return false, err
+func (q *Query) bound() *bound {
+	if b, ok := q.bounds.Get().(*bound); ok {
+		return b
 	}
-	yes, ok := v.(types.Bool)
-	if !ok {
-		return false, errNoTruth
+	return new(bound)
+}
+
+func (q *Query) match(ctx context.Context, b *bound) (bool, error) {
+	v, err := q.root.ofEvent(ctx, b)
+	seq := b.event.Seq
+	*b = bound{} // it holds no event's texts while it waits
+	q.bounds.Put(b)
+	if v == fault {
+		return false, fmt.Errorf("event %d: %w", seq, err)
 	}
-	return bool(yes), nil
+	return v == yes, nil
 }
