@@ -328,3 +328,27 @@ func (c *compiled) templates(stages int) error {
 	}
 	return read(&c.distinct, c.Group.Distinct)
 }
+
+// reversed is the rule with its two stages the other way round: what titles say of the
+// first is then of the event that fires, and the other way.
+func (c *compiled) reversed() *compiled {
+	r := *c
+	r.stages = []stage{c.stages[1], c.stages[0]}
+	r.keeps = make([][]string, 2)
+	r.title, r.subject = c.title.swapped(r.keeps), c.subject.swapped(r.keeps)
+	return &r
+}
+
+func (t template) swapped(keeps [][]string) template {
+	out := template{slices.Clone(t.parts)}
+	for i, p := range out.parts {
+		if p.name == "" {
+			continue
+		}
+		out.parts[i].stage = 1 - p.stage
+		if p.stage == 0 {
+			keeps[0] = append(keeps[0], p.name)
+		}
+	}
+	return out
+}

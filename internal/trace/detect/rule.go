@@ -32,8 +32,11 @@ type Rule struct {
 	When     string          `yaml:"when,omitempty"`
 	// Subject makes a finding one of its kind: events with the same subject are one finding.
 	// It is written like Title; "" stands for the event's own: its path, its host, ….
-	Subject  string   `yaml:"subject,omitempty"`
-	Sequence []Stage  `yaml:"sequence,omitempty"`
+	Subject  string  `yaml:"subject,omitempty"`
+	Sequence []Stage `yaml:"sequence,omitempty"`
+	// AnyOrder: the two events of the sequence may come in either order, as those of the
+	// two ends of a pipe do.
+	AnyOrder bool     `yaml:"any_order,omitempty"`
 	Within   Duration `yaml:"within,omitempty"`
 	Group    *Group   `yaml:"group,omitempty"`
 	// Except are reasons not to fire, looked at for every event that would be counted.
@@ -275,6 +278,8 @@ func (r *Rule) check() error {
 		return fmt.Errorf("rule %s: a sequence of one is no sequence; use on and when", r.Name)
 	case len(r.Sequence) > 0 && r.Group != nil:
 		return fmt.Errorf("rule %s: a sequence cannot be grouped", r.Name)
+	case r.AnyOrder && (len(r.Sequence) != 2 || r.Sequence[1].Tree):
+		return fmt.Errorf("rule %s: any_order is for two stages that are not of one tree", r.Name)
 	case (len(r.Sequence) > 0 || r.Group != nil) && r.Within <= 0:
 		return fmt.Errorf("rule %s: say within what time, such as within: 10m", r.Name)
 	case r.Group != nil && (r.Group.Over < 2 || r.Group.By == ""):
@@ -360,8 +365,15 @@ func (r *Rules) addRule(rule Rule) error {
 	if rule.Disabled {
 		return nil
 	}
+	r.listen(c)
+	if rule.AnyOrder {
+		r.listen(c.reversed())
+	}
+	return nil
+}
+
+func (r *Rules) listen(c *compiled) {
 	for _, t := range c.types() {
 		r.byType[t] = append(r.byType[t], c)
 	}
-	return nil
 }

@@ -76,14 +76,14 @@ type run struct {
 	exitsSeen, lost bool
 	sequences       map[*compiled]*sequences
 	groups          map[*compiled]*groups
-	found           map[*compiled]*findings
+	found           map[string]*findings // by rule
 	scene           scene
 }
 
 func newRun(r *Rules, j trace.Job, base *Baseline) *run {
 	x := &run{
 		rules: r, job: j, base: base, normal: newNormaliser(j), procs: newProcesses(), marked: newMarks(r.stays), facts: newFacts(),
-		steps: map[int]stepInfo{}, sequences: map[*compiled]*sequences{}, groups: map[*compiled]*groups{}, found: map[*compiled]*findings{},
+		steps: map[int]stepInfo{}, sequences: map[*compiled]*sequences{}, groups: map[*compiled]*groups{}, found: map[string]*findings{},
 	}
 	x.scene.run = x
 	return x
@@ -221,10 +221,10 @@ type findings struct {
 // fire makes a finding, or counts one more of its kind.
 func (x *run) fire(c *compiled, kept []map[string]string, before []uint64) {
 	s := &x.scene
-	f := x.found[c]
+	f := x.found[c.Name]
 	if f == nil {
 		f = &findings{bySubject: map[string]int{}}
-		x.found[c] = f
+		x.found[c.Name] = f
 	}
 	subject := ""
 	if len(c.subject.parts) > 0 {
@@ -291,7 +291,7 @@ func cut(s string) string {
 func (x *run) report() Report {
 	out := Report{Facts: x.facts}
 	for _, c := range x.rules.rules {
-		if f := x.found[c]; f != nil {
+		if f := x.found[c.Name]; f != nil {
 			out.Detections = append(out.Detections, f.list...)
 		}
 	}
