@@ -68,6 +68,8 @@ type Check struct {
 	Summary    string
 	// ExternalID is our own name of what the check reports on.
 	ExternalID string
+	// DetailsURL is the page that tells more, "" for none.
+	DetailsURL string
 }
 
 // WorkflowRun is a run of a workflow as GitHub lists it.

@@ -110,6 +110,7 @@ func (a *API) Register(mux *http.ServeMux) {
 	}))
 	mux.Handle(wire.ReportPath, agentRoute(a, a.Agents.Report))
 	mux.Handle(wire.LogPath, agentRoute(a, a.Agents.Log))
+	a.registerTraces(mux)
 }
 
 // Handler is a mux with Register's routes.

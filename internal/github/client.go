@@ -97,6 +97,7 @@ type Client struct {
 
 	registration registrations
 	sets         scaleSets
+	reach        reach
 }
 
 // New checks the configuration and makes a Client. It makes no request.

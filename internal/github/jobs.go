@@ -132,8 +132,9 @@ func (c *Client) check(ctx context.Context, repository, method string, id int64,
 		Status     string  `json:"status,omitempty"`
 		Conclusion string  `json:"conclusion,omitempty"`
 		ExternalID string  `json:"external_id,omitempty"`
+		DetailsURL string  `json:"details_url,omitempty"`
 		Output     *output `json:"output,omitempty"`
-	}{Name: check.Name, HeadSHA: check.HeadSHA, Status: check.Status, Conclusion: check.Conclusion, ExternalID: check.ExternalID}
+	}{Name: check.Name, HeadSHA: check.HeadSHA, Status: check.Status, Conclusion: check.Conclusion, ExternalID: check.ExternalID, DetailsURL: check.DetailsURL}
 	if check.Title != "" {
 		body.Output = &output{check.Title, check.Summary}
 	}

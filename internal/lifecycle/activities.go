@@ -1,13 +1,13 @@
 package lifecycle
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"time"
 
@@ -40,6 +40,8 @@ type waker interface {
 	runnerGone(ctx context.Context, ref JobRef) error
 	machine(ctx context.Context, ref MachineRef) error
 	sink(ctx context.Context, e muster.JobEvent) error
+	closeTraces(ctx context.Context, r muster.Runner, below int, why string) error
+	traceLife(ctx context.Context, t muster.Trace) error
 }
 
 // Decide takes one decision about a pool, records it with what it was taken
@@ -545,6 +547,9 @@ func (a *Activities) Destroy(ctx context.Context, ref RunnerRef, s step) error {
 		return notFoundIsFinal(err)
 	}
 	if r.State == muster.RunnerDestroyed {
+		if err := a.wake.closeTraces(ctx, r, math.MaxInt, ended(r)); err != nil {
+			return err
+		}
 		return a.settle(ctx, r) // an earlier try died between the two
 	}
 	if r.State != muster.RunnerDraining {
@@ -598,6 +603,9 @@ func (a *Activities) Destroy(ctx context.Context, ref RunnerRef, s step) error {
 	}
 	a.Observer.RunnerChanged(r)
 	a.Log.Info("runner destroyed", "runner", r.ID, "pool", r.Pool, "reason", r.Reason, "failed", r.Failed, "lived", r.DestroyedAt.Sub(r.CreatedAt).Round(time.Millisecond).String(), "trace_id", r.TraceID)
+	if err := a.wake.closeTraces(ctx, r, math.MaxInt, ended(r)); err != nil {
+		return err
+	}
 	return a.settle(ctx, r)
 }
 
@@ -841,15 +849,9 @@ func (a *Activities) ReportCheck(ctx context.Context, ref JobRef, check int64) (
 	if !ok || j.HeadSHA == "" {
 		return check, nil
 	}
-	c := muster.Check{
-		Name: "muster: " + j.Name, HeadSHA: j.HeadSHA, Status: string(j.State), Conclusion: j.Conclusion, ExternalID: ref.Key.String(),
-		Title: "Job " + string(j.State), Summary: fmt.Sprintf("Pool %s, runner %s.", j.Pool, cmp.Or(j.RunnerName, "none yet")),
-	}
-	if j.State == muster.JobWaiting {
-		c.Status = "queued"
-	}
-	if j.State != muster.JobCompleted {
-		c.Conclusion = ""
+	c, err := a.check(ctx, j)
+	if err != nil {
+		return check, err
 	}
 	if check == 0 {
 		return gh.CreateCheck(ctx, j.Repository, c)

@@ -75,6 +75,11 @@ func (c *Client) Boot(ctx context.Context, token string, req wire.BootRequest) (
 		HeartbeatSeconds: max(1, int(c.Times.Heartbeat/time.Second)),
 		MaxSeconds:       int(pool.MaxAge / time.Second),
 	}
+	if resp.Trace = c.traceSettings(ctx, gh, pool); resp.Trace != nil && !r.Traced {
+		if _, err := c.Store.UpdateRunner(ctx, r.Workspace, r.ID, c.Now(), "", func(r *muster.Runner) error { r.Traced = true; return nil }); err != nil {
+			return wire.BootResponse{}, err
+		}
+	}
 	if r.Warm {
 		resp.NoJobSeconds = 0 // C23: the floor's runners wait for work
 	}

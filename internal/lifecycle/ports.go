@@ -13,6 +13,7 @@ import (
 // transaction, and errors carry a muster.Code.
 type Store interface {
 	KeptStore
+	TraceStore
 
 	ApplyJobEvent(ctx context.Context, workspace string, e muster.JobEvent, route func(muster.Job) string) (muster.Applied, error)
 	Job(ctx context.Context, workspace string, key muster.JobKey) (muster.Job, error)
@@ -80,6 +81,12 @@ type GitHub interface {
 	Job(ctx context.Context, repository string, id int64) (muster.JobEvent, error)
 	CreateCheck(ctx context.Context, repository string, c muster.Check) (int64, error)
 	UpdateCheck(ctx context.Context, repository string, id int64, c muster.Check) error
+	// FindCheck is the id of the check run of c's name and ExternalID at its commit, 0 if
+	// there is none.
+	FindCheck(ctx context.Context, repository string, c muster.Check) (int64, error)
+	// Needs are the hosts and networks that runners and actions need of GitHub, asked as the
+	// App at a scope; with an error, what was known last.
+	Needs(ctx context.Context, scope muster.Scope) ([]string, error)
 	// Forget drops what is cached about an owner whose installation changed.
 	Forget(owner string)
 }
@@ -110,6 +117,11 @@ type Observer interface {
 	Receipt(r muster.Receipt)
 	Waste(w muster.Waste)
 	Finding(f muster.Finding)
+	// TraceSegment counts a segment that was taken or, with an error, refused.
+	TraceSegment(bytes, events int, err error)
+	// TraceEnded counts a trace that is recorded no more.
+	TraceEnded(t muster.Trace)
+	TraceAnalysed(found []muster.Detection, took time.Duration)
 }
 
 // Backend is a configured provider.
@@ -189,6 +201,8 @@ type Deps struct {
 	Owner string
 	// TrackUnmatched stores jobs that no pool wants (C25).
 	TrackUnmatched bool
+	// Tracing is how traces of jobs are kept; the zero value records none.
+	Tracing Tracing
 	// Alarms is told the deadlines of kept machines; nil for none.
 	Alarms Alarms
 	// Budgets are the cost budgets of projects.

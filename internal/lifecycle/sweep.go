@@ -83,6 +83,7 @@ func (a *Activities) Sweep(ctx context.Context, before Suspects) (Suspects, erro
 	}
 	a.wakeSilent(ctx, live)
 	a.closeForgotten(ctx, now)
+	a.closeForgottenTraces(ctx, now)
 	after.Instances = after.Instances[:min(len(after.Instances), maxSuspects)]
 	after.Registrations = after.Registrations[:min(len(after.Registrations), maxSuspects)]
 	after.Ghosts = after.Ghosts[:min(len(after.Ghosts), maxSuspects)]

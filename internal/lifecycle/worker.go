@@ -30,6 +30,7 @@ func NewWorker(t client.Client, d Deps, c *Client, log *slog.Logger) worker.Work
 	w.RegisterWorkflow(JobLife)
 	w.RegisterWorkflow(Sweeping)
 	w.RegisterWorkflow(KeptMachine)
+	w.RegisterWorkflow(TraceLife)
 	w.RegisterActivity(&Activities{Deps: d, Log: log, wake: c})
 	return w
 }

@@ -305,6 +305,7 @@ type gitHub struct {
 	removed []string
 	sets    []string                  // the scale sets of registrations
 	jobs    map[int64]muster.JobEvent // what GitHub knows of jobs
+	checks  []muster.Check
 }
 
 func newGitHub() *gitHub {
@@ -436,16 +437,39 @@ func (g *gitHub) Job(_ context.Context, _ string, id int64) (muster.JobEvent, er
 	return muster.JobEvent{}, muster.Errorf(muster.CodeNotFound, "no job %d", id)
 }
 
-func (g *gitHub) CreateCheck(context.Context, string, muster.Check) (int64, error) {
+func (g *gitHub) CreateCheck(_ context.Context, _ string, c muster.Check) (int64, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return 5, g.call("check")
+	if err := g.call("check"); err != nil {
+		return 0, err
+	}
+	g.checks = append(g.checks, c)
+	return int64(len(g.checks)), nil
 }
 
-func (g *gitHub) UpdateCheck(context.Context, string, int64, muster.Check) error {
+func (g *gitHub) UpdateCheck(_ context.Context, _ string, id int64, c muster.Check) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.call("check")
+	if err := g.call("check"); err != nil {
+		return err
+	}
+	g.checks[id-1] = c
+	return nil
+}
+
+func (g *gitHub) FindCheck(_ context.Context, _ string, c muster.Check) (int64, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i, have := range g.checks {
+		if have.Name == c.Name && have.ExternalID == c.ExternalID {
+			return int64(i + 1), nil
+		}
+	}
+	return 0, nil
+}
+
+func (g *gitHub) Needs(context.Context, muster.Scope) ([]string, error) {
+	return []string{"github.test"}, nil
 }
 
 func (g *gitHub) Forget(string) {}
@@ -506,6 +530,7 @@ type observer struct {
 	mu       sync.Mutex
 	receipts []muster.Receipt
 	findings []muster.Finding
+	traces   []muster.Trace
 	ignored  int
 }
 
@@ -521,6 +546,13 @@ func (o *observer) Launched(string, error, time.Duration)      {}
 func (o *observer) Booted(muster.Runner, error, time.Duration) {}
 func (o *observer) AgentReported(string, error)                {}
 func (o *observer) Waste(muster.Waste)                         {}
+func (o *observer) TraceSegment(int, int, error)               {}
+func (o *observer) TraceEnded(t muster.Trace) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.traces = append(o.traces, t)
+}
+func (o *observer) TraceAnalysed([]muster.Detection, time.Duration) {}
 func (o *observer) Receipt(r muster.Receipt) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -56,6 +56,7 @@ type Registry struct {
 	waste         *prometheus.CounterVec
 	wasteCost     *prometheus.CounterVec
 	findings      *prometheus.CounterVec
+	traces        traceMetrics
 
 	providerCalls *prometheus.CounterVec
 	providerTime  *prometheus.HistogramVec
@@ -115,6 +116,7 @@ func New(version string) *Registry {
 	r.cost = counter("cost_micro_usd_total", "Cost of jobs, in millionths of a US dollar.", "pool")
 	r.waste = counter("wasted_runners_total", "Runners that never ran a job.", "pool")
 	r.wasteCost = counter("waste_micro_usd_total", "Cost of runners that never ran a job, in millionths of a US dollar.", "pool")
+	r.traces = newTraceMetrics(counter, histogram)
 	r.findings = counter("sweep_findings_total", "What the sweep found and put right.", "kind")
 
 	r.providerCalls = counter("provider_calls_total", "Calls of providers by class of their result.", "provider", "method", "outcome")

@@ -119,6 +119,10 @@ func everything(r *metrics.Registry) {
 	r.API().Called("/muster.v1.JobService/ListJobs", "ok", 2*time.Millisecond)
 	r.Receipt(muster.Receipt{Pool: "ci", CostMicroUSD: 1500})
 	r.Waste(muster.Waste{Pool: "ci", CostMicroUSD: 70})
+	r.TraceSegment(100, 7, nil)
+	r.TraceSegment(100, 7, muster.Errorf(muster.CodeConflict, "another"))
+	r.TraceEnded(muster.Trace{Pool: "ci", State: muster.TraceComplete, Lost: map[string]int64{"buffer_full": 3, "forged": 1}})
+	r.TraceAnalysed([]muster.Detection{{Rule: "reverse-shell", Severity: muster.SeverityHigh}}, time.Second)
 	r.Finding(muster.Finding{Kind: "leaked_instance"})
 	p := r.Provider("process", &platform{})
 	p.Create(context.Background(), provider.Spec{})
@@ -138,7 +142,9 @@ func TestMetricNames(t *testing.T) { // S4-68 S4-55
 		"muster_job_events_ignored_total", "muster_job_queue_seconds", "muster_job_run_seconds", "muster_job_transitions_total", "muster_jobs_completed_total",
 		"muster_lost_delivery_repair_seconds", "muster_poll_calls_total", "muster_poll_found_seconds", "muster_poll_seconds", "muster_polls_total", "muster_provider_call_seconds", "muster_provider_calls_total", "muster_redeliveries_total",
 		"muster_runner_boot_seconds", "muster_runner_boots_total", "muster_runner_changes_total", "muster_runner_launches_total", "muster_runners",
-		"muster_runners_stolen_total", "muster_sweep_findings_total", "muster_waste_micro_usd_total", "muster_wasted_runners_total",
+		"muster_runners_stolen_total", "muster_sweep_findings_total",
+		"muster_trace_analysis_seconds", "muster_trace_bytes_total", "muster_trace_events_lost_total", "muster_trace_events_total", "muster_trace_findings_total", "muster_trace_segments_total", "muster_traces_total",
+		"muster_waste_micro_usd_total", "muster_wasted_runners_total",
 	}
 	var have []string
 	for name := range families {

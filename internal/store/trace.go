@@ -166,6 +166,16 @@ func (s *Store) TracesOfJob(ctx context.Context, workspace string, k muster.JobK
 	return s.Traces(ctx, workspace, TraceFilter{Job: k})
 }
 
+// TracesOfRunner returns the traces of a runner, the first one first.
+func (s *Store) TracesOfRunner(ctx context.Context, workspace string, id muster.RunnerID) ([]muster.Trace, error) {
+	return s.traces(ctx, "SELECT doc FROM traces WHERE workspace = ? AND runner = ? ORDER BY number LIMIT ?", workspace, id, maxRows)
+}
+
+// DetectionsOf returns what rules found in a trace, in the order in which it was put.
+func (s *Store) DetectionsOf(ctx context.Context, workspace string, id muster.TraceID) ([]muster.Detection, error) {
+	return s.Detections(ctx, workspace, DetectionFilter{Trace: id})
+}
+
 // OpenTraces returns the traces of all workspaces that are being recorded and of which
 // nothing was heard since a time, those that have been silent longest first.
 func (s *Store) OpenTraces(ctx context.Context, silentSince time.Time, limit int) ([]muster.Trace, error) {
