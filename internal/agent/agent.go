@@ -162,7 +162,7 @@ type command struct {
 	env     []string
 	// follow is told the process's number when it is there and has not begun; nil if
 	// nobody wants to know.
-	follow func(pid int)
+	follow func(pid int) error
 }
 
 // runner is a started run.sh or config.sh.
@@ -262,9 +262,13 @@ func (w *watch) run(ctx context.Context) (int, error) {
 	// What the job does is recorded from the runner's first instruction on.
 	w.tracer, cmd.env = w.newTracer(ctx, cmd.env)
 	if w.tracer != nil {
-		cmd.follow = func(pid int) { w.tracer.follow(ctx, pid) }
+		cmd.follow = func(pid int) error { return w.tracer.follow(ctx, pid) }
 	}
-	r, err := w.cfg.start(cmd)
+	var r runner
+	err := w.tracer.unenforced()
+	if err == nil {
+		r, err = w.cfg.start(cmd)
+	}
 	if err != nil {
 		w.tracer.over(ctx)
 		err = fmt.Errorf("start runner: %w", err)

@@ -249,7 +249,10 @@ func play(t *testing.T, prepare func(*scene), script func(*scene)) {
 			start: func(c command) (runner, error) {
 				s.puppet.cmd = c
 				if c.follow != nil {
-					c.follow(runnerPID)
+					if err := c.follow(runnerPID); err != nil {
+						close(started)
+						return nil, err
+					}
 				}
 				close(started)
 				return s.puppet, nil

@@ -50,7 +50,12 @@ func startRunner(c command) (runner, error) {
 	}
 	if c.follow != nil {
 		closeAll(s.cmd.ExtraFiles)
-		c.follow(s.cmd.Process.Pid)
+		if err := c.follow(s.cmd.Process.Pid); err != nil {
+			_ = gate.Close() // and so it ends without having begun
+			_ = s.cmd.Wait()
+			out.Close()
+			return nil, err
+		}
 		_, _ = gate.Write([]byte("\n")) // a process that has ended needs none
 	}
 	s.tree.watch(s.cmd.Process.Pid)

@@ -18,12 +18,12 @@ import (
 // as far as it harms nobody. The zero value waits for a job's log.
 type worklog struct {
 	steps   []trace.Step
-	open    bool // the last step has not ended
-	exact   bool // its end is known from telemetry
-	last    time.Time
+	exact   []bool // by step: its end is known from telemetry
+	open    bool   // the last step has not ended
 	json    []byte // telemetry that is being read
 	reading bool
 	bounds  []trace.Event // found and not yet taken
+	taken   time.Time     // of the last one that was
 }
 
 // Limits of what a log may say.
@@ -31,6 +31,8 @@ const (
 	maxSteps     = 2000
 	maxStepName  = 512      // bytes
 	maxTelemetry = 32 << 10 // bytes
+	// maxJob is how long ago a step of a job may have ended.
+	maxJob = 30 * 24 * time.Hour
 )
 
 // header is what every entry begins with; its time has no fraction.
@@ -116,26 +118,27 @@ func (l *worklog) about(second, seen time.Time) time.Time {
 	} else if end := second.Add(time.Second - time.Microsecond); at.After(end) {
 		at = end
 	}
-	if at.Before(l.last) {
-		return l.last
+	if n := len(l.steps); n > 0 {
+		at = later(at, later(l.steps[n-1].Start, l.steps[n-1].End))
 	}
-	return at
+	return later(at, l.taken)
 }
 
 // begin opens a step. What the step before has told of its own end is where it begins: between
 // the two the runner does nothing for the job.
 func (l *worklog) begin(name string, at time.Time) {
 	l.end("", at)
-	if n := len(l.steps); n > 0 && l.exact {
-		at = l.steps[n-1].End
-	}
-	if len(l.steps) >= maxSteps {
+	n := len(l.steps)
+	if n >= maxSteps {
 		return
 	}
-	step := trace.Step{Number: len(l.steps) + 1, Name: clip(name, maxStepName), Start: at}
+	if n > 0 && l.exact[n-1] {
+		at = l.steps[n-1].End
+	}
+	step := trace.Step{Number: n + 1, Name: clip(name, maxStepName), Start: at}
 	step.Kind, step.Uses = kindOf(step.Name)
-	l.steps, l.open, l.exact, l.last = append(l.steps, step), true, false, at
-	l.bounds = append(l.bounds, trace.Event{Type: trace.StepStart, Timestamp: at, Step: step.Number, Name: step.Name, StepKind: step.Kind, Uses: step.Uses})
+	l.steps, l.exact, l.open = append(l.steps, step), append(l.exact, false), true
+	l.bounds = append(l.bounds, trace.Event{Type: trace.StepStart, Step: step.Number})
 }
 
 // end closes the step that is open, if one is.
@@ -143,7 +146,8 @@ func (l *worklog) end(result string, at time.Time) {
 	if !l.open {
 		return
 	}
-	step := &l.steps[len(l.steps)-1]
+	n := len(l.steps) - 1
+	step := &l.steps[n]
 	if result != "" {
 		step.Result = result
 	}
@@ -151,21 +155,70 @@ func (l *worklog) end(result string, at time.Time) {
 		step.Result = "succeeded" // the log leaves it out
 	}
 	step.Result = clip(step.Result, 32)
-	if !l.exact {
+	if !l.exact[n] {
 		step.End = at
 	}
-	if step.End.Before(step.Start) {
-		step.End = step.Start
+	step.End = later(step.End, step.Start)
+	l.open = false
+	l.bounds = append(l.bounds, trace.Event{Type: trace.StepEnd, Step: step.Number})
+}
+
+// earlier has a step begin when it did, though its first line was seen later, when it was
+// perhaps already over. What was taken stays as it is.
+func (l *worklog) earlier(n int, at time.Time) {
+	step := &l.steps[n]
+	if !l.waits(trace.StepStart, step.Number) {
+		return
 	}
-	l.open, l.last = false, step.End
-	e := trace.Event{
-		Type: trace.StepEnd, Timestamp: step.End, Step: step.Number, Name: step.Name, StepKind: step.Kind, Uses: step.Uses,
-		Result: step.Result, DurationUS: step.End.Sub(step.Start).Microseconds(),
+	at = later(at, l.taken)
+	if n > 0 {
+		before := &l.steps[n-1]
+		if !l.exact[n-1] && before.End.After(at) && l.waits(trace.StepEnd, before.Number) {
+			before.End = later(at, before.Start)
+		}
+		at = later(at, before.End)
 	}
-	if step.Result == "failed" {
-		e.ExitCode = 1
+	if at.Before(step.Start) {
+		step.Start = at
 	}
-	l.bounds = append(l.bounds, e)
+}
+
+// waits reports whether a bound was not taken yet.
+func (l *worklog) waits(kind trace.Type, number int) bool {
+	for _, e := range l.bounds {
+		if e.Type == kind && e.Step == number {
+			return true
+		}
+	}
+	return false
+}
+
+// next takes the next bound, if it is not after a time.
+func (l *worklog) next(until time.Time) (e trace.Event, ok bool) {
+	if len(l.bounds) == 0 {
+		return e, false
+	}
+	e = l.bounds[0]
+	step := l.steps[e.Step-1]
+	e.Name, e.StepKind, e.Uses, e.Timestamp = step.Name, step.Kind, step.Uses, step.Start
+	if e.Type == trace.StepEnd {
+		e.Timestamp, e.Result, e.DurationUS = step.End, step.Result, step.End.Sub(step.Start).Microseconds()
+		if step.Result == "failed" {
+			e.ExitCode = 1
+		}
+	}
+	if e.Timestamp.After(until) {
+		return trace.Event{}, false
+	}
+	l.bounds, l.taken = l.bounds[1:], later(l.taken, e.Timestamp)
+	return e, true
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 // telemetry takes a line of the JSON that the runner prints when a step is over.
@@ -190,10 +243,13 @@ func (l *worklog) telemetry(text string, seen time.Time) {
 		return // of a step within an action, which has no times of its own
 	}
 	step := &l.steps[len(l.steps)-1]
-	if t.FinishTime.Before(step.Start) || t.FinishTime.After(seen.Add(time.Second)) {
+	if t.FinishTime.After(seen.Add(time.Second)) || t.FinishTime.Before(seen.Add(-maxJob)) {
 		return
 	}
-	step.End, l.exact = t.FinishTime.UTC(), true
+	if t.StartTime.Before(step.Start) {
+		l.earlier(len(l.steps)-1, t.StartTime.UTC())
+	}
+	step.End, l.exact[len(l.steps)-1] = later(t.FinishTime.UTC(), step.Start), true
 	if t.Result != "" {
 		step.Result = strings.ToLower(t.Result)
 	}
@@ -230,13 +286,6 @@ func kindOf(name string) (kind, uses string) {
 		return "run", ""
 	}
 	return "", ""
-}
-
-// take returns the bounds that were found since the last call, in their order.
-func (l *worklog) take() []trace.Event {
-	bounds := l.bounds
-	l.bounds = nil
-	return bounds
 }
 
 // clip makes foreign text fit: valid, without control characters, of a bounded length.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -84,6 +86,7 @@ type tracer struct {
 	hook     *hook
 	diag     *diagnostics
 	hide     redaction
+	plane    string          // the control plane as an entry of a policy
 	learnt   func(trace.Job) // is told what becomes known of the job
 	packer   *trace.Packer
 	dir      string // of the segments' files
@@ -130,7 +133,6 @@ type recording struct {
 	ordered bool // held is in the order of time
 	steps   worklog
 	step    int
-	bounds  []trace.Event // of steps, not written yet
 	limit   *traceLimit
 	seq     uint64
 	chain   trace.Chain
@@ -162,13 +164,23 @@ func (t *tracer) tell(n note) {
 	}
 }
 
-// follow begins to record the process, which has not begun to do anything.
-func (t *tracer) follow(ctx context.Context, root int) {
+// unenforced is why a policy of egress that is to be enforced is not, nil if there is none
+// or it is. Such a job must not run.
+func (t *tracer) unenforced() error {
+	if t == nil || t.missing == "" || t.settings.Egress.Mode != trace.EgressEnforce {
+		return nil
+	}
+	return fmt.Errorf("the pool enforces its egress, which this machine cannot: %s; let its agent run as root or with the capabilities BPF, PERFMON and NET_ADMIN on Linux 5.17 or newer, or set the pool's egress to audit", t.missing)
+}
+
+// follow begins to record the process, which has not begun to do anything. An error means
+// that it must not begin.
+func (t *tracer) follow(ctx context.Context, root int) error {
 	if t == nil {
-		return
+		return nil
 	}
 	if t.missing == "" {
-		s, err := t.rec.Follow(ctx, root, t.settings.Egress)
+		s, err := t.rec.Follow(ctx, root, t.policy())
 		if err != nil {
 			t.missing = err.Error()
 		} else {
@@ -181,6 +193,30 @@ func (t *tracer) follow(ctx context.Context, root int) {
 	}
 	t.now = t.fresh(time.Now())
 	t.running.Go(t.run)
+	return t.unenforced()
+}
+
+// policy is the pool's, and the control plane allowed besides: the recorder may be the
+// node's, which does not know it.
+func (t *tracer) policy() trace.Egress {
+	p := t.settings.Egress
+	if p.Mode != trace.EgressOff && t.plane != "" {
+		p.Allow = append(slices.Clone(p.Allow), t.plane)
+	}
+	return p
+}
+
+// planeEntry is the control plane as an entry of a policy, "" if its URL has no host.
+func planeEntry(base string) string {
+	u, err := url.Parse(base)
+	if err != nil || u.Hostname() == "" {
+		return ""
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return net.JoinHostPort(u.Hostname(), port)
 }
 
 func (t *tracer) fresh(since time.Time) *recording {
@@ -302,7 +338,7 @@ func (t *tracer) turn(now time.Time) {
 		return
 	}
 	if t.box.unwanted(r.number) {
-		r.held, r.bounds = r.held[:0], nil
+		r.held, r.steps.bounds = r.held[:0], nil
 		return
 	}
 	if t.missing != "" {
@@ -321,7 +357,6 @@ func (t *tracer) turn(now time.Time) {
 func (t *tracer) read(now time.Time) {
 	r := t.now
 	t.diag.read(now, func(line string) { r.steps.line(line, now.UTC()) })
-	r.bounds = append(r.bounds, r.steps.take()...)
 	if t.hook == nil || r.heard || r.number == 0 {
 		return
 	}
@@ -387,9 +422,11 @@ func (t *tracer) release(until, now time.Time) {
 // mark writes the bounds of steps up to a time.
 func (t *tracer) mark(until, now time.Time) {
 	r := t.now
-	for len(r.bounds) > 0 && !r.bounds[0].Timestamp.After(until) {
-		e := r.bounds[0]
-		r.bounds = r.bounds[1:]
+	for {
+		e, ok := r.steps.next(until)
+		if !ok {
+			return
+		}
 		t.write(e, now)
 		if r.step = 0; e.Type == trace.StepStart {
 			r.step = e.Step
@@ -510,7 +547,6 @@ func (t *tracer) finish(at time.Time, last bool) {
 		}
 	default:
 		r.steps.end("", at.UTC())
-		r.bounds = append(r.bounds, r.steps.take()...)
 		t.release(at.Add(time.Hour), at)
 		if last {
 			t.unaccounted(at)
@@ -601,7 +637,7 @@ func (w *watch) newTracer(ctx context.Context, environ []string) (t *tracer, env
 	t = &tracer{
 		settings: *w.boot.Trace, log: w.log, notes: make(chan note, 16), told: map[string]int64{}, kept: w.boot.Registration != nil && !w.boot.Registration.Ephemeral,
 		diag: &diagnostics{dir: filepath.Join(w.cfg.RunnerDir, "_diag"), began: time.Now().Add(-time.Second)},
-		hide: newRedaction(w.secrets()...), learnt: w.learnt,
+		hide: newRedaction(w.secrets()...), learnt: w.learnt, plane: planeEntry(w.cfg.URL),
 	}
 	var err error
 	if t.packer, err = trace.NewPacker(); err == nil {
