@@ -50,7 +50,7 @@ type Scope struct {
 	bucket  bucket
 	written map[uint32]map[fileKey]trace.Event // by process
 	gone    []uint32                           // processes that have ended since the last sweep
-	names   map[string]string // commands, so that each is kept once
+	names   map[string]string                  // commands, so that each is kept once
 }
 
 type drop struct {
