@@ -119,3 +119,81 @@ func TestTraceOfAKilledAgent(t *testing.T) { // 4-45
 	}
 	t.Logf("lost: %s of the trace", killed.Sub(last))
 }
+
+// TestTraceOfAStorm: a job that starts programs as fast as it can loses nothing.
+func TestTraceOfAStorm(t *testing.T) { // 4-46
+	const programs = 3000
+	s := mount(t, fmt.Sprintf(job, fmt.Sprintf(`for i in $(seq 4); do ( for k in $(seq %d); do /bin/true; done ) & done; wait`, programs/4)))
+	s.traced()
+	s.start()
+	s.end(ExitDone, "started", "listening", "running build", "result Succeeded", "finished job finished")
+	events := s.plane.whole(t, 1)
+	var execs, exits int
+	for _, e := range events {
+		switch {
+		case e.Type == trace.ProcessExec && strings.HasSuffix(e.Path, "/true"):
+			execs += int(max(e.Count, 1))
+		case e.Type == trace.ProcessExit && e.Command == "true":
+			exits += int(max(e.Count, 1))
+		}
+	}
+	if execs != programs || exits != programs || len(s.plane.traces[1].seal.Seal.Lost) != 0 {
+		t.Errorf("%d programs began and %d ended, of %d; lost: %v", execs, exits, programs, s.plane.traces[1].seal.Seal.Lost)
+	}
+}
+
+// TestTraceOfAStoppedAgent: a job stops the agent, does something, and lets it go on.
+func TestTraceOfAStoppedAgent(t *testing.T) { // 4-45
+	s := mount(t, fmt.Sprintf(job, `agent=$PPID; sleep 1; kill -STOP $agent; sleep 3; /bin/echo while it slept; kill -CONT $agent; sleep 0.5`))
+	s.traced()
+	s.start()
+	s.end(ExitDone, "started", "listening", "running build", "result Succeeded", "finished job finished")
+	var stopped, signals, seen int
+	for _, e := range s.plane.whole(t, 1) {
+		switch {
+		case e.Type == trace.Tamper && e.Method == "stopped":
+			stopped++
+			if e.DurationUS < 2_000_000 || e.Target != s.cmd.Process.Pid {
+				t.Errorf("stopped: %+v", e)
+			}
+		case e.Type == trace.Tamper && e.Signal == int(syscall.SIGSTOP):
+			signals++
+			if e.Target != s.cmd.Process.Pid || e.PID == 0 {
+				t.Errorf("signal: %+v", e)
+			}
+		case e.Type == trace.ProcessExec && slices.Equal(e.Args, []string{"/bin/echo", "while", "it", "slept"}):
+			seen++
+		}
+	}
+	if stopped != 1 || signals != 1 || seen != 1 {
+		t.Errorf("%d stops, %d signals, what happened meanwhile was seen %d times", stopped, signals, seen)
+	}
+}
+
+// TestTraceOfAJobThatKillsItsAgent: the last that is known is who did it, and no seal
+// says that this is all.
+func TestTraceOfAJobThatKillsItsAgent(t *testing.T) { // 4-45
+	s := mount(t, fmt.Sprintf(job, `echo $$ > "$DIR/group.new"; mv "$DIR/group.new" "$DIR/group"; agent=$PPID; sleep 1; kill -STOP $agent; kill -CONT $agent; sleep 1; kill -KILL $agent; sleep 1000`))
+	s.traced()
+	s.start()
+	group, err := strconv.Atoi(strings.TrimSpace(s.file("group")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(-group, syscall.SIGKILL) })
+	_ = s.cmd.Wait()
+	s.plane.mu.Lock()
+	defer s.plane.mu.Unlock()
+	a := s.plane.traces[1]
+	if a == nil || a.seal != nil {
+		t.Fatal("sealed, or nothing arrived")
+	}
+	if !slices.ContainsFunc(a.events, func(e trace.Event) bool {
+		return e.Type == trace.Tamper && e.Target == s.cmd.Process.Pid && e.Signal == int(syscall.SIGSTOP)
+	}) {
+		t.Errorf("the attempt before is not there:\n%s", strings.Join(story(a.events), "\n"))
+	}
+	if last := a.events[len(a.events)-1].Timestamp; time.Since(last) > 20*time.Second {
+		t.Errorf("the last event is of %s", last)
+	}
+}

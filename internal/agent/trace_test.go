@@ -77,7 +77,7 @@ func (a *vault) take(path string, body []byte) (status int, message string) {
 		return http.StatusConflict, "another one is there"
 	}
 	if err := t.chain.Add(s.Segment.Seq, s.Segment.Link, s.Segment.Data); err != nil {
-		return http.StatusConflict, fmt.Sprintf("segment %d is wanted: %v", t.chain.Seq+1, err)
+		return http.StatusConflict, fmt.Sprintf("segment %d is not the next; %d is wanted: %v", s.Segment.Seq, t.chain.Seq+1, err)
 	}
 	t.job, t.data, t.arrived = s.Job, append(t.data, s.Segment.Data), append(t.arrived, time.Now())
 	text, err := trace.Unpack(s.Segment.Data)

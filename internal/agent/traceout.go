@@ -217,7 +217,7 @@ func (b *traceBox) resume(number, want int) (ok bool) {
 }
 
 // wanted is the number that a refusal asks for.
-var wanted = regexp.MustCompile(`segment (\d+)`)
+var wanted = regexp.MustCompile(`(\d+) is wanted`)
 
 // run delivers until ctx ends. It returns early when drain is closed and everything was
 // delivered.

@@ -179,6 +179,7 @@ func (t *tracer) follow(ctx context.Context, root int) error {
 	if t == nil {
 		return nil
 	}
+	since := time.Now()
 	if t.missing == "" {
 		s, err := t.rec.Follow(ctx, root, t.policy())
 		if err != nil {
@@ -191,7 +192,7 @@ func (t *tracer) follow(ctx context.Context, root int) error {
 	if t.missing != "" {
 		t.log.Warn("trace: not recorded, because " + t.missing)
 	}
-	t.now = t.fresh(time.Now())
+	t.now = t.fresh(since)
 	t.running.Go(t.run)
 	return t.unenforced()
 }
