@@ -58,6 +58,9 @@ type Config struct {
 	// otherwise they are counted only (C25).
 	TrackUnmatched bool
 	Times          Times
+	// Traces says how the records of jobs are kept, and Webhooks who is told of findings.
+	Traces   Traces
+	Webhooks []Webhook
 	// FleetsFile is the JSON file of `muster github-runner` (S1-85), "" if none.
 	FleetsFile string
 	// SlurmGateway is set when this process is, or is also, a Slurm gateway.

@@ -31,6 +31,8 @@ type file struct {
 	Fleets         fileFleets      `yaml:"fleets"`
 	Times          Times           `yaml:"times"`
 	SlurmGateway   fileGateway     `yaml:"slurm_gateway"`
+	Traces         fileTraces      `yaml:"traces"`
+	WebhooksOut    []fileWebhook   `yaml:"webhooks_out"`
 }
 
 type fileTLS struct {
@@ -139,6 +141,8 @@ type filePool struct {
 	InactiveMinutes  int            `yaml:"inactive_minutes"`
 	Machine          string         `yaml:"machine"`
 	Zone             string         `yaml:"zone"`
+	Trace            filePoolTrace  `yaml:"trace"`
+	Egress           fileEgress     `yaml:"egress"`
 }
 
 type fileSchedule struct {

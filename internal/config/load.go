@@ -94,6 +94,8 @@ func (l *loader) resolve(f file) Config {
 	l.overflows(f.Pools, c.Pools)
 	c.Budgets = l.budgets(f.Budgets, c.Pools)
 	l.times(f.Times)
+	c.Traces = l.traces(f.Traces, c.DataDir)
+	c.Webhooks = l.webhooksOut(f.WebhooksOut)
 	return c
 }
 

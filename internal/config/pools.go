@@ -96,6 +96,7 @@ func (l *loader) pool(at string, f filePool, teams map[string]list, c Config) mu
 	p.MaxAge = positive("max_age", f.MaxAge)
 	p.ConnectTimeout = positive("connect_timeout", f.ConnectTimeout)
 	l.rules(at, f, teams, c, &p)
+	l.tracing(at, f, &p)
 	p = p.WithDefaults()
 	// The rules above give each problem its own line; the domain has the last word.
 	if len(l.problems) == before && !l.anyBad(at) {
