@@ -80,6 +80,14 @@ func perform(what string, args []string) (string, error) {
 		return fetch(args[0], args[1])
 	case "tls":
 		return hello(args[0], args[1], 0)
+	case "tls-long":
+		return say(args[0], greeting(args[1], 0, 200)...)
+	case "serve":
+		in, err := net.Listen("tcp", args[0])
+		if err == nil {
+			go echo(in)
+		}
+		return "", err
 	case "tls-split":
 		return hello(args[0], args[1], 60)
 	case "tls-records":
@@ -297,11 +305,16 @@ func fetch(server, hostPort string) (string, error) {
 }
 
 // greeting is a ClientHello, cut into two if at is not 0: in two writes, or in two records.
-func greeting(name string, at int) [][]byte {
+// It offers so many protocols besides.
+func greeting(name string, at, protocols int) [][]byte {
+	var offered []string
+	for i := range protocols {
+		offered = append(offered, fmt.Sprintf("protocol-%04d", i))
+	}
 	var b bytes.Buffer
 	ours, theirs := net.Pipe()
 	go func() {
-		_ = tls.Client(ours, &tls.Config{ServerName: name, InsecureSkipVerify: true}).Handshake() //nolint:gosec // it never ends
+		_ = tls.Client(ours, &tls.Config{ServerName: name, InsecureSkipVerify: true, NextProtos: offered}).Handshake() //nolint:gosec // it never ends
 	}()
 	head := make([]byte, 5)
 	_, _ = io.ReadFull(theirs, head)
@@ -326,7 +339,7 @@ func greeting(name string, at int) [][]byte {
 	return [][]byte{b.Bytes()}
 }
 
-func hello(to, name string, at int) (string, error) { return say(to, greeting(name, at)...) }
+func hello(to, name string, at int) (string, error) { return say(to, greeting(name, at, 0)...) }
 
 // say sends parts and waits until as much has come back.
 func say(to string, parts ...[]byte) (string, error) {

@@ -59,7 +59,11 @@ const (
 	denied6    = "2001:db8::81"
 )
 
-func newLab(t *testing.T) *lab {
+func newLab(t *testing.T) *lab { return makeLab(t, false) }
+
+// makeLab makes one. With here, the job is in the network namespace of this process, which
+// must be nobody else's.
+func makeLab(t *testing.T, here bool) *lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("these tests make network namespaces: run them as root")
@@ -75,7 +79,12 @@ func newLab(t *testing.T) *lab {
 		"many.wild.test":    manyAddresses(),
 		"LONG.allowed.test": {netip.MustParseAddr("192.0.2.85")},
 	}}
-	l.job, l.world = l.namespace(), l.namespace()
+	if here {
+		l.job = l.own()
+	} else {
+		l.job = l.namespace()
+	}
+	l.world = l.namespace()
 	l.in(l.world, func() {
 		l.run("ip", "link", "set", "lo", "up")
 		l.run("ip", "link", "add", "out0", "type", "veth", "peer", "name", "job0")
@@ -144,6 +153,16 @@ func (l *lab) namespace() int {
 	<-done
 	if err != nil {
 		l.t.Fatalf("make a network namespace: %v", err)
+	}
+	return fd
+}
+
+// own is the namespace of this process, before any of its threads is in another.
+func (l *lab) own() int {
+	l.t.Helper()
+	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		l.t.Fatal(err)
 	}
 	return fd
 }

@@ -4,7 +4,10 @@ package bpf
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/muster-ci/muster/internal/trace"
@@ -267,6 +270,8 @@ func TestEgressComparesTLS(t *testing.T) {
 		{"tls-split " + at + " evil.test", false},
 		{"tls-records " + at + " evil.test", false},
 		{"bytes " + at, true},
+		{"tls-long " + at + " allowed.test", true},
+		{"tls-long " + at + " evil.test", false},
 		{"tls " + freeAt + ":443 evil.test", true}, // allowed by its address: any name
 		{"tls " + at + " " + strings.Repeat("a.", 100) + "wild.test", true},
 	} {
@@ -282,6 +287,51 @@ func TestEgressComparesTLS(t *testing.T) {
 	if len(find(events, trace.Event{Type: trace.TLSHello, Hostname: "allowed.test", Verdict: trace.VerdictAllowed})) == 0 {
 		t.Error("no event of the greeting that was allowed")
 	}
+}
+
+// A connection whose greeting is refused ends at once where the recorder can reach it.
+func TestEgressCuts(t *testing.T) {
+	const variable = "MUSTER_TEST_OWN_NETWORK"
+	if os.Getenv(variable) == "" {
+		cmd := exec.Command("/proc/self/exe", "-test.run=^TestEgressCuts$", "-test.v")
+		cmd.Env = append(os.Environ(), variable+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	l := makeLab(t, true)
+	r := openRecorder(t, l)
+	job := l.start()
+	w := watch(t, r, job, policyOf(trace.EgressEnforce))
+	for _, c := range []struct{ act, want string }{
+		{"fetch " + resolverAt + " allowed.test:443", "ok " + allowedAt},
+		{"fetch " + resolverAt + " AAAA/allowed.test:443", "ok " + allowed6},
+		{"tls " + allowedAt + ":443 allowed.test", "ok"},
+		{"tls " + allowedAt + ":443 evil.test", "cut"},
+		{"tls [" + allowed6 + "]:443 evil.test", "cut"},
+	} {
+		if got := job.do(c.act); got != c.want {
+			t.Errorf("%s: %s, want %s", c.act, got, c.want)
+		}
+	}
+	w.end()
+}
+
+// Who connects to the job is answered: a policy is about what goes out.
+func TestEgressAnswersWhoComesIn(t *testing.T) {
+	l := newLab(t)
+	r := openRecorder(t, l)
+	job, outside := l.start(), l.start()
+	w := watch(t, r, job, policyOf(trace.EgressEnforce))
+	if got := job.do("serve", "192.0.2.2:7000"); got != "ok" {
+		t.Fatal(got)
+	}
+	if got := outside.do("bytes", "192.0.2.2:7000"); got != "ok" {
+		t.Errorf("a client of the job: %s", got)
+	}
+	w.end()
 }
 
 func TestEgressWhereverItGoes(t *testing.T) {

@@ -1002,7 +1002,7 @@ SEC("cgroup_skb/egress") int net_egress(struct __sk_buff *skb)
 	}
 	if (what != PAYLOAD)
 		return 1;
-	if (p.source == 53 && p.protocol == UDP && is_resolver(0, &p.from)) {
+	if (p.source == 53 && is_resolver(0, &p.from)) {
 		// A job that answers in the resolver's place.
 		u32 scope = m->scope;
 		struct policy *policy = map_lookup(&policies, &scope);
