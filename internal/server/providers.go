@@ -82,7 +82,7 @@ func Check(cfg config.Config) error {
 		return nil
 	}
 	_, err := plans(cfg, slog.New(slog.DiscardHandler))
-	return err
+	return errors.Join(err, checkBucket(cfg))
 }
 
 // plan is a provider, or one zone of it, whose section was read.

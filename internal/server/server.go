@@ -17,6 +17,7 @@ import (
 	"go.temporal.io/sdk/worker"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/muster-ci/muster/internal/archive"
 	"github.com/muster-ci/muster/internal/compat"
 	"github.com/muster-ci/muster/internal/config"
 	"github.com/muster-ci/muster/internal/engine"
@@ -48,6 +49,7 @@ type Server struct {
 	logger   *slog.Logger
 	registry *metrics.Registry
 	store    *store.Store
+	archive  *archive.Archive // nil where no traces are kept
 	box      *secretbox.Box
 	engine   *engine.Engine
 	apps     map[string]*github.Client
@@ -110,6 +112,9 @@ func Open(ctx context.Context, cfg config.Config, opts Options) (_ *Server, err 
 	}
 	s.box = box
 	if err := s.openStore(ctx, box); err != nil {
+		return nil, err
+	}
+	if err := s.openArchive(ctx); err != nil {
 		return nil, err
 	}
 	// Problems of providers and Apps are told before the engine takes its seconds.
@@ -228,11 +233,11 @@ func (s *Server) deps(back map[string]lifecycle.Backend, t tokens) lifecycle.Dep
 	return lifecycle.Deps{
 		Store: s.store, Tokens: t, GitHub: apps, Backends: back,
 		Book:  book(s.cfg.PriceBook),
-		Times: lifecycle.Times{Sweep: c.Sweep, Health: c.Health, SweepGrace: c.SweepGrace, Heartbeat: c.Heartbeat, AgentLost: c.AgentLost, Poll: c.Poll},
+		Times: lifecycle.Times{Sweep: c.Sweep, Health: c.Health, SweepGrace: c.SweepGrace, Heartbeat: c.Heartbeat, AgentLost: c.AgentLost, Poll: c.Poll, SealedAfter: s.cfg.Traces.SealDeadline},
 		Reach: gitHubAddresses(s.cfg.Apps),
 		URL:   s.cfg.PublicURL, Owner: s.cfg.Name, TrackUnmatched: s.cfg.TrackUnmatched,
 		Budgets: s.cfg.Budgets, DemandKnown: s.demandKnown,
-		Observer: s.registry, Now: time.Now, WebURL: webURLs(s.cfg.Apps),
+		Observer: s.registry, Now: time.Now, WebURL: webURLs(s.cfg.Apps), Tracing: s.tracing(),
 	}
 }
 
@@ -342,7 +347,7 @@ func (s *Server) Run(ctx context.Context) error {
 	roles.Go(func() error { return s.dispatcher.Run(ctx) })
 	roles.Go(func() error { return s.dashboard.probe(ctx) })
 	roles.Go(func() error { return s.checks.run(ctx) })
-	roles.Go(func() error { return housekeeping(ctx, s.store, s.cfg.Times.DeliveryRetention, s.logger) })
+	roles.Go(func() error { return housekeeping(ctx, s.store, s.archive, s.cfg.Times.DeliveryRetention, s.logger) })
 	for _, r := range s.redeliverers {
 		roles.Go(func() error { return r.Run(ctx) })
 	}
