@@ -242,7 +242,7 @@ func TestScanSparesWork(t *testing.T) {
 		events = append(events, e)
 	}
 	file := index(t, events)
-	last := events[len(events)-1].Timestamp.Add(-time.Second).Format(time.RFC3339)
+	last := events[len(events)-1].Timestamp.Add(-3 * time.Second).Format(time.RFC3339)
 	for _, c := range []struct {
 		expr    string
 		skipped int
