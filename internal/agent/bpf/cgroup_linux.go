@@ -193,6 +193,12 @@ func (c *cgroupPaths) look(id uint64) cgroupPath {
 	return p
 }
 
+// learn takes a path that the kernel has told: the cgroup may be gone when it is looked
+// for.
+func (c *cgroupPaths) learn(id uint64, path string) {
+	c.known[id] = cgroupPath{path, containerOf(path)}
+}
+
 // sweep forgets when too many are known: numbers are not used again.
 func (c *cgroupPaths) sweep() {
 	if len(c.known) > 4096 {

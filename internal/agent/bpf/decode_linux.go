@@ -32,6 +32,7 @@ const (
 	evUnix
 	evTamper
 	evFork
+	evMkdir
 
 	evNetFirst = 32
 	evNetLast  = 47
@@ -43,7 +44,8 @@ var types = map[uint16]trace.Type{
 	evDelete: trace.FileDelete, evRename: trace.FileRename, evMem: trace.MemRead, evBPF: trace.BPFLoad,
 	evModule: trace.ModuleLoad, evSetUID: trace.SetUID, evMount: trace.Mount, evCgroup: trace.CgroupMove,
 	evIOUring: trace.IOUring, evSocket: trace.RawSocket, evUnix: trace.UnixConnect, evTamper: trace.Tamper,
-	evFork: "process_fork", // one whose events are not seen
+	evFork:  "process_fork", // a process whose events are not seen
+	evMkdir: "cgroup_mkdir",
 }
 
 func typeOf(n uint16) trace.Type {

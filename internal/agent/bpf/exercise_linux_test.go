@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -52,6 +53,7 @@ var exercises = map[string]func(args []string) error{
 	"stay":     exerciseStay,
 	"pulse":    exercisePulse,
 	"describe": exerciseDescribe,
+	"recorder": exerciseRecorder,
 }
 
 func exerciseFiles(args []string) error {
@@ -361,6 +363,28 @@ func exerciseDescribe([]string) error {
 	}
 	defer r.Close()
 	fmt.Println(r.Describe().Missing["all"])
+	return nil
+}
+
+// exerciseRecorder records the process whose number is given until it is killed, and
+// says once it does.
+func exerciseRecorder(args []string) error {
+	r, err := Open(Options{})
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	pid, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	s, err := r.Follow(context.Background(), Follow{Root: pid})
+	if err != nil {
+		return err
+	}
+	fmt.Println(s.cgroup)
+	for range s.Events() {
+	}
 	return nil
 }
 

@@ -22,6 +22,7 @@ const (
 	recordMapEvents           = "events"
 	recordMapExiting          = "exiting"
 	recordMapGuarded          = "guarded"
+	recordMapInside           = "inside"
 	recordMapLost             = "lost"
 	recordMapScratches        = "scratches"
 	recordMapSeen             = "seen"
@@ -36,6 +37,7 @@ const (
 	recordProgE_setuid        = "e_setuid"
 	recordProgListTasks       = "list_tasks"
 	recordProgOnCgroupAttach  = "on_cgroup_attach"
+	recordProgOnCgroupMkdir   = "on_cgroup_mkdir"
 	recordProgOnExec          = "on_exec"
 	recordProgOnExit          = "on_exit"
 	recordProgOnFork          = "on_fork"
@@ -128,6 +130,7 @@ type recordProgramSpecs struct {
 	E_setuid        *ebpf.ProgramSpec `ebpf:"e_setuid"`
 	ListTasks       *ebpf.ProgramSpec `ebpf:"list_tasks"`
 	OnCgroupAttach  *ebpf.ProgramSpec `ebpf:"on_cgroup_attach"`
+	OnCgroupMkdir   *ebpf.ProgramSpec `ebpf:"on_cgroup_mkdir"`
 	OnExec          *ebpf.ProgramSpec `ebpf:"on_exec"`
 	OnExit          *ebpf.ProgramSpec `ebpf:"on_exit"`
 	OnFork          *ebpf.ProgramSpec `ebpf:"on_fork"`
@@ -181,6 +184,7 @@ type recordMapSpecs struct {
 	Events    *ebpf.MapSpec `ebpf:"events"`
 	Exiting   *ebpf.MapSpec `ebpf:"exiting"`
 	Guarded   *ebpf.MapSpec `ebpf:"guarded"`
+	Inside    *ebpf.MapSpec `ebpf:"inside"`
 	Lost      *ebpf.MapSpec `ebpf:"lost"`
 	Scratches *ebpf.MapSpec `ebpf:"scratches"`
 	Seen      *ebpf.MapSpec `ebpf:"seen"`
@@ -222,6 +226,7 @@ type recordMaps struct {
 	Events    *ebpf.Map `ebpf:"events"`
 	Exiting   *ebpf.Map `ebpf:"exiting"`
 	Guarded   *ebpf.Map `ebpf:"guarded"`
+	Inside    *ebpf.Map `ebpf:"inside"`
 	Lost      *ebpf.Map `ebpf:"lost"`
 	Scratches *ebpf.Map `ebpf:"scratches"`
 	Seen      *ebpf.Map `ebpf:"seen"`
@@ -239,6 +244,7 @@ func (m *recordMaps) Close() error {
 		m.Events,
 		m.Exiting,
 		m.Guarded,
+		m.Inside,
 		m.Lost,
 		m.Scratches,
 		m.Seen,
@@ -266,6 +272,7 @@ type recordPrograms struct {
 	E_setuid        *ebpf.Program `ebpf:"e_setuid"`
 	ListTasks       *ebpf.Program `ebpf:"list_tasks"`
 	OnCgroupAttach  *ebpf.Program `ebpf:"on_cgroup_attach"`
+	OnCgroupMkdir   *ebpf.Program `ebpf:"on_cgroup_mkdir"`
 	OnExec          *ebpf.Program `ebpf:"on_exec"`
 	OnExit          *ebpf.Program `ebpf:"on_exit"`
 	OnFork          *ebpf.Program `ebpf:"on_fork"`
@@ -318,6 +325,7 @@ func (p *recordPrograms) Close() error {
 		p.E_setuid,
 		p.ListTasks,
 		p.OnCgroupAttach,
+		p.OnCgroupMkdir,
 		p.OnExec,
 		p.OnExit,
 		p.OnFork,

@@ -76,6 +76,7 @@ var hooks = []hook{
 	{"on_switch", trace.ProcessExit, false},
 	{"on_exit", trace.ProcessExit, false},
 	{"on_cgroup_attach", trace.CgroupMove, false},
+	{"on_cgroup_mkdir", trace.CgroupMove, true},
 	{"x_openat", trace.FileOpen, false},
 	{"x_openat2", trace.FileOpen, true},
 	{"x_open", trace.FileOpen, true},

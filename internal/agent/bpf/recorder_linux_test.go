@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -669,6 +670,140 @@ func TestKilledRecorder(t *testing.T) {
 	}
 	stray.begin(t)
 	stray.finish(t)
+}
+
+// One that is killed in the middle takes its programs with it; the job goes on.
+func TestKilledInTheMiddle(t *testing.T) {
+	pulse := start(t, "pulse", "on")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	recorder := exec.Command(self, strconv.Itoa(pulse.cmd.Process.Pid))
+	recorder.Env = append(os.Environ(), exerciseEnv+"=recorder")
+	recorder.Stdin = strings.NewReader("\n")
+	out, err := recorder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := recorder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := strings.TrimSpace(line)
+	if _, err := os.Stat(dir); err != nil {
+		t.Fatal(err)
+	}
+	pulse.begin(t)
+	if err := recorder.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = recorder.Wait()
+	r := open(t, Options{})
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("cgroup %s: %v", dir, err)
+	}
+	// The next one records the same job.
+	s := follow(t, r, pulse.cmd.Process.Pid)
+	for ran := false; !ran; {
+		for _, e := range <-s.Events() {
+			ran = ran || e.Type == trace.ProcessExec && strings.Join(e.Args, " ") == "/bin/true on"
+		}
+	}
+	pulse.finish(t)
+}
+
+// S0-23: a container that the job starts is the job's, with its id.
+func TestContainer(t *testing.T) {
+	for _, tool := range []string{"podman", "runc", "busybox"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Fatalf("this test needs %s", tool)
+		}
+	}
+	root := t.TempDir()
+	for _, dir := range []string{"bin", "proc", "dev", "sys", "etc", "tmp"} {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	box, _ := exec.LookPath("busybox")
+	text, err := os.ReadFile(box)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "bin/sh"), text, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r := open(t, Options{})
+	cmd := exec.Command("sh", "-c", `read go; exec podman --runtime runc --cgroup-manager cgroupfs run --rm --network none --ulimit nofile=1024:1024 --ulimit nproc=1000:1000 --rootfs "$1" /bin/sh -c 'echo x > /tmp/inside'`, "sh", root)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s := follow(t, r, cmd.Process.Pid)
+	in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, &out)
+	}
+	found := map[string]string{}
+	for _, e := range collect(t, s) {
+		switch {
+		case e.Type == trace.ProcessExec && strings.HasPrefix(strings.Join(e.Args, " "), "/bin/sh -c echo x"):
+			found["exec"] = e.Container
+		case e.Type == trace.FileOpen && e.Path == "/tmp/inside":
+			found["open"] = e.Container
+		case e.Type == trace.CgroupMove && e.Command != "conmon" && strings.Contains(e.Path, "libpod-"):
+			found["move"] = filepath.Base(e.Path)[len("libpod-"):]
+		}
+	}
+	if id := found["exec"]; len(id) != 64 || found["open"] != id || found["move"] != id {
+		t.Errorf("found %v", found)
+	}
+}
+
+// The numbers of a container's processes are its own; a trace has the machine's.
+func TestMemoryInside(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := open(t, Options{})
+	cmd := exec.Command("sh", "-c", `read go; exec unshare --pid --fork --mount-proc sh -c 'sleep 60 & echo | `+exerciseEnv+`=memory "$0" $!; status=$?; kill $!; exit $status' "$1"`, "sh", self)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s := follow(t, r, cmd.Process.Pid)
+	in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, &out)
+	}
+	sleep := 0
+	events := collect(t, s)
+	for _, e := range events {
+		if e.Type == trace.ProcessExec && e.Command == "sleep" {
+			sleep = e.PID
+		}
+	}
+	want(t, events, func(e trace.Event) string {
+		if e.Type != trace.MemRead || e.Count > 0 {
+			return ""
+		}
+		return fmt.Sprint(e.Method, " ", e.Target == sleep)
+	}, "proc_mem true", "proc_environ true", "process_vm_readv true", "ptrace true")
 }
 
 // What is recorded ends with Close, nothing is left, and processes go on.

@@ -424,6 +424,9 @@ func (s *Scope) take(h header, data []byte) {
 		}
 		return
 	}
+	if h.Type == evCgroup || h.Type == evMkdir {
+		s.r.paths.learn(h.Cgroup, text(h.parts(data)[0]))
+	}
 	e, ok := decode(h, data)
 	if !ok {
 		return

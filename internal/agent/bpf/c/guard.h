@@ -2,7 +2,7 @@
 //
 // What a job does to other processes, to the kernel, and to the recorder.
 #pragma once
-#include "file.h"
+#include "process.h"
 
 // guarded: what must not be touched: GUARD_… << 32 | pid or id → 1.
 struct {
@@ -35,8 +35,8 @@ inline_always void tell(u32 scope, u16 type, u64 value, u32 a, u32 b)
 
 // ---- another process's memory; value: way << 32 | process ----
 
-// The kernel tells of a process by the number that the caller gave; target_of finds
-// whom a caller in the machine's own numbering means.
+// into tells of one whose number the caller gave. A caller in a container gives the
+// container's own; the machine's is known of whatever a scope has started.
 sub int into(u32 way, s64 result, u32 target)
 {
 	u32 tgid = pid_tgid() >> 32;
@@ -46,10 +46,16 @@ sub int into(u32 way, s64 result, u32 target)
 	struct scratch *s = scope ? take(scope, EV_MEM) : 0;
 	if (!s)
 		return 0;
-	struct task_struct *t = current();
-	struct pid *pid = load(t, thread_pid);
+	struct inside_key k = innermost(current());
+	if (k.ns) {
+		k.number = target;
+		u32 *known = map_lookup(&inside, &k);
+		if (known)
+			target = *known;
+		else
+			s->h.flags |= F_INSIDE;
+	}
 	s->h.value = (u64)way << 32 | target;
-	s->h.flags |= load(pid, level) ? 2 : 0; // the number is the container's own
 	send(s);
 	return 0;
 }

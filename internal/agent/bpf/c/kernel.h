@@ -84,6 +84,8 @@ static long (*loop)(u32 n, void *fn, void *ctx, u64 flags) = (void *)181;
 	})
 // has reports whether this kernel's struct has the field.
 #define has(field) __builtin_preserve_field_info(field, 2)
+// size is how large this kernel's struct is.
+#define size(type) __builtin_preserve_type_info(*(type *)0, 1)
 // offset is where this kernel keeps a field of a struct, in bytes.
 #define offset(type, field) __builtin_preserve_field_info(((type *)0)->field, 0)
 
@@ -207,8 +209,10 @@ struct hlist_node {
 struct hlist_head {
 	struct hlist_node *first;
 };
+struct pid_namespace;
 struct upid {
 	int nr;
+	struct pid_namespace *ns;
 };
 struct pid {
 	u32 level;

@@ -2,7 +2,33 @@
 //
 // Processes: what runs, what becomes of it, and whose it is.
 #pragma once
-#include "scratch.h"
+#include "file.h"
+
+// inside: processes by the numbers that their own pid namespace gave them.
+struct inside_key {
+	u64 ns;
+	u64 number;
+};
+struct {
+	m_uint(type, MAP_LRU_HASH);
+	m_uint(max_entries, 16384);
+	m_type(key, struct inside_key);
+	m_type(value, u32);
+} inside SEC(".maps");
+
+// innermost is how a process's own namespace calls it; ns is 0 if that is the machine's.
+inline_always struct inside_key innermost(struct task_struct *t)
+{
+	struct pid *pid = load(t, thread_pid);
+	u32 level = load(pid, level);
+	struct inside_key k = {};
+	if (level && level < 32) {
+		struct upid *own = (void *)((char *)&pid->numbers[0] + level * size(struct upid));
+		k.ns = (u64)load(own, ns);
+		k.number = load(own, nr);
+	}
+	return k;
+}
 
 // Follows the children of the processes that are somebody's.
 SEC("tp_btf/sched_process_fork") int on_fork(u64 *ctx)
@@ -16,6 +42,9 @@ SEC("tp_btf/sched_process_fork") int on_fork(u64 *ctx)
 		return 0;
 	if (map_update(&tree, &tgid, &scope, ANY))
 		count_lost(scope, EV_FORK);
+	struct inside_key k = innermost(child);
+	if (k.ns)
+		map_update(&inside, &k, &tgid, ANY);
 	return 0;
 }
 
@@ -155,6 +184,24 @@ SEC("tp_btf/cgroup_attach_task") int on_cgroup_attach(u64 *ctx)
 	s->h.parent_start = start_of(parent);
 	s->h.cgroup = to->kn->id;
 	read_kernel_str(s->h.comm, sizeof(s->h.comm), &t->comm);
+	long n = read_kernel_str(s->data, 4096, (void *)ctx[1]);
+	ended(s, n > 0 ? n : 0);
+	send(s);
+	return 0;
+}
+
+// A cgroup that somebody's process makes, so that its path is known even if it is gone
+// when user space asks. One part: the path.
+SEC("tp_btf/cgroup_mkdir") int on_cgroup_mkdir(u64 *ctx)
+{
+	struct cgroup *made = (void *)ctx[0];
+	if (made->root->hierarchy_id != 0)
+		return 0;
+	u32 scope = in_scope();
+	struct scratch *s = scope ? take(scope, EV_MKDIR) : 0;
+	if (!s)
+		return 0;
+	s->h.cgroup = made->kn->id;
 	long n = read_kernel_str(s->data, 4096, (void *)ctx[1]);
 	ended(s, n > 0 ? n : 0);
 	send(s);

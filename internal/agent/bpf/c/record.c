@@ -2,8 +2,6 @@
 //
 // The recorder's programs for processes, files and attempts on the recorder itself.
 // net.c is another object with the same maps.
-#include "file.h"
-#include "process.h"
 #include "guard.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";

@@ -28,7 +28,8 @@ enum {
 	EV_SOCKET = 14,
 	EV_UNIX = 15,
 	EV_TAMPER = 16,
-	EV_FORK = 17, // never leaves for a trace: it tells user space of a process
+	EV_FORK = 17,  // counts processes that found `tree` full; it has no event
+	EV_MKDIR = 18, // tells user space of a cgroup; no trace has it
 
 	// net.c has 32 to 47.
 	EV_NET_FIRST = 32,

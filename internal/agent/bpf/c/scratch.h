@@ -13,7 +13,10 @@
 #define DATA 16384
 
 // The flags of a header that all types have in common.
-enum { F_TRUNCATED = 1 };
+enum {
+	F_TRUNCATED = 1,
+	F_INSIDE = 2, // a process is told of by its container's number
+};
 
 struct scratch {
 	u32 busy;
