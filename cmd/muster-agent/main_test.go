@@ -105,6 +105,7 @@ echo "$(date -u '+%Y-%m-%d %H:%M:%SZ'): Job build completed with result: Succeed
 	}
 	var mu sync.Mutex
 	var reports []wire.Report
+	var seal wire.TraceSeal
 	finished := make(chan struct{})
 	var began, booted time.Time
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -117,7 +118,12 @@ echo "$(date -u '+%Y-%m-%d %H:%M:%SZ'): Job build completed with result: Succeed
 				w.WriteHeader(http.StatusUnauthorized)
 				return
 			}
-			_ = json.NewEncoder(w).Encode(wire.BootResponse{Runner: "r-real", SessionToken: "session-token", JITConfig: "jit-config", NoJobSeconds: 120, HeartbeatSeconds: 5})
+			_ = json.NewEncoder(w).Encode(wire.BootResponse{Runner: "r-real", SessionToken: "session-token", JITConfig: "jit-config", NoJobSeconds: 120, HeartbeatSeconds: 5, Trace: &wire.TraceSettings{}})
+		case wire.TraceSealPath:
+			if err := json.NewDecoder(r.Body).Decode(&seal); err != nil || len(reports) > 0 && reports[len(reports)-1].Phase == wire.PhaseFinished {
+				t.Errorf("the seal came after the last report, or not whole: %v", err)
+			}
+			_, _ = w.Write([]byte("{}"))
 		default:
 			var rep wire.Report
 			if r.URL.Path == wire.ReportPath && json.NewDecoder(r.Body).Decode(&rep) == nil {
@@ -181,5 +187,10 @@ echo "$(date -u '+%Y-%m-%d %H:%M:%SZ'): Job build completed with result: Succeed
 	if last := reports[len(reports)-1]; last.Reason != "job finished" || last.Result != "Succeeded" {
 		t.Errorf("last report: %+v", last)
 	}
+	// S0-20 S0-23: it was recorded, in whatever control group the provider has put it.
+	if seal.Seal.Missing != "" || seal.Seal.Segments == 0 || seal.Seal.Events == 0 || len(seal.Seal.Lost) != 0 {
+		t.Errorf("the trace: %+v", seal)
+	}
+	t.Logf("recorder: %+v", seal.Recorder)
 	t.Logf("from Create to the boot request: %s", booted.Sub(began))
 }

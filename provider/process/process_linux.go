@@ -562,7 +562,13 @@ func (p *Provider) reap(st state) string {
 	dir := p.path(st.Runner)
 	if last, err := proc.Read(st.PID); err == nil && last.Start == st.Start && last.PPID == os.Getpid() {
 		var how syscall.WaitStatus
-		if pid, err := syscall.Wait4(st.PID, &how, syscall.WNOHANG, nil); err == nil && pid == st.PID {
+		pid, err := syscall.Wait4(st.PID, &how, syscall.WNOHANG, nil)
+		for tries := 0; err == nil && pid == 0 && tries < 200; tries++ {
+			// Its first thread has ended, and the others take a moment.
+			time.Sleep(time.Millisecond)
+			pid, err = syscall.Wait4(st.PID, &how, syscall.WNOHANG, nil)
+		}
+		if err == nil && pid == st.PID {
 			st.Ended = fmt.Sprintf("its agent ended with code %d", how.ExitStatus())
 			if how.Signaled() {
 				st.Ended = fmt.Sprintf("its agent was ended by %s", how.Signal())
