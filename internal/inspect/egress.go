@@ -1,0 +1,304 @@
+package inspect
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/trace"
+	"github.com/muster-ci/muster/internal/trace/view"
+)
+
+// Allowlist is what a pool's egress policy is, what it refuses, and what it would have to
+// allow for the jobs that ran.
+type Allowlist struct {
+	Policy trace.Egress
+	// Proposed would allow what was reached and the policy does not, the most jobs first;
+	// Present are the policy's own entries.
+	Proposed, Present []Entry
+	// Refused is what the policy refused or would have, the latest first, at most maxRefused.
+	Refused []Refused
+	// Traces is how many traces that is taken from, of jobs that began since Since.
+	Traces int
+	Since  time.Time
+	// Stable is how many of the latest traces in a row brought nothing that was not known.
+	Stable int
+	// Full: there were more destinations than are learnt. Notes say that and what else the
+	// list cannot know, in sentences.
+	Full  bool
+	Notes []string
+}
+
+// Entry is one line of an allow list and what it allows.
+type Entry struct {
+	trace.EgressProposal
+	// Jobs is how many traces reached it; Programs are some of those that did.
+	Jobs     int
+	Programs []string
+}
+
+// Refused is one destination that a policy refused, or, if not Denied, would have.
+type Refused struct {
+	Host     string
+	Port     int
+	Protocol string
+	Denied   bool
+	// Jobs is how many traces tried, Count how often, Last and Trace are of the last that did.
+	Jobs  int
+	Count int64
+	Last  time.Time
+	Trace muster.Trace
+}
+
+const (
+	// maxEgressTraces is how many traces a proposal is made of, the newest.
+	maxEgressTraces = 300
+	maxRefused      = 200
+	maxPrograms     = 4
+)
+
+// destination is what was connected to.
+type destination struct {
+	host    string // "" if only the address is known
+	address netip.Addr
+	port    int
+}
+
+// reach is who connected to a destination.
+type reach struct {
+	traces      []int // by their place in order, ascending
+	count       int64
+	first, last time.Time
+	programs    []string
+}
+
+// Allowlist looks at what the jobs of a pool reached since a time. CodeNotFound for an
+// unknown pool.
+func (i *Inspector) Allowlist(ctx context.Context, ws, pool string, since time.Time) (Allowlist, error) {
+	out := Allowlist{Since: since}
+	var err error
+	if out.Policy, err = i.Books.Egress(ctx, ws, pool); err != nil {
+		return out, err
+	}
+	have, err := out.Policy.Rules()
+	if err != nil {
+		return out, &muster.Error{Code: muster.CodeInvalid, Message: fmt.Sprintf("the egress policy of pool %s cannot be read: %s", pool, err), Err: err}
+	}
+	all, err := i.Books.Traces(ctx, ws, TraceFilter{Pool: pool, States: []muster.TraceState{muster.TraceComplete, muster.TraceTruncated}, Since: since, Limit: maxEgressTraces + 1})
+	if err != nil {
+		return out, err
+	}
+	if len(all) > maxEgressTraces {
+		all = all[:maxEgressTraces]
+		out.Notes = append(out.Notes, fmt.Sprintf("Only the newest %d jobs were looked at.", maxEgressTraces))
+	}
+	slices.Reverse(all) // the first first, to see what was new when
+	traces, networks, err := i.networks(ctx, ws, all)
+	if err != nil {
+		return out, err
+	}
+	out.Traces = len(traces)
+	if n := len(all) - len(traces); n > 0 {
+		out.Notes = append(out.Notes, fmt.Sprintf("%d jobs could not be looked at: their events were deleted or are not analysed.", n))
+	}
+	l := learning{reached: map[destination]*reach{}, refused: map[refusedKey]*Refused{}}
+	for n, t := range traces {
+		l.add(n, t, networks[n])
+	}
+	out.Refused, out.Stable = l.refusals(), l.stable
+	out.Proposed, out.Full = l.propose(have)
+	out.Present = l.present(out.Policy)
+	out.Notes = append(out.Notes, l.notes(out)...)
+	return out, nil
+}
+
+// networks are what traces say of the network, of those that have views.
+func (i *Inspector) networks(ctx context.Context, ws string, all []muster.Trace) (kept []muster.Trace, out []*view.Views, err error) {
+	found := make([]*view.Views, len(all))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(cmp.Or(i.Workers, runtime.GOMAXPROCS(0)))
+	for n, t := range all {
+		if Readable(t) != nil {
+			continue
+		}
+		group.Go(func() error {
+			v, err := i.storedViews(ctx, ws, t)
+			if v != nil {
+				found[n] = &view.Views{Network: v.Network, Overview: view.Overview{Refusals: v.Overview.Refusals}} // not the rest
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, nil, err
+	}
+	for n, v := range found {
+		if v != nil {
+			kept, out = append(kept, all[n]), append(out, v)
+		}
+	}
+	return kept, out, nil
+}
+
+type refusedKey struct {
+	host, protocol string
+	port           int
+	denied         bool
+}
+
+// learning gathers what traces reached, one after the other.
+type learning struct {
+	learner trace.EgressLearner
+	reached map[destination]*reach
+	refused map[refusedKey]*Refused
+	// stable counts the traces since the last one that brought something new.
+	stable int
+	// hidden counts connections that views only counted.
+	hidden int64
+}
+
+func (l *learning) add(n int, t muster.Trace, v *view.Views) {
+	l.stable++
+	l.hidden += v.Network.HiddenConnections
+	for _, c := range v.Network.Connections {
+		l.connection(n, c)
+	}
+	for _, r := range v.Overview.Refusals {
+		k := refusedKey{cmp.Or(r.Host, r.Address), r.Protocol, r.Port, r.Verdict == trace.VerdictDenied}
+		s := l.refused[k]
+		if s == nil {
+			s = &Refused{Host: k.host, Port: k.port, Protocol: k.protocol, Denied: k.denied}
+			l.refused[k] = s
+		}
+		if s.Trace.ID != t.ID {
+			s.Jobs++
+		}
+		s.Count += r.Count
+		s.Last, s.Trace = r.First, t
+	}
+}
+
+func (l *learning) connection(n int, c view.Connection) {
+	if c.Protocol == "unix" || len(c.Addresses) == 0 {
+		return
+	}
+	host := c.Host
+	if host == c.Addresses[0] {
+		host = ""
+	}
+	for _, text := range c.Addresses {
+		address, err := netip.ParseAddr(text)
+		if err != nil {
+			continue
+		}
+		l.learner.Add(trace.Event{Type: trace.NetConnect, Timestamp: c.First, Hostname: host, Address: text, Port: c.Port, Protocol: c.Protocol, Count: c.Count, Verdict: c.Verdict})
+		d := destination{host, address.Unmap(), c.Port}
+		if host != "" && !trace.IsMetadata(address) {
+			d.address = netip.Addr{} // names move
+		}
+		r := l.reached[d]
+		if r == nil {
+			r = &reach{first: c.First}
+			l.reached[d] = r
+			l.stable = 0
+		}
+		if len(r.traces) == 0 || r.traces[len(r.traces)-1] != n {
+			r.traces = append(r.traces, n)
+		}
+		r.count += c.Count
+		r.last = c.Last
+		if len(r.programs) < maxPrograms && !slices.Contains(r.programs, c.Program) {
+			r.programs = append(r.programs, c.Program)
+		}
+		if host != "" {
+			break // one entry allows all of its addresses
+		}
+	}
+}
+
+// propose makes entries of what was reached and is not allowed.
+func (l *learning) propose(have *trace.EgressRules) (out []Entry, full bool) {
+	for _, p := range l.learner.Propose(have) {
+		out = append(out, l.entry(p))
+	}
+	byUse(out)
+	return out, l.learner.Full
+}
+
+// present are the entries of a policy and what they allowed.
+func (l *learning) present(p trace.Egress) (out []Entry) {
+	for _, text := range p.Allow {
+		out = append(out, l.entry(trace.EgressProposal{Entry: text}))
+	}
+	byUse(out)
+	return out
+}
+
+func byUse(entries []Entry) {
+	slices.SortStableFunc(entries, func(a, b Entry) int { return cmp.Or(cmp.Compare(b.Jobs, a.Jobs), cmp.Compare(a.Entry, b.Entry)) })
+}
+
+// entry is an entry with who needed it.
+func (l *learning) entry(p trace.EgressProposal) Entry {
+	out := Entry{EgressProposal: p}
+	rules, err := trace.Egress{Allow: []string{p.Entry}}.Rules()
+	if err != nil {
+		return out
+	}
+	jobs := map[int]bool{}
+	for d, r := range l.reached {
+		if !rules.Allows(d.host, d.address, d.port) {
+			continue
+		}
+		for _, n := range r.traces {
+			jobs[n] = true
+		}
+		out.Programs = append(out.Programs, r.programs...)
+		if p.Count == 0 { // of an entry that was not made of this
+			out.Count += r.count
+			if out.First.IsZero() || r.first.Before(out.First) {
+				out.First = r.first
+			}
+		}
+		if r.last.After(out.Last) {
+			out.Last = r.last
+		}
+	}
+	out.Jobs = len(jobs)
+	slices.Sort(out.Programs)
+	out.Programs = slices.Compact(out.Programs)
+	out.Programs = out.Programs[:min(len(out.Programs), maxPrograms)]
+	return out
+}
+
+func (l *learning) refusals() []Refused {
+	out := make([]Refused, 0, len(l.refused))
+	for _, r := range l.refused {
+		out = append(out, *r)
+	}
+	slices.SortFunc(out, func(a, b Refused) int {
+		return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(a.Host, b.Host), cmp.Compare(a.Port, b.Port))
+	})
+	return out[:min(len(out), maxRefused)]
+}
+
+// notes say what the list cannot know.
+func (l *learning) notes(a Allowlist) (out []string) {
+	if a.Full || l.hidden > 0 {
+		out = append(out, fmt.Sprintf("There were more destinations than are kept: %d connections are only counted.", l.hidden))
+	}
+	if a.Traces == 0 {
+		return append(out, "No job of the pool was recorded in that time.")
+	}
+	if a.Stable < 5 {
+		out = append(out, fmt.Sprintf("The list is young: one of the last %d jobs reached something that none before had. Let more run before you enforce it.", a.Stable+1))
+	}
+	return out
+}
