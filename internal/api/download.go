@@ -100,8 +100,8 @@ func (a *API) traceBundle(ctx context.Context, w http.ResponseWriter, r *http.Re
 	}
 	return port.TraceBundle(ctx, workspaceOf(ctx), asked(r), w, func(t muster.Trace) {
 		h := w.Header()
-		h.Set("Content-Type", "application/x-tar")
-		h.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", t.ID.String()+".tar"))
+		h.Set("Content-Type", "application/jsonl; charset=utf-8")
+		h.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", t.ID.String()+".bundle.jsonl"))
 		begun()
 	})
 }
@@ -111,7 +111,10 @@ func (a *API) traceKeys(_ context.Context, w http.ResponseWriter, _ *http.Reques
 	if err != nil {
 		return err
 	}
-	keys := port.TraceKeys()
+	keys, err := port.TraceKeys()
+	if err != nil {
+		return err
+	}
 	if len(keys) == 0 {
 		return muster.Errorf(muster.CodeNotFound, "this control plane signs no attestations")
 	}

@@ -249,11 +249,11 @@ type Traces interface {
 	Attestation(ctx context.Context, workspace string, id muster.TraceID) (muster.Trace, []byte, error)
 	VerifyTrace(ctx context.Context, workspace string, id muster.TraceID) (TraceCheck, error)
 	// RawTrace writes the JSON Lines of a trace, or, packed, zstd frames of them; TraceBundle
-	// a tar archive for an offline check. ready is called before the first byte.
+	// its attestation and its segments for an offline check. ready is called before the first byte.
 	RawTrace(ctx context.Context, workspace string, id muster.TraceID, packed bool, w io.Writer, ready func(muster.Trace)) error
 	TraceBundle(ctx context.Context, workspace string, id muster.TraceID, w io.Writer, ready func(muster.Trace)) error
 	// TraceKeys are the public keys of attestations in PEM, the one that signs first.
-	TraceKeys() []byte
+	TraceKeys() ([]byte, error)
 }
 
 // TraceFilter selects traces. Zero fields select everything.
