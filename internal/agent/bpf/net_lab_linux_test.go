@@ -39,7 +39,7 @@ func init() {
 // lab is two network namespaces with a wire between them: one for the job, and one that
 // is the rest of the world.
 type lab struct {
-	t          *testing.T
+	t          testing.TB
 	job, world int // namespaces
 	resolv     string
 	names      map[string][]netip.Addr
@@ -59,11 +59,11 @@ const (
 	denied6    = "2001:db8::81"
 )
 
-func newLab(t *testing.T) *lab { return makeLab(t, false) }
+func newLab(t testing.TB) *lab { return makeLab(t, false) }
 
 // makeLab makes one. With here, the job is in the network namespace of this process, which
 // must be nobody else's.
-func makeLab(t *testing.T, here bool) *lab {
+func makeLab(t testing.TB, here bool) *lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("these tests make network namespaces: run them as root")
@@ -219,6 +219,13 @@ func (l *lab) serve() {
 			l.closers = append(l.closers, func() { in.Close() })
 			go echo(in)
 		}
+		sink, err := net.Listen("tcp", "[::]:9")
+		if err != nil {
+			l.t.Error(err)
+			return
+		}
+		l.closers = append(l.closers, func() { sink.Close() })
+		go swallow(sink)
 		for _, a := range []string{resolverAt, freeAt} {
 			in, err := net.ListenPacket("udp", net.JoinHostPort(a, "53"))
 			if err != nil {
@@ -248,6 +255,20 @@ func echo(in net.Listener) {
 			defer c.Close()
 			_, _ = io.Copy(c, c)
 		}()
+	}
+}
+
+func swallow(in net.Listener) {
+	b := make([]byte, 256<<10)
+	for {
+		c, err := in.Accept()
+		if err != nil {
+			return
+		}
+		for err == nil {
+			_, err = c.Read(b)
+		}
+		c.Close()
 	}
 }
 
@@ -348,7 +369,7 @@ func (l *lab) close() {
 
 // actor is a process that does what it is told: a job, or a bystander.
 type actor struct {
-	t   *testing.T
+	t   testing.TB
 	cmd *exec.Cmd
 	in  io.WriteCloser
 	out *bufio.Scanner
@@ -397,14 +418,14 @@ func (a *actor) do(words ...string) string {
 
 // watched is a scope and what it told.
 type watched struct {
-	t      *testing.T
+	t      testing.TB
 	scope  *Scope
 	mu     sync.Mutex
 	events []trace.Event
 	done   chan struct{}
 }
 
-func watch(t *testing.T, r *Recorder, a *actor, policy trace.Egress) *watched {
+func watch(t testing.TB, r *Recorder, a *actor, policy trace.Egress) *watched {
 	t.Helper()
 	s, err := r.Follow(t.Context(), Follow{Root: a.cmd.Process.Pid, Egress: policy})
 	if err != nil {
@@ -462,7 +483,7 @@ func find(events []trace.Event, like trace.Event) []trace.Event {
 	return out
 }
 
-func openRecorder(t *testing.T, l *lab) *Recorder {
+func openRecorder(t testing.TB, l *lab) *Recorder {
 	t.Helper()
 	o := Options{Agent: "test"}
 	o.ResolvConf, o.Hosts = []string{l.resolv}, "/dev/null"
