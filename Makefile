@@ -50,7 +50,7 @@ lint: ## Run golangci-lint with the reasons in .golangci.yml
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
 
 .PHONY: generate
-generate: ## Regenerate gen/ from proto/, and the CLI's pages
+generate: ## Regenerate gen/ from proto/, the CLI's pages and the recorder's programs (those need clang 14)
 	internal/tools/generate.sh
 
 .PHONY: requirements

@@ -14,7 +14,7 @@ func fake(prefix string, n int) string {
 
 func fakeKey(prefix string) string { return prefix + "IOSFODNN7EXAMPLE" }
 
-// S0-22: no secret that can be told from its shape leaves the machine in an argument.
+// No secret that can be told from its shape leaves the machine in an argument.
 func TestRedactArgs(t *testing.T) {
 	gh, pat, npm, glpat := fake("ghp_", 36), fake("github_pat_", 60), fake("npm_", 36), fake("glpat-", 20)
 	jwt := "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0NTY3ODkwIn0" + ".c2lnbmF0dXJl"

@@ -395,7 +395,7 @@ func TestMount(t *testing.T) {
 	}, "mount a-name tmpfs", "open /inside")
 }
 
-// S0-23: a process that leaves the job's cgroup is still the job's.
+// S0-20: a process that leaves the job's cgroup is still the job's.
 func TestEscape(t *testing.T) {
 	mount := cgroupMount()
 	if mount == "" {
@@ -418,7 +418,7 @@ func TestEscape(t *testing.T) {
 	}, "moved to "+filepath.Base(other), "ran")
 }
 
-// S0-23: so is one that leaves its session and outlives its parent.
+// S0-20: so is one that leaves its session and outlives its parent.
 func TestDaemon(t *testing.T) {
 	r := open(t, Options{})
 	j := start(t, "daemon")
@@ -568,7 +568,7 @@ func TestScopesApart(t *testing.T) {
 	}
 }
 
-// S0-22: what does not fit is counted to the last one, and told.
+// 4-46: what does not fit is counted to the last one, and told.
 func TestLossIsExact(t *testing.T) {
 	r := open(t, Options{Rate: 1 << 30})
 	j := start(t, "opens", t.TempDir(), "150000")
@@ -605,7 +605,7 @@ func TestLossIsExact(t *testing.T) {
 	}
 }
 
-// A job above its rate loses what is more, exactly counted.
+// 4-46: a job above its rate loses what is more, exactly counted.
 func TestRateLimit(t *testing.T) {
 	r := open(t, Options{Rate: 1000})
 	j := start(t, "opens", t.TempDir(), "30000")
@@ -716,7 +716,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 	pulse.finish(t)
 }
 
-// S0-23: a container that the job starts is the job's, with its id.
+// S0-20: a container that the job starts is the job's, with its id.
 func TestContainer(t *testing.T) {
 	for _, tool := range []string{"podman", "runc", "busybox"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -835,7 +835,7 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 }
 
-// S0-24: without rights nothing is recorded, and it is said why.
+// S0-20: without rights nothing is recorded, and it is said why.
 func TestUnprivileged(t *testing.T) {
 	j := start(t, "stay")
 	j.begin(t)
