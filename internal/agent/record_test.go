@@ -390,3 +390,75 @@ func TestTraceUnprivileged(t *testing.T) {
 		all.Wait()
 	})
 }
+
+// contained has the agent run in a container of podman's, as root without any capability
+// that recording takes, and with the socket where agents look for it by themselves.
+func (s *stage) contained(socket string) (ok bool) {
+	s.Helper()
+	podman, err := exec.LookPath("podman")
+	if err != nil {
+		if os.Getenv("CI") != "" {
+			s.Fatal(err)
+		}
+		s.Log("not tried: ", err)
+		return false
+	}
+	home := s.TempDir()
+	for _, dir := range []string{"rootfs/usr", "rootfs/bin", "rootfs/lib", "rootfs/lib64", "rootfs/etc", "rootfs/proc", "rootfs/sys", "rootfs/dev", "rootfs/tmp", "rootfs/run/muster", "rootfs" + s.dir, "rootfs/agent", "root", "run"} {
+		if err := os.MkdirAll(filepath.Join(home, dir), 0o755); err != nil {
+			s.Fatal(err)
+		}
+	}
+	conf := "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"runc\"\n"
+	if err := os.WriteFile(filepath.Join(home, "containers.conf"), []byte(conf), 0o644); err != nil {
+		s.Fatal(err)
+	}
+	args := []string{"unshare", "-m", "sh", "-c", `mount -t cgroup2 none /sys/fs/cgroup && exec "$0" "$@"`, podman,
+		"--root", filepath.Join(home, "root"), "--runroot", filepath.Join(home, "run"), "run", "--rm", "-i", "--pids-limit=0", "--network=host", "--log-driver=none"}
+	for _, v := range []string{"/usr", "/bin", "/lib", "/lib64"} {
+		args = append(args, "-v", v+":"+v+":ro")
+	}
+	args = append(args, "-v", s.dir+":"+s.dir, "-v", filepath.Dir(s.cmd.Path)+":/agent:ro", "-v", socket+":"+recorderSocket)
+	for _, e := range s.cmd.Env {
+		args = append(args, "-e", e)
+	}
+	args = append(args, "-e", "MUSTER_BOOT_TOKEN_FILE=/dev/stdin", "--rootfs", filepath.Join(home, "rootfs"), "/agent/"+filepath.Base(s.cmd.Path))
+	s.cmd.Path, err = exec.LookPath(args[0])
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.cmd.Args = args
+	s.cmd.Env = append(os.Environ(), "CONTAINERS_CONF="+filepath.Join(home, "containers.conf"), "MUSTER_BOOT_TOKEN_FILE=")
+	return true
+}
+
+// TestTraceInAContainer: processes are named as the node names them, whatever they are
+// called inside.
+func TestTraceInAContainer(t *testing.T) { // 4-47
+	socket := node(t)
+	s := mount(t, fmt.Sprintf(job, fmt.Sprintf(stepped, `'echo $BASHPID > "$DIR/inside"; /bin/echo first'`, `'/bin/echo second'`)))
+	s.traced()
+	if !s.contained(socket) {
+		return
+	}
+	s.start()
+	s.end(ExitDone, "started", "listening", "running build", "result Succeeded", "finished job finished")
+	events := s.plane.whole(t, 1)
+	in := ranIn(events)
+	if !slices.Equal(in["/bin/echo first"], []string{"one"}) || !slices.Equal(in["/bin/echo second"], []string{"two"}) {
+		t.Errorf("programs ran in %q", in)
+	}
+	r := events[0].Recorder
+	if r == nil || !slices.Contains(r.Extras, lentExtra) {
+		t.Errorf("recorder: %+v", r)
+	}
+	inside := strings.TrimSpace(s.file("inside"))
+	for _, e := range events {
+		if e.Type == trace.ProcessExec && slices.Equal(e.Args, []string{"/bin/echo", "first"}) {
+			t.Logf("inside it is process %s, and for the node %d in container %q", inside, e.PID, e.Container)
+			if fmt.Sprint(e.PPID) == inside || fmt.Sprint(e.PID) == inside || e.PID < 100 {
+				t.Errorf("process %d is not the node's number", e.PID)
+			}
+		}
+	}
+}
