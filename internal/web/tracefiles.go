@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net/http"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,7 +62,12 @@ type fileRow struct {
 	Next      string
 	Lazy      bool
 	W         int // how much of the whole it is, as a bar
+
+	dir *view.Dir // nil of a file
 }
+
+// below is the path of a name in a directory. It is not cleaned: a name is what it is.
+func below(at, name string) string { return strings.TrimSuffix(at, "/") + "/" + name }
 
 // ID is an id for the row of a directory: a path may have any character.
 func (r fileRow) ID() string {
@@ -113,12 +117,12 @@ func (f *fileTree) children(d *view.Dir, at string) []fileRow {
 		if n == 0 {
 			continue
 		}
-		name, full, inner := sub.Name, path.Join(at, sub.Name), sub
+		name, full, inner := sub.Name, below(at, sub.Name), sub
 		for len(inner.Dirs) == 1 && len(inner.Files) == 0 && inner.Folded == 0 { // a/b/c in one row
 			inner = inner.Dirs[0]
-			name, full = name+"/"+inner.Name, path.Join(full, inner.Name)
+			name, full = name+"/"+inner.Name, below(full, inner.Name)
 		}
-		rows = append(rows, fileRow{FileCounts: sub.Total, Name: clipPath(70, name+"/"), Path: full, Dir: true, Files: sub.Distinct, Secrets: sub.Sensitive, Lazy: true, Link: f.p.With("files", "dir", full, "kind", f.kind), W: sliver(n, f.whole)})
+		rows = append(rows, fileRow{FileCounts: sub.Total, Name: clipPath(70, name+"/"), Path: full, Dir: true, Files: sub.Distinct, Secrets: sub.Sensitive, Lazy: true, Link: f.p.With("files", "dir", full, "kind", f.kind), W: sliver(n, f.whole), dir: inner})
 	}
 	for _, file := range d.Files {
 		n := ofKind(file.FileCounts, f.kind)
@@ -134,7 +138,7 @@ func (f *fileTree) children(d *view.Dir, at string) []fileRow {
 }
 
 func (f *fileTree) file(file view.File, at string, n int64) fileRow {
-	full := path.Join(at, file.Name)
+	full := below(at, file.Name)
 	return fileRow{FileCounts: file.FileCounts, Name: clipPath(70, file.Name), Path: full, Sensitive: visible(file.Sensitive, 60), Programs: clip(40, strings.Join(file.Programs, ", ")), StepOf: f.p.Step(file.Step), W: sliver(n, f.whole), Link: f.p.traceSearch("path == " + strconv.Quote(full))}
 }
 
@@ -151,10 +155,10 @@ func (f *fileTree) unfold(d *view.Dir, at string, nth, budget int) (rows []fileR
 	for len(queue) > 0 {
 		r := queue[0]
 		queue = queue[1:]
-		if !r.Dir {
+		if !r.Dir || f.kind == "" && len(r.dir.Dirs)+len(r.dir.Files) > budget {
 			continue
 		}
-		kids := f.children(dirAt(f.p.Views.Files, r.Path), r.Path)
+		kids := f.children(r.dir, r.Path)
 		if len(kids) == 0 || len(kids) > budget {
 			continue
 		}
@@ -207,7 +211,7 @@ func (s *site) traceFiles(_ *http.Request, p *tracePage) (any, error) {
 		if dir = dirAt(v.Files, at); dir == nil {
 			return nil, muster.Errorf(muster.CodeNotFound, "the trace has no directory %s in its tree", clipPath(80, at).Text)
 		}
-		t.At = path.Clean("/" + at)
+		t.At = "/" + strings.Trim(at, "/")
 		t.Above = p.dirsAbove(t.At, t.Kind)
 	}
 	nth, err := number(p.params, "from")
@@ -257,7 +261,7 @@ func (f *fileTree) find(q string) (rows []fileRow, cut bool) {
 		at := work[len(work)-1]
 		work = work[:len(work)-1]
 		for _, file := range at.d.Files {
-			full := path.Join(at.at, file.Name)
+			full := below(at.at, file.Name)
 			n := ofKind(file.FileCounts, f.kind)
 			if n == 0 || !strings.Contains(strings.ToLower(full), q) {
 				continue
@@ -270,7 +274,7 @@ func (f *fileTree) find(q string) (rows []fileRow, cut bool) {
 			rows = append(rows, r)
 		}
 		for _, sub := range slices.Backward(at.d.Dirs) {
-			work = append(work, place{sub, path.Join(at.at, sub.Name)})
+			work = append(work, place{sub, below(at.at, sub.Name)})
 		}
 	}
 	return rows, false

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/trace/query"
@@ -149,6 +151,10 @@ func (t *queryTab) wrong(err error) {
 		return
 	}
 	t.Problem, t.Remedy = visible(at.Message, 1000), visible(at.Remedy, 1000)
+	if strings.Contains(t.Problem, "did you mean") && strings.HasPrefix(t.Remedy, "did you mean") {
+		t.Remedy = "" // CEL has said so
+	}
+	t.Problem, t.Remedy = sentence(t.Problem), sentence(t.Remedy)
 	lines := strings.SplitAfter(t.Expr, "\n")
 	if at.Line < 1 || at.Line > len(lines) {
 		return
@@ -164,6 +170,19 @@ func (t *queryTab) wrong(err error) {
 	if t.At == "" {
 		t.At = "⏎"
 	}
+}
+
+// sentence begins with a capital letter and ends with a stop.
+func sentence(s string) string {
+	if s == "" {
+		return ""
+	}
+	r, n := utf8.DecodeRuneInString(s)
+	s = string(unicode.ToUpper(r)) + s[n:]
+	if strings.ContainsAny(s[len(s)-1:], ".?!)") {
+		return s
+	}
+	return s + "."
 }
 
 func wordRune(r rune) bool {

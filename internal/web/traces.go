@@ -44,7 +44,7 @@ func (s traceSummary) Tabs() any { return traceTabs }
 func (p *tracePage) Link(tab string) string { return p.Base + "/" + tab + p.Suffix }
 
 // With is the address of a tab with parameters: names and values by turns; those with
-// the value "" are left out.
+// the value "" are left out, and long ones cut.
 func (p *tracePage) With(tab string, params ...any) string {
 	q := url.Values{}
 	if p.Suffix != "" {
@@ -53,10 +53,18 @@ func (p *tracePage) With(tab string, params ...any) string {
 	}
 	for i := 0; i+1 < len(params); i += 2 {
 		if v := fmt.Sprint(params[i+1]); v != "" {
-			q.Set(fmt.Sprint(params[i]), v)
+			q.Set(fmt.Sprint(params[i]), strings.ToValidUTF8(v[:min(len(v), maxTitle)], ""))
 		}
 	}
 	return address(p.Base+"/"+tab, q)
+}
+
+// Nothing says why there is nothing to look at.
+func (p *tracePage) Nothing() string {
+	if p.State == muster.TraceComplete && p.DeletedAt.IsZero() {
+		return sentence(visible(p.Problem, maxTitle))
+	}
+	return p.Line()
 }
 
 // Keep are the parameters that a form has to send along: names and values.

@@ -99,7 +99,7 @@ func commandLine(args []string) string {
 			b.WriteByte(' ')
 		}
 		if b.Len() > maxTitle {
-			fmt.Fprintf(&b, "… (%s more)", plural(len(args)-i, "argument", "arguments"))
+			fmt.Fprintf(&b, "… (%s)", plural(len(args)-i, "more argument", "more arguments"))
 			break
 		}
 		b.WriteString(shellWord(a))

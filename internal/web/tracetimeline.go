@@ -233,7 +233,7 @@ func timelineOfSteps(p *tracePage) []timelineRow {
 	var rows, outside []timelineRow
 	for i := range p.Views.Steps {
 		st := &p.Views.Steps[i]
-		r := timelineRow{Step: st, Title: clip(80, st.Name), Did: clip(80, st.Uses), D: time.Duration(st.DurationUS) * time.Microsecond, Link: p.With("timeline", "step", st.Number) + "#events"}
+		r := timelineRow{Step: st, Title: clip(80, st.Name), Did: clip(80, st.Uses), D: time.Duration(st.DurationUS) * time.Microsecond, Link: p.With("timeline", "step", st.Number) + "#r-events"}
 		end := st.End
 		if end.IsZero() && !st.Start.IsZero() {
 			end, r.Open = to, !p.Views.Ended
@@ -294,7 +294,7 @@ func (s *site) traceTimeline(r *http.Request, p *tracePage) (any, error) {
 		if current {
 			t.Type = k.Type
 		}
-		t.Types = append(t.Types, typeLink{k.Title, p.With("timeline", "step", n, "type", k.Type) + "#events", current})
+		t.Types = append(t.Types, typeLink{k.Title, p.With("timeline", "step", n, "type", k.Type) + "#r-events", current})
 	}
 	expr := fmt.Sprintf("step == %d", n)
 	if t.Type != "" {
@@ -314,10 +314,10 @@ func (s *site) traceTimeline(r *http.Request, p *tracePage) (any, error) {
 	t.Events = p.eventLines(answer.Rows)
 	if len(answer.Rows) > 0 && answer.More {
 		last := answer.Rows[len(answer.Rows)-1].Event.Seq
-		t.Next = p.With("timeline", "step", n, "type", t.Type, "after", last) + "#events"
+		t.Next = p.With("timeline", "step", n, "type", t.Type, "after", last) + "#r-events"
 	}
 	if after > 0 {
-		t.First = p.With("timeline", "step", n, "type", t.Type) + "#events"
+		t.First = p.With("timeline", "step", n, "type", t.Type) + "#r-events"
 	}
 	return t, nil
 }
