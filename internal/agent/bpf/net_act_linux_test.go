@@ -80,6 +80,8 @@ func perform(what string, args []string) (string, error) {
 		return fetch(args[0], args[1])
 	case "tls":
 		return hello(args[0], args[1], 0)
+	case "tls-mptcp":
+		return sayBy(multipath, args[0], greeting(args[1], 0, 0)...)
 	case "tls-long":
 		return say(args[0], greeting(args[1], 0, 200)...)
 	case "serve":
@@ -238,7 +240,10 @@ func exchange(network, server, name string, kind dnsmessage.Type) (*dnsmessage.M
 	if err != nil {
 		return nil, err
 	}
-	c, err := net.DialTimeout(network, net.JoinHostPort(server, "53"), patience)
+	d := &net.Dialer{Timeout: patience}
+	d.SetMultipathTCP(network == "mptcp")
+	network = strings.TrimPrefix(network, "mp")
+	c, err := d.Dial(network, net.JoinHostPort(server, "53"))
 	if err != nil {
 		return nil, err
 	}
@@ -343,7 +348,18 @@ func hello(to, name string, at int) (string, error) { return say(to, greeting(na
 
 // say sends parts and waits until as much has come back.
 func say(to string, parts ...[]byte) (string, error) {
-	c, err := net.DialTimeout("tcp", to, patience)
+	return sayBy(&net.Dialer{Timeout: patience}, to, parts...)
+}
+
+// multipath dials MPTCP.
+var multipath = func() *net.Dialer {
+	d := &net.Dialer{Timeout: patience}
+	d.SetMultipathTCP(true)
+	return d
+}()
+
+func sayBy(d *net.Dialer, to string, parts ...[]byte) (string, error) {
+	c, err := d.Dial("tcp", to)
 	if err != nil {
 		return "", err
 	}

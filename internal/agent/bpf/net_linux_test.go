@@ -206,8 +206,10 @@ func TestEgressByName(t *testing.T) {
 			t.Errorf("%s: %s, want %s", c.act, got, c.want)
 		}
 	}
-	if got := job.do("lookup tcp " + resolverAt + " x.tunnel.test"); strings.HasPrefix(got, "ok") {
-		t.Errorf("a tunnel over TCP: %s", got)
+	for _, network := range []string{"tcp", "mptcp"} {
+		if got := job.do("lookup " + network + " " + resolverAt + " x.tunnel.test"); strings.HasPrefix(got, "ok") {
+			t.Errorf("a tunnel over %s: %s", network, got)
+		}
 	}
 	// DNS rebinding: the name is allowed, the metadata service is not.
 	if got := job.do("fetch " + resolverAt + " rebind.test:80"); got != refused {
@@ -269,6 +271,8 @@ func TestEgressComparesTLS(t *testing.T) {
 		{"tls " + at + " wild.test", false},
 		{"tls-split " + at + " evil.test", false},
 		{"tls-records " + at + " evil.test", false},
+		{"tls-mptcp " + at + " evil.test", false},
+		{"tls-mptcp " + at + " allowed.test", true},
 		{"bytes " + at, true},
 		{"tls-long " + at + " allowed.test", true},
 		{"tls-long " + at + " evil.test", false},

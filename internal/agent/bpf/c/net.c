@@ -27,7 +27,7 @@ static void *(*full_socket)(void *sk) = (void *)95;
 static void *(*storage)(void *map, void *sk, void *value, u64 flags) = (void *)107;
 enum { STORAGE_CREATE = 1 };
 
-enum { AF_INET = 2, SOCK_RAW = 3, TCP = 6, UDP = 17, ICMP = 1, ICMP6 = 58 };
+enum { AF_INET = 2, SOCK_RAW = 3, TCP = 6, UDP = 17, MPTCP = 262 };
 #define swap16(n) __builtin_bswap16(n)
 #define swap32(n) __builtin_bswap32(n)
 
@@ -201,10 +201,10 @@ struct {
 struct mark {
 	struct header who; // the process that last connected or sent by it
 	u32 scope;
-	u8 dns;     // it talks to port 53
-	u8 by_name; // its peer is allowed only because of a name
+	u8 dns;   // it talks to port 53
 	u8 phase;   // of a TCP stream: what was sent first
 	u8 told_verdict;
+	u8 spare;
 	u64 told_at;
 	struct place told;
 };
@@ -345,7 +345,6 @@ inline_always int reach(struct bpf_sock_addr *c, const struct address *a, bool c
 		if (connecting) {
 			m->dns = port == 53;
 			m->phase = PHASE_NEW;
-			m->by_name = decision == BY_NAME;
 		} else {
 			m->dns |= port == 53;
 		}
@@ -398,8 +397,12 @@ SEC("cgroup/sendmsg6") int net_sendmsg6(struct bpf_sock_addr *c)
 	return reach6(c, false) & 1;
 }
 
+// Sockets of TCP and UDP are marked when they first connect or send; others never ask.
 SEC("cgroup/sock_create") int net_socket(struct bpf_sock *sk)
 {
+	u32 protocol = sk->protocol;
+	if (sk->type != SOCK_RAW && (protocol == TCP || protocol == UDP || protocol == MPTCP))
+		return 1;
 	u32 scope = in_scope();
 	if (!scope)
 		return 1;
@@ -912,11 +915,14 @@ static __attribute__((noinline)) int greet(struct __sk_buff *skb, struct mark *m
 	struct policy *policy = map_lookup(&policies, &scope);
 	struct hello h = {.skb = skb, .off = p->payload};
 	greeting(&h, p->end);
+	// Asked again and not remembered: a connection may have come about without a connect
+	// of its own, as those beneath MPTCP do.
+	bool by_name = policy && decide(policy->id, &p->to, p->port) == BY_NAME;
 
 	struct query *e = ring_reserve(&events, sizeof(*e), 0);
 	if (!e) {
 		lose(m, EV_HELLO);
-		if (!policy || !policy->enforce || !m->by_name)
+		if (!policy || !policy->enforce || !by_name)
 			return 1;
 		return 0; // it will be sent again
 	}
@@ -942,11 +948,11 @@ static __attribute__((noinline)) int greet(struct __sk_buff *skb, struct mark *m
 		}
 	}
 	t->h.a = h.torn | (u32)p->source << 16;
-	t->h.b = m->by_name;
+	t->h.b = by_name;
 	__builtin_memcpy(&e->wire[256], &p->from, 16);
 	t->p.bytes = n;
 	// A greeting without a name may go where any name may; one that is torn may not.
-	bool pass = known || !m->by_name || (!n && !h.torn);
+	bool pass = known || !by_name || (!n && !h.torn);
 	u8 verdict = verdict_of(policy, pass);
 	t->p.verdict = verdict;
 	m->phase = verdict == V_DENIED ? PHASE_CUT : PHASE_PASSED;
