@@ -146,6 +146,7 @@ type tape struct {
 	events  chan []trace.Event
 	lost    map[string]int64
 	closed  bool
+	ended   bool
 	closing []trace.Event // handed over by Close
 }
 
@@ -176,6 +177,14 @@ func (r *tape) lose(reason string, n int64, says bool) {
 	r.lost[reason] += n
 }
 
+// over ends the recorder before its scope is closed.
+func (r *tape) over() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = true
+	close(r.events)
+}
+
 type tapeScope tape
 
 func (s *tapeScope) Describe() trace.Recorder { return s.about }
@@ -187,6 +196,11 @@ func (s *tapeScope) Lost() map[string]int64 {
 	return maps.Clone(s.lost)
 }
 func (s *tapeScope) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return nil
+	}
 	if s.closing != nil {
 		s.events <- s.closing
 	}
@@ -671,6 +685,40 @@ func TestTraceIsBounded(t *testing.T) { // 4-46
 	}
 	if want := []string{"process_exec /new/program", "mem_read", "net_connect", "trace_end"}; !slices.Equal(story(after), want) {
 		t.Errorf("after the limit: %q", story(after))
+	}
+}
+
+func TestTraceWithoutItsRecorder(t *testing.T) { // the node's was restarted, or the job has ended it
+	rec := newTape()
+	var end *scene
+	play(t, traced(rec), func(s *scene) {
+		end = s
+		s.puppet.say(listening + running)
+		s.pass(time.Second)
+		rec.events <- []trace.Event{ran("/before")}
+		s.pass(time.Second)
+		rec.over()
+		s.pass(time.Minute)
+		s.puppet.say(completed)
+		s.puppet.exit(0)
+	})
+	if got := story(end.plane.whole(t, 1)); !slices.Equal(got, []string{"trace_start", "process_exec /before", "dropped", "trace_end"}) {
+		t.Errorf("the trace says %q", got)
+	}
+	if lost := end.plane.traces[1].seal.Seal.Lost; !maps.Equal(lost, map[string]int64{lostRecorder: 1}) {
+		t.Errorf("lost: %v", lost)
+	}
+}
+
+func TestControlPlaneIsReached(t *testing.T) {
+	for address, want := range map[string][]string{
+		"https://muster.example.com/": {"a", "muster.example.com:443"}, "http://127.0.0.1:8080": {"a", "127.0.0.1:8080"}, "http://[::1]": {"a", "[::1]:80"}, "virtio:x": {"a"},
+	} {
+		before := []string{"a", "b"}[:1]
+		got := reaching(wire.TraceSettings{Egress: trace.Egress{Mode: trace.EgressEnforce, Allow: before}}, address)
+		if !slices.Equal(got.Egress.Allow, want) || !slices.Equal(before[:2], []string{"a", "b"}) {
+			t.Errorf("%s: %q", address, got.Egress.Allow)
+		}
 	}
 }
 

@@ -7,6 +7,8 @@ const (
 	lostBuffer = "buffer_full"
 	lostLimit  = "job_limit"
 	lostDisk   = "disk_full"
+	// lostRecorder: the recorder ended before the job did. It counts as one.
+	lostRecorder = "recorder_gone"
 )
 
 // traceLimit decides which events of one job are written. After a limit, those that

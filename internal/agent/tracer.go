@@ -51,6 +51,8 @@ const (
 	// traceTick is how often the runner's log is read while a job runs, idleTick otherwise.
 	traceTick = 50 * time.Millisecond
 	idleTick  = time.Second
+	// traceGap is how long a program that is alive does not take between two turns.
+	traceGap = 2 * time.Second
 	// waitForWord is how long an agent that cannot record waits to learn which job it
 	// will not have recorded.
 	waitForWord = 15 * time.Second
@@ -239,7 +241,8 @@ func (t *tracer) run() {
 			if !ok {
 				events = nil
 				t.log.Error("recorder ended before the job")
-				continue
+				// From here on nothing is known, and how much is not either.
+				batch = []trace.Event{{Type: trace.Dropped, Timestamp: time.Now(), Method: lostRecorder, Count: 1}}
 			}
 			t.take(batch)
 		case n := <-t.notes:
@@ -262,7 +265,7 @@ func (t *tracer) run() {
 			t.paused(time.Now())
 		case <-tick.C:
 			now := time.Now()
-			t.last = now
+			t.passed(now)
 			t.turn(now)
 		}
 	}
@@ -387,13 +390,23 @@ func (t *tracer) begin(n note) {
 	t.turn(n.at)
 }
 
-// paused notes that this program was stopped for a while, in which nothing was shipped.
-func (t *tracer) paused(now time.Time) {
-	gap := now.Sub(t.last)
+// passed notes how long it is since the loop's last turn.
+func (t *tracer) passed(now time.Time) {
+	if gap := now.Sub(t.last); gap > traceGap {
+		t.gap, t.gapAt = gap, now
+	}
 	t.last = now
-	if gap < 2*time.Second || t.missing != "" {
+}
+
+// paused notes that this program was stopped for a while, in which nothing was shipped.
+// The signal that says so may come after the first turn of the loop.
+func (t *tracer) paused(now time.Time) {
+	t.passed(now)
+	if t.missing != "" || t.gap == 0 || now.Sub(t.gapAt) > traceGap {
 		return
 	}
+	gap := t.gap
+	t.gap = 0
 	t.log.Warn("agent was stopped", "for", gap.Round(time.Millisecond))
 	t.take([]trace.Event{{Type: trace.Tamper, Timestamp: now.UTC(), Method: "stopped", Target: os.Getpid(), TargetCommand: "muster-agent", DurationUS: gap.Microseconds()}})
 }
@@ -629,6 +642,20 @@ func (t *tracer) over(ctx context.Context) {
 // sealInHaste is how long the agent stays for its trace once it was told to end at once.
 const sealInHaste = 10 * time.Second
 
+// reaching allows a policy of egress the control plane, which a job may talk to as well.
+func reaching(settings wire.TraceSettings, address string) wire.TraceSettings {
+	u, err := url.Parse(address)
+	if err != nil || u.Hostname() == "" || settings.Egress.Mode == trace.EgressOff {
+		return settings
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	settings.Egress.Allow = append(slices.Clone(settings.Egress.Allow), net.JoinHostPort(u.Hostname(), port))
+	return settings
+}
+
 // newTracer opens the recorder and prepares what is needed beside it. env is the runner's
 // environment with the hook in it.
 func (w *watch) newTracer(ctx context.Context, environ []string) (t *tracer, env []string) {
@@ -636,7 +663,7 @@ func (w *watch) newTracer(ctx context.Context, environ []string) (t *tracer, env
 		return nil, environ
 	}
 	t = &tracer{
-		settings: *w.boot.Trace, log: w.log, notes: make(chan note, 16), told: map[string]int64{}, kept: w.boot.Registration != nil && !w.boot.Registration.Ephemeral,
+		settings: reaching(*w.boot.Trace, w.cfg.URL), log: w.log, notes: make(chan note, 16), told: map[string]int64{}, kept: w.boot.Registration != nil && !w.boot.Registration.Ephemeral,
 		diag: &diagnostics{dir: filepath.Join(w.cfg.RunnerDir, "_diag"), began: time.Now().Add(-time.Second)},
 		hide: newRedaction(w.secrets()...), learnt: w.learnt, plane: planeEntry(w.cfg.URL),
 	}
@@ -653,7 +680,7 @@ func (w *watch) newTracer(ctx context.Context, environ []string) (t *tracer, env
 		w.log.Warn("jobs are not asked for their names", "error", err)
 	}
 	if t.missing == "" {
-		t.rec, t.missing = w.cfg.openRecorder(ctx, w.agent.version, w.boot.Trace.Egress, w.log)
+		t.rec, t.missing = w.cfg.openRecorder(ctx, w.agent.version, t.settings.Egress, w.log)
 	}
 	if t.rec != nil {
 		t.about = t.rec.Describe()
