@@ -102,6 +102,8 @@ type tracer struct {
 	now    *recording
 	told   map[string]int64 // what Dropped events of the recorder have told, by reason
 	last   time.Time        // of the loop's last turn
+	gap    time.Duration    // between two turns, too long; 0 once it was told
+	gapAt  time.Time
 
 	sealed   chan struct{} // closed when nothing more is queued for delivery
 	hangUp   context.CancelFunc
