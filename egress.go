@@ -64,7 +64,7 @@ func (e Egress) validate(bad func(format string, args ...any)) {
 	}
 	for _, a := range e.Allow {
 		if !validDestination(a) {
-			bad("egress: %q is no host, *.host, address or network, with :PORT if it is for one port ([2001:db8::1]:443)", a)
+			bad("egress: %q is no host, *.host, address or network without bits beyond its length, with :PORT if it is for one port ([2001:db8::1]:443)", a)
 		}
 	}
 }
@@ -73,11 +73,11 @@ var hostName = regexp.MustCompile(`\A(\*\.)?([a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-
 
 // validDestination reports whether text can be an entry of an allow list.
 func validDestination(text string) bool {
-	if _, err := netip.ParsePrefix(text); err == nil {
-		return true
+	if p, err := netip.ParsePrefix(text); err == nil {
+		return validNetwork(p)
 	}
-	if _, err := netip.ParseAddr(text); err == nil {
-		return true
+	if a, err := netip.ParseAddr(text); err == nil {
+		return a.Zone() == ""
 	}
 	host := text
 	if i := strings.LastIndexByte(text, ':'); i >= 0 {
@@ -88,16 +88,22 @@ func validDestination(text string) bool {
 		host = text[:i]
 		if in, ok := strings.CutPrefix(host, "["); ok {
 			in, ok = strings.CutSuffix(in, "]")
-			_, addr := netip.ParseAddr(in)
-			_, network := netip.ParsePrefix(in)
-			return ok && (addr == nil || network == nil)
+			a, addr := netip.ParseAddr(in)
+			p, network := netip.ParsePrefix(in)
+			return ok && strings.Contains(in, ":") && (addr == nil && a.Zone() == "" || network == nil && validNetwork(p))
 		}
 		if p, err := netip.ParsePrefix(host); err == nil {
-			return p.Addr().Is4()
+			return p.Addr().Is4() && validNetwork(p)
 		}
 		if a, err := netip.ParseAddr(host); err == nil {
 			return a.Is4()
 		}
 	}
-	return len(host) <= 253 && hostName.MatchString(host) && strings.Trim(host, "0123456789.") != ""
+	return len(host) <= 250 && hostName.MatchString(host) && strings.Trim(host, "0123456789.") != ""
+}
+
+// validNetwork reports whether a network has no bits beyond its length, and is all IPv4 or
+// all IPv6: anything else was meant otherwise than it reads.
+func validNetwork(p netip.Prefix) bool {
+	return p == p.Masked() && (!p.Addr().Is4In6() || p.Bits() >= 96)
 }

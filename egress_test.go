@@ -17,6 +17,7 @@ func TestEgress(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"", "*", "a.*.com", "https://example.com", "example.com/path", "example.com:0", "example.com:70000", "example.com:", "192.0.2", "192.0.2.0/33",
+		"192.0.2.7/24", "192.0.2.7/24:443", "[2001:db8::1/32]:443", "fe80::1%eth0", "[192.0.2.7]:443", "::ffff:0.0.0.0/90",
 		"[2001:db8::1]", "[example.com]:443", "-x.com", "a b", "*.*.com", strings.Repeat("a.", 130) + "com"} {
 		p.Egress = muster.Egress{Mode: "audit", Allow: []string{text}}
 		if p.Validate() == nil {

@@ -160,9 +160,15 @@ func cleanName(host string) (string, error) {
 	if strings.Contains(host, "*") {
 		return "", errors.New("has a * elsewhere than at its beginning; write *.DOMAIN for every name below DOMAIN")
 	}
-	name, err := lookup.ToASCII(strings.TrimSuffix(host, "."))
-	if again, twice := lookup.ToASCII(name); err != nil || twice != nil || again != name || !utf8.ValidString(host) {
-		return "", errors.New("is not the name of a host; write it as in a URL")
+	name := CleanName(host)
+	if strings.ContainsFunc(host, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		// Only these need it; what is in ASCII may be what IDNA would not have, and be in use.
+		var err error
+		name, err = lookup.ToASCII(strings.TrimSuffix(host, "."))
+		again, twice := lookup.ToASCII(name)
+		if err != nil || twice != nil || again != name || !utf8.ValidString(host) {
+			return "", errors.New("is not the name of a host; write it as in a URL")
+		}
 	}
 	switch {
 	case name == "":

@@ -19,6 +19,7 @@ func TestParseDestination(t *testing.T) {
 		"bücher.example":           "xn--bcher-kva.example",
 		"faß.de":                   "xn--fa-hia.de",
 		"_acme.example.com":        "_acme.example.com",
+		"r3---sn-x.example.com":    "r3---sn-x.example.com",
 		"artifacts":                "artifacts",
 		"192.0.2.7":                "192.0.2.7",
 		"192.0.2.7:22":             "192.0.2.7:22",
