@@ -638,3 +638,55 @@ func TestFindings(t *testing.T) {
 		t.Errorf("%+v %v", all, err)
 	}
 }
+
+// A list of indicators names the jobs that have any, in their indexes or without.
+func TestScan(t *testing.T) {
+	w := newWorld(t)
+	w.done(t, "octo/app", "success", build("proxy.golang.org")...)
+	bad := w.done(t, "octo/app", "success", build("proxy.golang.org", "cdn.evil.example")...)
+	live := w.begin(t, "octo/lib")
+	live.send(t, build("evil.example")...)
+	scan := func(list string, where inspect.Where, limit int) (out []string, stats inspect.Stats) {
+		t.Helper()
+		stats, err := w.Scan(t.Context(), ws, list, where, limit, func(tr muster.Trace, hits []inspect.Hit) bool {
+			for _, h := range hits {
+				out = append(out, fmt.Sprintf("%s %s %s", tr.ID, h.Event.Type, h.Indicator))
+			}
+			return true
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out, stats
+	}
+	of := func(j *job, what ...string) (out []string) {
+		for _, w := range what {
+			out = append(out, j.id.String()+" "+w)
+		}
+		return out
+	}
+	for _, c := range []struct {
+		list  string
+		limit int
+		want  []string
+	}{
+		{"evil[.]example # the advisory", 0, append(of(live, "dns_query evil.example (the advisory)", "net_connect evil.example (the advisory)"), of(bad, "dns_query evil.example (the advisory)", "net_connect evil.example (the advisory)")...)},
+		{"evil.example", 1, append(of(live, "dns_query evil.example"), of(bad, "dns_query evil.example")...)},
+		{"198.51.100.2", 0, of(bad, "dns_query 198.51.100.2", "net_connect 198.51.100.2")},
+		{"path:/usr/bin/bash", 0, append(of(live, "process_exec /usr/bin/bash"), append(of(bad, "process_exec /usr/bin/bash"), "r-0101 process_exec /usr/bin/bash")...)},
+		{"path:/usr/bin/ba*\nother.example", 1, append(of(live, "process_exec /usr/bin/ba*"), append(of(bad, "process_exec /usr/bin/ba*"), "r-0101 process_exec /usr/bin/ba*")...)},
+		{"command:go build ./...", 1, append(of(live, "process_exec go build ./..."), append(of(bad, "process_exec go build ./..."), "r-0101 process_exec go build ./...")...)},
+		{"other.example", 0, nil},
+	} {
+		if got, _ := scan(c.list, inspect.Where{}, c.limit); cmp.Diff(c.want, got) != "" {
+			t.Errorf("%s: %s", c.list, cmp.Diff(c.want, got))
+		}
+	}
+	if got, stats := scan("evil.example", inspect.Where{TraceFilter: inspect.TraceFilter{Repository: "octo/app"}}, 0); len(got) != 2 || stats.Traces != 2 || stats.Affected != 1 || stats.Matched != 2 {
+		t.Errorf("%v %+v", got, stats)
+	}
+	for list, words := range map[string]string{"# nothing": "there are none in it", "sha256:" + strings.Repeat("ab", 32): "hashes cannot be looked for"} {
+		_, err := w.Scan(t.Context(), ws, list, inspect.Where{}, 0, nil)
+		wantCode(t, err, muster.CodeInvalid, words)
+	}
+}

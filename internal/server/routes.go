@@ -36,8 +36,14 @@ func (s *Server) routes() (http.Handler, error) {
 	}
 	do := commands{Client: s.client, store: s.store, dispatcher: s.dispatcher}
 	logs := jobLogs{s.store, s.apps}
+	var apiPort api.Traces
+	var webPort web.Traces
+	if s.inspector != nil {
+		apiPort, webPort = apiTraces{s.inspector}, webTraces{s.inspector}
+	}
 	operators := api.New(api.Config{
-		Store: apiStore{s.store}, Commands: do, Agents: s.client, JobLogs: logs, Monitor: monitor{s.store, s.apps, s.checks},
+
+		Store: apiStore{s.store}, Traces: apiPort, Commands: do, Agents: s.client, JobLogs: logs, Monitor: monitor{s.store, s.apps, s.checks},
 		OperatorToken: s.cfg.OperatorToken, Workspace: workspace, Stopping: s.stopping, Version: s.opts.Version, Observer: s.registry.API(), Logger: s.logger,
 		Book: book(s.cfg.PriceBook), CostBudgets: s.cfg.Budgets, Platforms: s.dashboard.platforms,
 		Access: &access{store: s.store, apps: s.apps, checks: s.checks, listeners: s.listeners, groups: map[groupQuestion]groupAnswer{}},
@@ -57,7 +63,7 @@ func (s *Server) routes() (http.Handler, error) {
 	mux.Handle("/", web.New(web.Config{
 		Guard: guard,
 		Reads: s.dashboard, Commands: webCommands{do}, JobLogs: webLogs{logs},
-		Subscribe: s.store.Subscribe, Stopping: s.stopping, Token: s.cfg.OperatorToken,
+		Traces: webPort, Subscribe: s.store.Subscribe, Stopping: s.stopping, Token: s.cfg.OperatorToken,
 		About: s.about(), Logger: s.logger,
 	}))
 	return mux, nil

@@ -23,6 +23,7 @@ import (
 	"github.com/muster-ci/muster/internal/engine"
 	"github.com/muster-ci/muster/internal/github"
 	"github.com/muster-ci/muster/internal/ingress"
+	"github.com/muster-ci/muster/internal/inspect"
 	"github.com/muster-ci/muster/internal/lifecycle"
 	"github.com/muster-ci/muster/internal/metrics"
 	"github.com/muster-ci/muster/internal/secretbox"
@@ -44,17 +45,18 @@ type Options struct {
 
 // Server is a control plane. Open builds it, Run runs it once.
 type Server struct {
-	cfg      config.Config
-	opts     Options
-	logger   *slog.Logger
-	registry *metrics.Registry
-	store    *store.Store
-	archive  *archive.Archive // nil where no traces are kept
-	box      *secretbox.Box
-	engine   *engine.Engine
-	apps     map[string]*github.Client
-	client   *lifecycle.Client
-	worker   worker.Worker
+	cfg       config.Config
+	opts      Options
+	logger    *slog.Logger
+	registry  *metrics.Registry
+	store     *store.Store
+	archive   *archive.Archive // nil where no traces are kept, and with it inspector
+	inspector *inspect.Inspector
+	box       *secretbox.Box
+	engine    *engine.Engine
+	apps      map[string]*github.Client
+	client    *lifecycle.Client
+	worker    worker.Worker
 
 	dispatcher   *ingress.Dispatcher
 	redeliverers map[string]*ingress.Redeliverer
@@ -115,6 +117,9 @@ func Open(ctx context.Context, cfg config.Config, opts Options) (_ *Server, err 
 		return nil, err
 	}
 	if err := s.openArchive(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.openInspector(); err != nil {
 		return nil, err
 	}
 	// Problems of providers and Apps are told before the engine takes its seconds.

@@ -56,8 +56,8 @@ func (s *Server) tracing() lifecycle.Tracing {
 	return t
 }
 
-// analyst is who makes views and findings of traces; nil until there is one.
-func (s *Server) analyst() lifecycle.Analyst { return nil }
+// analyst is who makes views and findings of traces.
+func (s *Server) analyst() lifecycle.Analyst { return analyst{s.inspector} }
 
 // keptTraces deletes the events of traces whose time is over, and what lies in the bucket
 // that the books do not know.
