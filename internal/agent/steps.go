@@ -214,6 +214,21 @@ func (l *worklog) next(until time.Time) (e trace.Event, ok bool) {
 	return e, true
 }
 
+// at is the number of the step in which something happened, 0 if it was in none.
+func (l *worklog) at(when time.Time) int {
+	for n := len(l.steps) - 1; n >= 0; n-- {
+		step := l.steps[n]
+		if when.Before(step.Start) {
+			continue
+		}
+		if (n < len(l.steps)-1 || !l.open) && when.After(step.End) {
+			return 0 // between two, or after the last
+		}
+		return step.Number
+	}
+	return 0
+}
+
 func later(a, b time.Time) time.Time {
 	if a.Before(b) {
 		return b

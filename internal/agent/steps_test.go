@@ -128,6 +128,11 @@ func TestStepsOfTheRealLog(t *testing.T) { // S0-20
 	if !slices.Equal(l.steps, want) {
 		t.Errorf("steps:\n%+v\nwant:\n%+v", l.steps, want)
 	}
+	for when, number := range map[string]int{"10:00:09": 0, "10:00:10": 1, "10:00:12.15": 2, "10:00:14.25": 4, "10:00:14.26": 5, "10:00:21.05": 6, "10:00:22": 0} {
+		if got := l.at(at(when)); got != number {
+			t.Errorf("at %s it was step %d, want %d", when, got, number)
+		}
+	}
 	bounds := all(l)
 	if len(bounds) != 12 {
 		t.Errorf("%d bounds", len(bounds))

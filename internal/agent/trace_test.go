@@ -299,7 +299,8 @@ func TestTraceOfAJob(t *testing.T) { // S0-20 S0-21 S0-23 C24
 			s.Errorf("%d events were shipped while the job ran", n)
 		}
 		s.logged("StepsRunner] Step result: Failed", "StepsRunner] Update job result with current step result 'Failed'.", "JobRunner] Finalize job.")
-		rec.closing = []trace.Event{ran("/bin/late", "late")}
+		s.pass(200 * time.Millisecond)
+		rec.closing = []trace.Event{ran("/bin/late", "late")} // handed over long after
 		s.pass(time.Second)
 		s.puppet.say(completed)
 		s.puppet.exit(0)

@@ -136,7 +136,6 @@ type recording struct {
 	held    []trace.Event
 	ordered bool // held is in the order of time
 	steps   worklog
-	step    int
 	limit   *traceLimit
 	seq     uint64
 	chain   trace.Chain
@@ -428,7 +427,7 @@ func (t *tracer) release(until, now time.Time) {
 	})
 	for _, e := range r.held[:n] {
 		t.mark(e.Timestamp, now)
-		e.Step = r.step
+		e.Step = r.steps.at(e.Timestamp) // also of one that comes late
 		t.write(e, now)
 	}
 	r.held = append(r.held[:0], r.held[n:]...)
@@ -444,9 +443,6 @@ func (t *tracer) mark(until, now time.Time) {
 			return
 		}
 		t.write(e, now)
-		if r.step = 0; e.Type == trace.StepStart {
-			r.step = e.Step
-		}
 	}
 }
 
