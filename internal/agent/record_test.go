@@ -309,7 +309,9 @@ func node(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(exe, "record", "--socket", socket)
+	// No more than deploy/recorder gives it.
+	const caps = "-all,+bpf,+perfmon,+net_admin,+sys_ptrace,+dac_read_search"
+	cmd := exec.Command("setpriv", "--bounding-set", caps, "--inh-caps", caps, exe, "record", "--socket", socket)
 	cmd.Env = []string{"MUSTER_AGENT_UNDER_TEST=1"}
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
