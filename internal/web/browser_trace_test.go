@@ -209,7 +209,7 @@ func TestBrowserTraces(t *testing.T) {
 					t.Errorf("%s: %s", tab, got)
 				}
 				if got := tb.js(`document.documentElement.scrollWidth`); got != strconv.FormatInt(width, 10) {
-					t.Errorf("%s is %s pixels wide on a screen of %d: %s", tab, got, width, tb.js(`[...document.querySelectorAll('main *')].filter(e => { e.style.display = 'none'; const ok = document.documentElement.scrollWidth < ` + got + `; e.style.display = ''; return ok; }).map(e => e.tagName + ' ' + e.id + ' ' + e.className).join(' > ')`))
+					t.Errorf("%s is %s pixels wide on a screen of %d: %s", tab, got, width, tb.js(`[...document.querySelectorAll('main *')].filter(e => { e.style.display = 'none'; const ok = document.documentElement.scrollWidth < `+got+`; e.style.display = ''; return ok; }).map(e => e.tagName + ' ' + e.id + ' ' + e.className).join(' > ')`))
 				}
 			}
 		}
@@ -232,7 +232,14 @@ func TestBrowserTraces(t *testing.T) {
 			{"overview-phone", at + "/overview", "dark", 400, 0}, {"execution-phone", at + "/execution", "light", 400, 0}, {"findings", "/findings", "light", 1360, 0}, {"egress", "/pools/linux-small/egress", "light", 1360, 0}, {"pool", "/pools/linux-small", "light", 1360, 0}, {"answer", at + "/query?q=" + url.QueryEscape(`type == "process_exec" && path.matches("/(curl|python3)$")`) + "&scope=workspace", "light", 1360, 0}, {"wrong", at + "/query?q=" + url.QueryEscape(`type == "dns_query" && hostnam.endsWith(".xyz")`), "dark", 1360, 0},
 			{"runner", "/runners/" + f.tr.detections[0].Trace.String(), "light", 1360, 0}, {"process", at + "/execution?of=46", "light", 1360, 0}, {"job", at[:len(at)-len("/trace")], "light", 1360, 0},
 		} {
-			tb.shoot(filepath.Join(dir, "trace-"+s.name+".png"), s.path, s.scheme, s.width, s.height)
+			tb.shoot(filepath.Join(dir, "dashboard-trace-"+s.name+".png"), s.path, s.scheme, s.width, s.height)
 		}
+		id := f.tr.detections[0].Trace
+		f.tr.views[id] = largeViews(f.tr.views[id])
+		tb.shoot(filepath.Join(dir, "dashboard-trace-network-large.png"), at+"/network", "light", 1360, 2200)
+		tb.shoot(filepath.Join(dir, "dashboard-trace-flame-large.png"), at+"/execution?view=flame", "light", 1360, 900)
+		spoil(f, f.tr.traces[slices.IndexFunc(f.tr.traces, func(t *muster.Trace) bool { return t.ID == id })])
+		tb.shoot(filepath.Join(dir, "dashboard-trace-hostile.png"), at+"/overview", "light", 1360, 0)
+		tb.shoot(filepath.Join(dir, "dashboard-trace-hostile-network.png"), at+"/network", "light", 1360, 1400)
 	})
 }

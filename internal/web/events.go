@@ -23,7 +23,13 @@ const (
 	eventWrite = 10 * time.Second
 	// maxChanges is the most that one message names; beyond, it says "everything".
 	maxChanges = 100
+	// maxTraces is the most traces that one message names; beyond, it says "traces". Every
+	// one that is recorded changes each second, and must not have all pages drawn anew.
+	maxTraces = 20
 )
+
+// kindTrace is the kind of change that traces make; the store names it so.
+const kindTrace = "trace"
 
 // change is a muster.Change as the script gets it.
 type change struct {
@@ -98,8 +104,21 @@ func (s *site) stream(ctx context.Context, changes <-chan muster.Change, out *ev
 // there are too many to name.
 func encodeChanges(pending map[change]bool) string {
 	list := make([]change, 0, len(pending))
+	traces := 0
 	for c := range pending {
+		if c.Kind == kindTrace {
+			traces++
+			continue
+		}
 		list = append(list, c)
+	}
+	for c := range pending {
+		if c.Kind == kindTrace && traces <= maxTraces {
+			list = append(list, c)
+		}
+	}
+	if traces > maxTraces {
+		list = append(list, change{Kind: kindTrace})
 	}
 	if len(list) > maxChanges {
 		list = []change{{Kind: "*"}}

@@ -60,7 +60,7 @@ func (s *site) findings(w http.ResponseWriter, r *http.Request) error {
 		v.Rows = append(v.Rows, findingRow{Detection: d.Detection, Where: summaryOf(d.Of), Title: clip(maxShown, d.Title), Subject: clipPath(80, d.Subject), Step: clip(60, d.Step), Process: clip(90, d.Process)})
 	}
 	v.Severities = append(v.Severities, typeLink{"All", v.link("", ""), v.Severity == ""})
-	for _, sev := range slices.Backward(muster.Severities) {
+	for _, sev := range slices.Backward(muster.Severities[1:]) { // from the least on is all
 		title := string(sev)
 		if sev != muster.SeverityCritical {
 			title += " and above"

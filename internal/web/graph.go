@@ -16,6 +16,8 @@ type graph struct {
 	Heads         []graphHead
 	// Label is the drawing in one sentence.
 	Label string
+	// Dense: there are so many lines that each is drawn lightly.
+	Dense bool
 }
 
 // graphNode is one box. Column counts from 0; the other numbers are of the layout.
@@ -24,6 +26,7 @@ type graphNode struct {
 	Column int
 	Group  string // nodes of one group stand together, in the order in which groups came
 	Fixed  bool   // stands in the order in which it came
+	Last   bool   // stands at the end of its group
 	Label  clipped
 	Title  string // what is told about it: its text, then one line per fact
 	Class  string
@@ -60,6 +63,8 @@ const (
 	graphBox   = 19 // height of a node
 	graphGap   = 12 // between groups
 	graphHeadH = 26
+	// denseLines is how many lines can be told apart when all are drawn strongly.
+	denseLines = 90
 )
 
 // graphColumn is where a column stands and how wide its nodes are.
@@ -97,21 +102,27 @@ func (g *graph) lay(columns []graphColumn) {
 		g.Heads = append(g.Heads, graphHead{Text: c.Head, X: c.X + 1})
 		g.Width = max(g.Width, c.X+c.W+1)
 	}
+	// What was refused lies above the rest.
+	slices.SortStableFunc(g.Lines, func(a, b graphLine) int { return cmp.Compare(btoi(a.Class != "e-fine"), btoi(b.Class != "e-fine")) })
+	thickest := 3.4
+	if g.Dense = len(g.Lines) > denseLines; g.Dense {
+		thickest = 1.2
+	}
 	most := int64(1)
 	for _, l := range g.Lines {
 		most = max(most, l.Count)
 	}
 	for i := range g.Lines {
-		g.Lines[i].draw(g.Nodes[g.Lines[i].From], g.Nodes[g.Lines[i].To], most)
+		g.Lines[i].draw(g.Nodes[g.Lines[i].From], g.Nodes[g.Lines[i].To], most, thickest)
 	}
 }
 
 // draw bends the line from the right edge of one node to the left edge of another.
-func (l *graphLine) draw(from, to graphNode, most int64) {
+func (l *graphLine) draw(from, to graphNode, most int64, thickest float64) {
 	x1, y1, x2, y2 := from.X+from.W, from.Y+from.H/2, to.X, to.Y+to.H/2
 	mid := (x1 + x2) / 2
 	l.Path = fmt.Sprintf("M%d %dC%d %d %d %d %d %d", x1, y1, mid, y1, mid, y2, x2, y2)
-	l.Width = fmt.Sprintf("%.1f", 1.2+3.4*math.Log1p(float64(l.Count))/math.Log1p(float64(max(most, 8))))
+	l.Width = fmt.Sprintf("%.1f", 1.2+thickest*math.Log1p(float64(l.Count))/math.Log1p(float64(max(most, 8))))
 }
 
 // sortColumns puts every node near the middle of those that it is joined with, column by
@@ -173,7 +184,7 @@ func (g *graph) rank(columns int, groups map[string]int, want func(int) (float64
 			return g.Nodes[i].order
 		}
 		slices.SortStableFunc(in, func(a, b int) int {
-			return cmp.Or(cmp.Compare(groups[g.Nodes[a].Group], groups[g.Nodes[b].Group]), cmp.Compare(key(a), key(b)))
+			return cmp.Or(cmp.Compare(groups[g.Nodes[a].Group], groups[g.Nodes[b].Group]), cmp.Compare(btoi(g.Nodes[a].Last), btoi(g.Nodes[b].Last)), cmp.Compare(key(a), key(b)))
 		})
 		for at, i := range in {
 			g.Nodes[i].order = float64(at) / float64(max(len(in)-1, 1))

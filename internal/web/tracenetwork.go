@@ -277,11 +277,11 @@ func (p *tracePage) graphConnection(b *graphBuilder, c view.Connection, namedHos
 		class = "e-would"
 	}
 	n := max(c.Count, 1)
-	programKey, programNode := "other", graphNode{Label: clipped{Text: "other programs"}, Class: "n-program n-more"}
+	programKey, programNode := "other", graphNode{Last: true, Label: clipped{Text: "other programs"}, Class: "n-program n-more"}
 	if namedProgram {
 		programKey, programNode = "p "+c.Program, graphNode{Label: clip(25, cmp.Or(c.Program, "?")), Class: "n-program", Link: p.With("execution", "q", c.Program)}
 	}
-	hostKey, hostNode := "more "+string(c.Category), graphNode{Group: string(c.Category), Class: categoryClasses[c.Category] + " n-more", Link: p.With("network", "category", c.Category)}
+	hostKey, hostNode := "more "+string(c.Category), graphNode{Last: true, Group: string(c.Category), Class: categoryClasses[c.Category] + " n-more", Link: p.With("network", "category", c.Category)}
 	if namedHost {
 		hostKey, hostNode = "h "+c.Host, graphNode{Group: string(c.Category), Label: clipPath(46, c.Host), Class: categoryClasses[c.Category], Link: p.With("network", "host", c.Host)}
 	}

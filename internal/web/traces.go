@@ -45,10 +45,10 @@ func (p *tracePage) Link(tab string) string { return p.Base + "/" + tab + p.Suff
 
 // With is the address of a tab with parameters: names and values by turns; those with
 // the value "" are left out, and long ones cut.
-func (p *tracePage) With(tab string, params ...any) string {
+func (s traceSummary) With(tab string, params ...any) string {
 	q := url.Values{}
-	if p.Suffix != "" {
-		name, value, _ := strings.Cut(p.Suffix[1:], "=")
+	if s.Suffix != "" {
+		name, value, _ := strings.Cut(s.Suffix[1:], "=")
 		q.Set(name, value)
 	}
 	for i := 0; i+1 < len(params); i += 2 {
@@ -56,7 +56,7 @@ func (p *tracePage) With(tab string, params ...any) string {
 			q.Set(fmt.Sprint(params[i]), strings.ToValidUTF8(v[:min(len(v), maxTitle)], ""))
 		}
 	}
-	return address(p.Base+"/"+tab, q)
+	return address(s.Base+"/"+tab, q)
 }
 
 // Nothing says why there is nothing to look at.
@@ -127,6 +127,19 @@ func (s traceSummary) Argument() string {
 		return s.Job.String()
 	}
 	return s.ID.String()
+}
+
+// EventsOf is the address of the events that made a rule fire, "" if it names none.
+func (s traceSummary) EventsOf(d muster.Detection) string {
+	if len(d.Seq) == 0 {
+		return ""
+	}
+	const most = 50
+	list := make([]string, 0, most)
+	for _, n := range d.Seq[:min(most, len(d.Seq))] {
+		list = append(list, strconv.FormatUint(n, 10))
+	}
+	return s.With("query", "q", "seq in ["+strings.Join(list, ", ")+"]")
 }
 
 // Recording reports whether the trace still grows.

@@ -428,3 +428,21 @@ func TestFindingsPage(t *testing.T) {
 		t.Errorf("%d of 120 findings are on the pages", len(seen))
 	}
 }
+
+// What the real builder makes of events has all pages.
+func TestTabsOfBuiltViews(t *testing.T) {
+	f := newFake()
+	at := incidentPath(f)
+	id := f.tr.detections[0].Trace
+	b := view.NewBuilder(f.tr.views[id].Job)
+	events := slices.Clone(f.tr.events[id])
+	slices.SortStableFunc(events, func(a, b trace.Event) int { return a.Timestamp.Compare(b.Timestamp) })
+	for _, e := range events {
+		b.Add(e)
+	}
+	b.Add(trace.Event{Type: trace.FileOpen, Timestamp: fakeNow, PID: events[3].PID, Start: events[3].Start, Path: "/home/runner/.ssh/id_rsa", Flags: "read", Step: 2})
+	f.tr.views[id] = b.Views()
+	for tab, text := range map[string]string{"overview": "processes", "timeline": "Run tests", "execution": "vitest", "execution?view=flame": "Run tests", "network": "registry.npmjs.org:443", "files": ".ssh/", "performance": "Install dependencies", "query?q=pid>0": "looked at"} {
+		wants(t, f, at+"/"+tab, text)
+	}
+}

@@ -62,11 +62,11 @@ func visible(s string, limit int) string {
 			break
 		}
 		switch {
-		case r < 0x20: // the pictures of control characters stand in the same order
-			b.WriteRune('\u2400' + r)
-		case r == 0x7f:
-			b.WriteRune('\u2421')
-		case unseen(r):
+		case r == '\n':
+			b.WriteRune('↵')
+		case r == '\t':
+			b.WriteRune('⇥')
+		case r < 0x20, unseen(r):
 			fmt.Fprintf(&b, "⟨U+%04X⟩", r)
 		default:
 			b.WriteRune(r)

@@ -609,6 +609,25 @@ func TestEventsInAFlood(t *testing.T) {
 	})
 }
 
+// Traces that are recorded change every second: many at once are told as one.
+func TestEventsOfManyTraces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := emptyFake()
+		s, stop := listen(web.New(config(f)))
+		defer stop()
+		synctest.Wait()
+		f.change(muster.Change{Kind: "job", ID: "7"}, func() {})
+		for i := range 200 {
+			f.change(muster.Change{Kind: "trace", ID: fmt.Sprint(i)}, func() {})
+			synctest.Wait()
+		}
+		time.Sleep(time.Second)
+		if !strings.Contains(s.said(), `data: [{"kind":"job","id":"7"},{"kind":"trace"}]`) {
+			t.Errorf("many traces are told as %q", s.said())
+		}
+	})
+}
+
 func TestEventsBeatAndEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := emptyFake()
@@ -676,7 +695,7 @@ func TestContrast(t *testing.T) {
 	grounds := []string{"bg", "surface", "sunken", "hover", "mute-bg"}
 	pairs := map[string][]string{
 		"ink": append(grounds, "warn-bg"), "ink-2": grounds, "ink-3": {"bg", "surface", "sunken", "hover"}, "accent": {"bg", "surface", "hover"}, "on-accent": {"accent"},
-		"ok": {"bg", "ok-bg"}, "bad": {"bg", "surface", "bad-bg"}, "warn": {"warn-bg"}, "info": {"info-bg"},
+		"ok": {"bg", "ok-bg"}, "bad": {"bg", "surface", "bad-bg"}, "warn": {"warn-bg", "surface", "hover"}, "info": {"info-bg", "surface", "hover"},
 	}
 	for i, theme := range []string{"light", "dark"} {
 		for text, on := range pairs {

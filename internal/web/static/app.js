@@ -44,7 +44,7 @@ const known = new Map(); // id of a row → what about it is worth a glance when
 const note = (el) => { served.set(el.id, el.outerHTML); for (const row of $$('[data-row]', el)) known.set(row.id, row.dataset.row); };
 const concerns = (region, changes) => region.dataset.live.split(' ').some((want) => {
   const [kind, id] = want.split(':');
-  return changes.some((c) => c.kind === '*' || (c.kind === kind && (!id || !c.id || c.id === id || c.id.startsWith(id + '/'))));
+  return changes.some((c) => c.kind === '*' || (c.kind === kind && (!id || !c.id || c.id === id || c.id.startsWith(id + '/') || c.id.startsWith(id + '.'))));
 });
 
 // occupied: the operator types in the region, or has selected text in it.
