@@ -37,23 +37,29 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-var exercises = map[string]func(args []string) error{
-	"files":    exerciseFiles,
-	"writes":   exerciseWrites,
-	"reads":    exerciseReads,
-	"memory":   exerciseMemory,
-	"kernel":   exerciseKernel,
-	"users":    exerciseUsers,
-	"sockets":  exerciseSockets,
-	"tamper":   exerciseTamper,
-	"mount":    exerciseMount,
-	"escape":   exerciseEscape,
-	"daemon":   exerciseDaemon,
-	"opens":    exerciseOpens,
-	"stay":     exerciseStay,
-	"pulse":    exercisePulse,
-	"describe": exerciseDescribe,
-	"recorder": exerciseRecorder,
+var exercises map[string]func(args []string) error
+
+func init() {
+	exercises = map[string]func(args []string) error{
+		"files":    exerciseFiles,
+		"writes":   exerciseWrites,
+		"reads":    exerciseReads,
+		"memory":   exerciseMemory,
+		"kernel":   exerciseKernel,
+		"users":    exerciseUsers,
+		"sockets":  exerciseSockets,
+		"tamper":   exerciseTamper,
+		"mount":    exerciseMount,
+		"escape":   exerciseEscape,
+		"daemon":   exerciseDaemon,
+		"opens":    exerciseOpens,
+		"stay":     exerciseStay,
+		"pulse":    exercisePulse,
+		"describe": exerciseDescribe,
+		"recorder": exerciseRecorder,
+		"matrix":   exerciseMatrix,
+		"network":  exerciseNetwork,
+	}
 }
 
 func exerciseFiles(args []string) error {

@@ -176,10 +176,11 @@ func refusal(err error) string {
 	return ""
 }
 
-// reason is the first line of an error: the verifier has more to say than fits.
+// reason is the first line of an error: the verifier has more to say than fits. What
+// the library guesses is left out, since the limit that it means is lifted.
 func reason(err error) string {
 	text, _, _ := strings.Cut(err.Error(), "\n")
-	return text
+	return strings.ReplaceAll(text, " (MEMLOCK may be too low, consider rlimit.RemoveMemlock)", "")
 }
 
 // load makes the maps and loads and attaches every program by itself, so that one that

@@ -232,11 +232,15 @@ func (s *Scope) setHome(dir string) {
 	s.home = s.below(dir)
 }
 
-// leaves reports whether a cgroup is outside of the job's own.
+// leaves reports whether a cgroup is outside of the job's own. A job that has none and
+// is in the root of all leaves it for any other.
 func (s *Scope) leaves(path string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return path != s.home && !strings.HasPrefix(path, strings.TrimSuffix(s.home, "/")+"/")
+	if s.home == "/" {
+		return path != "/"
+	}
+	return path != s.home && !strings.HasPrefix(path, s.home+"/")
 }
 
 // below is a directory's path in the hierarchy.
