@@ -29,7 +29,7 @@ const traceArg = `JOB is a job's id (or ID/ATTEMPT), the address of its page or 
 
 func (a *app) traceCommand() *cobra.Command {
 	return group("trace", "Traces: what jobs really did, as their machines recorded it",
-		a.traceList(), a.traceShow(), a.traceGet(), a.traceQuery(), a.traceTail(), a.traceDiff(), a.traceFindings(), a.traceScan(), a.traceAllowlist(), a.traceKey())
+		a.traceList(), a.traceShow(), a.traceGet(), a.traceQuery(), a.traceTail(), a.traceDiff(), a.traceFindings(), a.traceScan(), a.traceAllowlist(), a.traceVerify(), a.traceKey())
 }
 
 var jobNumber = regexp.MustCompile(`\A[0-9]+(/[0-9]+)?\z`)
@@ -259,15 +259,15 @@ func (a *app) traceGet() *cobra.Command {
 	c := &cobra.Command{
 		Use: "get JOB", Short: "Download the events of a job as JSON Lines, or a bundle to verify", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeJobs,
 		Long: "Download the events of a job as its machine recorded them: JSON Lines, one event per line.\n\n" +
-			"With --bundle, download what an offline check needs instead: a tar archive of the segments as they were sealed, the seal and the\nsigned attestation. muster trace verify checks it.\n\n" + traceArg,
-		Example: "  muster trace get 48211905223 | jq 'select(.type == \"process_exec\") | .args'\n  muster trace get 48211905223 -o job.jsonl\n  muster trace get 48211905223 --bundle -o job.tar",
+			"With --bundle, download what an offline check needs instead: the signed attestation and the segments as they were sealed.\nmuster trace verify checks it.\n\n" + traceArg,
+		Example: "  muster trace get 48211905223 | jq 'select(.type == \"process_exec\") | .args'\n  muster trace get 48211905223 -o job.jsonl\n  muster trace get 48211905223 --bundle -o job.bundle",
 	}
 	file := c.Flags().StringP("output", "o", "", "write to this file instead of standard output")
-	bundle := c.Flags().Bool("bundle", false, "segments, seal and attestation in a tar archive")
+	bundle := c.Flags().Bool("bundle", false, "the attestation and the segments, for muster trace verify")
 	a.remoteFlags(c)
 	return a.local(c, func(cmd *cobra.Command, args []string) error {
 		if *bundle && *file == "" && a.IsTerminal {
-			return usagef("a bundle is no text; name a file with -o")
+			return usagef("a bundle is nothing to read; name a file with -o")
 		}
 		api, err := a.dial()
 		if err != nil {

@@ -1,9 +1,9 @@
 package cli_test
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -22,10 +22,9 @@ import (
 	v1 "github.com/muster-ci/muster/gen/muster/v1"
 	"github.com/muster-ci/muster/gen/muster/v1/musterv1connect"
 	"github.com/muster-ci/muster/internal/trace"
+	"github.com/muster-ci/muster/internal/trace/attest"
 	"github.com/muster-ci/muster/internal/trace/view"
 )
-
-const testKey = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n-----END PUBLIC KEY-----\n"
 
 // testTrace is that of job 101.
 func testTrace() *v1.Trace {
@@ -243,14 +242,111 @@ func (p *plane) download(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(lines)
 }
 
+// testSigner signs the bundle of the test.
+var testSigner = func() ed25519.PrivateKey {
+	k, err := attest.Key(bytes.Repeat([]byte{5}, 32))
+	if err != nil {
+		panic(err)
+	}
+	return k
+}()
+
+var testKey = func() string {
+	text, err := attest.EncodePublic(testSigner.Public().(ed25519.PublicKey))
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}()
+
 var testBundle = func() []byte {
+	packer, err := trace.NewPacker()
+	if err != nil {
+		panic(err)
+	}
+	seal := trace.Seal{StartedAt: now.Add(-2 * time.Hour), EndedAt: now.Add(-time.Hour)}
+	var all []trace.Segment
+	for _, e := range testEvents() {
+		s := trace.Segment{Seq: seal.Segments + 1, Events: 1, Data: packer.Pack([]byte(eventLine(e) + "\n"))}
+		s.Link = seal.Head.Next(s.Seq, s.Data)
+		seal.Segments, seal.Head, seal.Events = s.Seq, s.Link, seal.Events+1
+		all = append(all, s)
+	}
+	statement, err := attest.Statement(attest.Facts{Trace: "r-old", State: "complete", Seal: seal, Job: trace.Job{Repository: "octo/app", RunID: 7, Attempt: 2}, JobID: 101})
+	if err != nil {
+		panic(err)
+	}
+	envelope, err := attest.Sign(context.Background(), statement, testSigner)
+	if err != nil {
+		panic(err)
+	}
 	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	_ = w.WriteHeader(&tar.Header{Name: "seal.json", Mode: 0o644, Size: 3})
-	_, _ = w.Write([]byte("{}\n"))
-	_ = w.Close()
+	err = attest.WriteBundle(&b, envelope, func(yield func(trace.Segment, error) bool) {
+		for _, s := range all {
+			if !yield(s, nil) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		panic(err)
+	}
 	return b.Bytes()
 }()
+
+// A bundle is checked with a key and nothing else; whatever is wrong is told.
+func TestTraceVerify(t *testing.T) {
+	p := newPlane(t)
+	dir := t.TempDir()
+	write := func(name string, data []byte) string {
+		t.Helper()
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	other, err := attest.Key(bytes.Repeat([]byte{6}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	otherText, err := attest.EncodePublic(other.Public().(ed25519.PublicKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, otherKey, both := write("key.pem", []byte(testKey)), write("other.pem", otherText), write("both.pem", append(otherText, testKey...))
+	bundle := write("job.bundle", testBundle)
+	lines := bytes.SplitAfter(testBundle, []byte("\n"))
+	short := write("short.bundle", bytes.Join(lines[:3], nil))
+	for _, args := range [][]string{{bundle, "--key", key}, {bundle, "--key", both}, {"101"}, {"101", "--key", key}} {
+		r := call{vars: map[string]string{"MUSTER_SERVER": p.url}}.run(t.Context(), append([]string{"trace", "verify"}, args...)...)
+		if r.code != 0 || !strings.HasPrefix(r.out, "verified: trace r-old of https://github.com/octo/app/actions/runs/7/job/101: 8 events in 8 segments") {
+			t.Errorf("%v: status %d: %s%s", args, r.code, r.out, r.errOut)
+		}
+	}
+	offline := call{vars: map[string]string{"MUSTER_SERVER": "http://127.0.0.1:1"}}
+	if r := offline.run(t.Context(), "trace", "verify", bundle, "--key", key, "--json"); r.code != 0 || !strings.Contains(r.out, `"ok": true`) {
+		t.Errorf("status %d: %s%s", r.code, r.out, r.errOut)
+	}
+	for _, c := range []struct {
+		args []string
+		code int
+		text string
+	}{
+		{[]string{bundle, "--key", otherKey}, 1, "the trace does not hold: the signature is not this key's"},
+		{[]string{short, "--key", key}, 1, "the trace does not hold: the trace was changed"},
+		{[]string{bundle}, 2, "name it with --key (muster trace key prints it)"},
+		{[]string{bundle, "--key", bundle}, 2, "there is no public key in it"},
+		{[]string{filepath.Join(dir, "none.bundle"), "--key", key}, 2, "no such file"},
+	} {
+		if r := offline.run(t.Context(), append([]string{"trace", "verify"}, c.args...)...); r.code != c.code || !strings.Contains(r.errOut, c.text) {
+			t.Errorf("%v: status %d: %s%s", c.args, r.code, r.out, r.errOut)
+		}
+	}
+	if r := offline.run(t.Context(), "trace", "verify", short, "--key", key, "--json"); r.code != 1 || !strings.Contains(r.out, `"ok": false`) || r.errOut != "" {
+		t.Errorf("status %d: %s%s", r.code, r.out, r.errOut)
+	}
+}
 
 // S4-56: a job's trace is shown, searched and compared by the job's own name.
 func TestTraceOutput(t *testing.T) {

@@ -42,7 +42,6 @@ func (s *Server) routes() (http.Handler, error) {
 		apiPort, webPort = apiTraces{s.inspector}, webTraces{s.inspector}
 	}
 	operators := api.New(api.Config{
-
 		Store: apiStore{s.store}, Traces: apiPort, Commands: do, Agents: s.client, JobLogs: logs, Monitor: monitor{s.store, s.apps, s.checks},
 		OperatorToken: s.cfg.OperatorToken, Workspace: workspace, Stopping: s.stopping, Version: s.opts.Version, Observer: s.registry.API(), Logger: s.logger,
 		Book: book(s.cfg.PriceBook), CostBudgets: s.cfg.Budgets, Platforms: s.dashboard.platforms,

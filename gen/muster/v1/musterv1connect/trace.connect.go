@@ -4,8 +4,8 @@
 // The whole of one is not a call but a download, with the operator's token like a call:
 //
 //   GET /v1/traces/{RUNNER}/{NUMBER}/raw     the events; one zstd stream if the request accepts zstd
-//   GET /v1/traces/{RUNNER}/{NUMBER}/bundle  a tar archive of the segments as they were sealed, the seal and
-//                                            the attestation, which `muster trace verify` checks offline
+//   GET /v1/traces/{RUNNER}/{NUMBER}/bundle  the attestation and the segments as they were sealed, in JSON
+//                                            Lines, which `muster trace verify` checks offline
 //   GET /v1/traces/keys                      the public keys of attestations in PEM, the one that signs first
 //
 // In calls, one event is text, the same line as in the download, because there are many of
