@@ -34,7 +34,7 @@ func netType(n uint16) trace.Type {
 // peer follows the header, as net.c lays it out; wire is where the text of a packet begins.
 const (
 	peerSize = 24
-	wireAt   = peerSize + 8 + 256 + 272 + 16
+	wireAt   = peerSize + 16
 	selfAt   = 256 // in the wire of a hello: the job's own address
 )
 

@@ -27,6 +27,7 @@ const (
 	networkMapPolicies     = "policies"
 	networkMapResolvers    = "resolvers"
 	networkMapSettings     = "settings"
+	networkMapSlates       = "slates"
 	networkMapTree         = "tree"
 	networkProgNetConnect4 = "net_connect4"
 	networkProgNetConnect6 = "net_connect6"
@@ -103,6 +104,7 @@ type networkMapSpecs struct {
 	Policies  *ebpf.MapSpec `ebpf:"policies"`
 	Resolvers *ebpf.MapSpec `ebpf:"resolvers"`
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
+	Slates    *ebpf.MapSpec `ebpf:"slates"`
 	Tree      *ebpf.MapSpec `ebpf:"tree"`
 }
 
@@ -143,6 +145,7 @@ type networkMaps struct {
 	Policies  *ebpf.Map `ebpf:"policies"`
 	Resolvers *ebpf.Map `ebpf:"resolvers"`
 	Settings  *ebpf.Map `ebpf:"settings"`
+	Slates    *ebpf.Map `ebpf:"slates"`
 	Tree      *ebpf.Map `ebpf:"tree"`
 }
 
@@ -159,6 +162,7 @@ func (m *networkMaps) Close() error {
 		m.Policies,
 		m.Resolvers,
 		m.Settings,
+		m.Slates,
 		m.Tree,
 	)
 }

@@ -28,6 +28,8 @@ static void *(*storage)(void *map, void *sk, void *value, u64 flags) = (void *)1
 enum { STORAGE_CREATE = 1 };
 
 enum { AF_INET = 2, SOCK_RAW = 3, TCP = 6, UDP = 17, MPTCP = 262 };
+// within makes the verifier see that n is from 1 to max, a power of two; it must be.
+#define within(n, max) asm volatile("%0 += -1\n\t%0 &= %1\n\t%0 += 1" : "+r"(n) : "i"((max) - 1))
 #define swap16(n) __builtin_bswap16(n)
 #define swap32(n) __builtin_bswap32(n)
 
@@ -88,24 +90,54 @@ struct connected {
 #define SHORT 512 // how much is read of a query or a name
 #define WIRE 2048 // and of an answer
 
-// text is the beginning of an event in whose memory a packet is read and a name is turned
-// round. It lives in the ring: nothing else may touch it meanwhile, whatever interrupts.
-// What a loop counts with is in it too, where the verifier does not follow it through
-// every turn.
+// text is the beginning of an event in whose memory a packet is read. It lives in the
+// ring: nothing else may touch it meanwhile, whatever interrupts. What a loop counts with
+// is in it too, where the verifier does not follow it through every turn.
 struct text {
 	struct header h;
 	struct peer p;
-	// The name backwards, for the longest match. A key begins 8 bytes before the name does.
-	u8 before[8];
-	u8 name[NAME];
-	u8 end[NAME + 16];
-	u32 off;  // in the wire
-	u32 left; // of a label, or how many records
-	u32 n;    // bytes of the name
+	u32 off;   // in the wire
+	u32 left;  // of a label, or how many records
+	u32 n;     // bytes of the name
 	u8 dotted; // the name is on the wire as text and not in labels
 	u8 done, bad;
 	u8 in_name;
 };
+
+// slate is where a name is turned round for the longest match. It is not in the ring,
+// because kernels before 6.2 take no key from there. Whoever has taken one keeps it until
+// it is given back, whatever interrupts.
+struct slate {
+	u32 busy;
+	u32 pad;
+	u8 before[8]; // a key begins 8 bytes before the name does
+	u8 name[NAME];
+	u8 end[NAME + 16];
+};
+
+#define SLATES 8
+struct {
+	m_uint(type, MAP_PERCPU_ARRAY);
+	m_uint(max_entries, SLATES);
+	m_type(key, u32);
+	m_type(value, struct slate);
+} slates SEC(".maps");
+
+static __attribute__((noinline)) struct slate *take_slate(void)
+{
+	for (u32 i = 0; i < SLATES; i++) {
+		u32 n = i;
+		struct slate *s = map_lookup(&slates, &n);
+		if (s && !__sync_val_compare_and_swap(&s->busy, 0, 1))
+			return s;
+	}
+	return 0;
+}
+
+inline_always void give_slate(struct slate *s)
+{
+	s->busy = 0;
+}
 
 struct query {
 	struct text t;
@@ -556,6 +588,7 @@ inline_always void lose(struct mark *m, u16 type)
 // spell is a name on its way from the wire into the end of a buffer, backwards.
 struct spell {
 	struct text *t;
+	struct slate *slate;
 	u8 *wire;
 	u32 size;
 };
@@ -595,7 +628,7 @@ static long letter(u32 i, struct spell *s)
 	}
 	u32 at = NAME - 1 - n;
 	bound(at, NAME - 1);
-	t->name[at] = c;
+	s->slate->name[at] = c;
 	t->n = n + 1;
 	if (n > NAME - 8) {
 		t->bad = 1;
@@ -604,28 +637,31 @@ static long letter(u32 i, struct spell *s)
 	return t->done & 1;
 }
 
-// spelt reads a name and reports whether it is one: in labels from off, or as n bytes of text.
-inline_always bool spelt(struct text *t, u8 *wire, u32 size, u32 off, u32 n)
+// look_up reads a name, in labels from off or as n bytes of text, and finds the rule for
+// it. It returns 0 if there is none, or it is no name. Where the name ends is in t->off.
+inline_always struct named *look_up(struct text *t, u8 *wire, u32 size, u32 off, u32 n, u32 policy)
 {
-	struct spell s = {.t = t, .wire = wire, .size = size};
+	struct slate *slate = take_slate();
+	if (!slate)
+		return 0;
+	struct spell s = {.t = t, .slate = slate, .wire = wire, .size = size};
 	t->off = off;
 	t->left = n;
 	t->dotted = n > 0;
 	t->n = t->done = t->bad = 0;
-	t->end[0] = 0;
+	slate->end[0] = 0;
 	loop(NAME, letter, &s, 0);
-	return t->done && !t->bad;
-}
-
-// match finds the rule of a name that was spelt.
-inline_always struct named *match(struct text *t, u32 policy)
-{
-	u32 n = t->n, at = NAME - n;
-	bound(at, NAME - 1);
-	struct name *k = (void *)&t->before[at];
-	k->bits = 32 + 8 * (n + 1);
-	k->policy = policy;
-	return map_lookup(&names, k);
+	struct named *found = 0;
+	if (t->done && !t->bad) {
+		u32 at = NAME - t->n;
+		bound(at, NAME - 1);
+		struct name *k = (void *)&slate->before[at];
+		k->bits = 32 + 8 * (t->n + 1);
+		k->policy = policy;
+		found = map_lookup(&names, k);
+	}
+	give_slate(slate);
+	return found;
 }
 
 struct record {
@@ -736,8 +772,9 @@ static __attribute__((noinline)) int heard(struct __sk_buff *skb, struct mark *m
 	t->p.protocol = p->protocol;
 	t->p.verdict = V_NONE;
 	t->p.bytes = len;
-	forget(len);
-	if (!len || len > WIRE || skb_load_bytes(skb, off, e->wire, len)) {
+	u64 size = len;
+	within(size, WIRE);
+	if (skb_load_bytes(skb, off, e->wire, size)) {
 		ring_discard(e, 0);
 		return 0;
 	}
@@ -745,9 +782,7 @@ static __attribute__((noinline)) int heard(struct __sk_buff *skb, struct mark *m
 		goto tell;
 	if (!policy || !is_resolver(id, &p->from))
 		goto tell;
-	if (!spelt(t, e->wire, WIRE, 12, 0))
-		goto tell;
-	struct named *named = match(t, id);
+	struct named *named = look_up(t, e->wire, WIRE, 12, 0, id);
 	if (!named || !named->learn)
 		goto tell;
 	t->off += 4;
@@ -785,12 +820,15 @@ static __attribute__((noinline)) int ask(struct __sk_buff *skb, struct mark *m, 
 	if (len > SHORT)
 		len = SHORT;
 	t->p.bytes = len;
-	forget(len);
-	if (len && len <= SHORT && skb_load_bytes(skb, off, e->wire, len))
-		len = t->p.bytes = 0;
+	if (len) {
+		u64 size = len;
+		within(size, SHORT);
+		if (skb_load_bytes(skb, off, e->wire, size))
+			len = t->p.bytes = 0;
+	}
 	if (len < 17 || e->wire[2] & 0x80 || e->wire[4] || e->wire[5] != 1)
 		goto tell;
-	if (policy && spelt(t, e->wire, SHORT, 12, 0) && t->off + 4 <= len && match(t, id))
+	if (policy && look_up(t, e->wire, SHORT, 12, 0, id) && t->off + 4 <= len)
 		verdict = V_ALLOWED;
 tell:
 	t->p.verdict = verdict;
@@ -932,13 +970,21 @@ static __attribute__((noinline)) int greet(struct __sk_buff *skb, struct mark *m
 	t->p.port = p->port;
 	t->p.protocol = TCP;
 	u32 n = h.n;
-	if (n > 255 || (n && n <= 255 && skb_load_bytes(skb, h.name, e->wire, n))) {
+	if (n > 255) {
 		h.torn = 1;
 		n = 0;
 	}
+	if (n) {
+		u64 size = n;
+		within(size, 256);
+		if (skb_load_bytes(skb, h.name, e->wire, size)) {
+			h.torn = 1;
+			n = 0;
+		}
+	}
 	bool known = false;
-	if (policy && n && spelt(t, e->wire, SHORT, 0, n)) {
-		struct named *named = match(t, policy->id);
+	if (policy && n) {
+		struct named *named = look_up(t, e->wire, SHORT, 0, n, policy->id);
 		if (named && named->learn) {
 			known = !named->count;
 #pragma unroll
