@@ -243,6 +243,8 @@ type stage struct {
 	when cel.Program
 	by   template
 	tree bool
+	// beside the one of the stage before
+	beside bool
 }
 
 type compiledMark struct {
@@ -296,7 +298,7 @@ func (l *language) stage(g Stage) (stage, error) {
 		return stage{}, err
 	}
 	by, err := parseTemplate(g.By, 1)
-	return stage{on: g.On, when: when, by: by, tree: g.Tree}, err
+	return stage{on: g.On, when: when, by: by, tree: g.Tree, beside: g.Beside}, err
 }
 
 func (c *compiled) templates(stages int) error {
@@ -334,6 +336,7 @@ func (c *compiled) templates(stages int) error {
 func (c *compiled) reversed() *compiled {
 	r := *c
 	r.stages = []stage{c.stages[1], c.stages[0]}
+	r.stages[0].beside, r.stages[1].beside = false, c.stages[1].beside
 	r.keeps = make([][]string, 2)
 	r.title, r.subject = c.title.swapped(r.keeps), c.subject.swapped(r.keeps)
 	return &r

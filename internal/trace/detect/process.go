@@ -2,6 +2,7 @@ package detect
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/muster-ci/muster/internal/trace"
@@ -23,6 +24,8 @@ type node struct {
 	step   int  // in which it began
 	forked bool // it never ran a program of its own
 	born   uint64
+	ended  uint64 // when, in µs since boot; 0 while it lives or if it is not known
+	root   int    // step in which the first of its ancestors below the runner began
 	host   string // the last host outside that it connected to
 	// under remembers by set whether an ancestor is in it.
 	under map[*matcher]bool
@@ -112,8 +115,12 @@ func (p *processes) parent(e *trace.Event) *node {
 }
 
 func (n *node) count() {
+	n.root = n.step
 	if n.parent == nil {
 		return
+	}
+	if !strings.HasPrefix(n.parent.program(), "Runner.") && n.parent.root != 0 {
+		n.root = n.parent.root
 	}
 	n.depth = n.parent.depth + 1
 	if n.depth > maxDepth { // a chain of execs without end must not hold all of them
@@ -166,6 +173,14 @@ func (p *processes) compact() {
 		}
 	}
 	p.order = kept
+}
+
+// overlap reports whether two processes may have lived at the same time.
+func overlap(a, b *node) bool {
+	if a == nil || b == nil {
+		return false
+	}
+	return (a.ended == 0 || b.key.Start < a.ended) && (b.ended == 0 || a.key.Start < b.ended)
 }
 
 // program is the process's name for rules and people.
@@ -267,33 +282,39 @@ func installed(script string) bool {
 	return has(".bin npm yarn pnpm corepack", owner)
 }
 
+// script is the argument that is the script's file, "" if there is none.
+func (in interpreter) script(args []string) string {
+	for i := 1; i < len(args); i++ {
+		switch a := args[i]; {
+		case has(in.inline, a), in.module != "" && a == in.module:
+			return ""
+		case has(in.takes, a):
+			i++
+		case !strings.HasPrefix(a, "-") && !strings.HasPrefix(a, "+"):
+			return a
+		}
+	}
+	return ""
+}
+
+// script is what the script of an interpreter is called, "" if it has no name that says
+// anything.
 func script(program string, args []string) string {
 	in, ok := interpreters[strings.TrimRight(program, "0123456789.")]
 	if !ok {
 		return ""
 	}
-	for i := 1; i < len(args); i++ {
-		a := args[i]
-		switch {
-		case in.module != "" && a == in.module && i+1 < len(args):
-			return args[i+1]
-		case has(in.inline, a):
-			return ""
-		case has(in.takes, a):
-			i++
-			continue
-		case strings.HasPrefix(a, "-") || strings.HasPrefix(a, "+"):
-			continue
-		}
-		if !installed(a) {
-			return ""
-		}
-		base := path.Base(a)
-		switch ext := path.Ext(base); ext {
-		case ".js", ".cjs", ".mjs", ".py", ".sh", ".rb", ".pl", ".php", ".pyc":
-			base = strings.TrimSuffix(base, ext)
-		}
-		return base
+	if at := slices.Index(args, in.module); in.module != "" && at > 0 && at+1 < len(args) && in.script(args[:at]) == "" {
+		return args[at+1]
 	}
-	return ""
+	file := in.script(args)
+	if !installed(file) {
+		return ""
+	}
+	base := path.Base(file)
+	switch ext := path.Ext(base); ext {
+	case ".js", ".cjs", ".mjs", ".py", ".sh", ".rb", ".pl", ".php", ".pyc":
+		base = strings.TrimSuffix(base, ext)
+	}
+	return base
 }

@@ -60,6 +60,9 @@ type Stage struct {
 	By string `yaml:"by,omitempty"`
 	// Tree: this event's process is the one of the stage before or came from it.
 	Tree bool `yaml:"tree,omitempty"`
+	// Beside: this event's process and the one of the stage before lived at the same time,
+	// as those of one pipe do.
+	Beside bool `yaml:"beside,omitempty"`
 }
 
 // Group counts events: the rule fires when Over different values of Distinct (or, if that

@@ -101,6 +101,9 @@ func (x *run) add(e *trace.Event) error {
 	switch e.Type {
 	case trace.ProcessExit:
 		x.exitsSeen = true
+		if x.scene.node != nil {
+			x.scene.node.ended = e.Start + uint64(max(0, e.DurationUS)) //nolint:gosec // not negative
+		}
 		x.procs.exit(e.Process())
 	case trace.TraceEnd:
 		return x.left(e)

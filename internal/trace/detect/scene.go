@@ -94,8 +94,9 @@ var variables = map[string]variable{
 	"dir":            {"working directory", func(s *scene) any { return s.of(func(n *node) string { return n.dir }) }},
 	"parent_program": {"name of the parent's program", func(s *scene) any { return s.of(func(n *node) string { return n.parent.program() }) }},
 	"parent_line":    {"command line of the parent", func(s *scene) any { return s.of(parentLine) }},
+	"runs":           {"the file that an exec runs: the script of an interpreter, or the program", func(s *scene) any { return runs(s.e) }},
 	"forked":         {"the process never ran a program of its own", func(s *scene) any { return s.node != nil && s.node.forked }},
-	"born_step":      {"number of the step in which the process began", func(s *scene) any { return s.bornStep() }},
+	"born_step":      {"number of the step in which the process, or what it came from, began", func(s *scene) any { return s.bornStep() }},
 	"last_host":      {"last host outside that the process connected to", func(s *scene) any { return s.of(func(n *node) string { return n.host }) }},
 	"target_program": {"program of the process aimed at", func(s *scene) any { return s.run.target(s.e).program() }},
 	"relation":       {"what the process aimed at is to this one: self, ancestor, descendant, same_program, other", func(s *scene) any { return s.relation() }},
@@ -173,7 +174,7 @@ func (s *scene) bornStep() int64 {
 	if s.node == nil {
 		return int64(s.e.Step)
 	}
-	return int64(s.node.step)
+	return int64(s.node.root)
 }
 
 func (s *scene) relation() string {
@@ -191,6 +192,25 @@ func (s *scene) relation() string {
 		return "ancestor"
 	}
 	return "other"
+}
+
+// runs is the script of an exec, as a path, or its program.
+func runs(e *trace.Event) string {
+	if e.Type != trace.ProcessExec {
+		return ""
+	}
+	in, ok := interpreters[strings.TrimRight(path.Base(e.Path), "0123456789.")]
+	if !ok {
+		return e.Path
+	}
+	script := in.script(e.Args)
+	switch {
+	case script == "":
+		return e.Path
+	case path.IsAbs(script):
+		return path.Clean(script)
+	}
+	return path.Join("/", e.Dir, script)
 }
 
 func changes(e *trace.Event) bool {
@@ -220,7 +240,10 @@ func host(e *trace.Event) string {
 // external: a connection that leaves the machine, to an address that is public or to
 // a name; or a question for a name that a server of this machine would not answer.
 func external(e *trace.Event) bool {
-	if e.Address != "" {
+	if e.Type == trace.NetConnect && e.Port == 53 && e.Protocol == "udp" {
+		return false // the question that follows is told by itself
+	}
+	if e.Address != "" && e.Type != trace.DNSQuery {
 		a, err := netip.ParseAddr(e.Address)
 		if err != nil {
 			return false

@@ -104,6 +104,9 @@ func (x *run) advance(c *compiled, q *sequences, i int) {
 		if c.stages[i].tree && !x.scene.node.within(p.node) {
 			continue
 		}
+		if c.stages[i].beside && !overlap(p.node, x.scene.node) {
+			continue
+		}
 		if x.excepted(c) {
 			return
 		}

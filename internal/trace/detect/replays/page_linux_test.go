@@ -1,0 +1,148 @@
+package replays
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/muster-ci/muster/internal/trace/detect"
+)
+
+const pageFile = "../../../../docs/detections.md"
+
+// page writes docs/detections.md, or fails if it is not what it would write. Which rules
+// beside the named ones fire may depend on the order of two processes, so only the named ones
+// are in it.
+func page(t *testing.T, rules *detect.Rules, incidents, builds []result) {
+	t.Helper()
+	var b bytes.Buffer
+	fmt.Fprint(&b, head)
+	fmt.Fprint(&b, "\n## Published incidents, played again\n\nEach is a script of a few lines under `internal/trace/detect/replays/testdata/incidents`.\n\n| incident | what the script does | caught by |\n| --- | --- | --- |\n")
+	for _, i := range incidents {
+		fmt.Fprintf(&b, "| %s (`%s`) | %s | %s |\n", i.play.Facts["incident"], i.play.Name, i.play.Facts["what"], code(strings.Split(i.play.Facts["rule"], ", ")))
+	}
+	fmt.Fprint(&b, "\n## Ordinary builds, which raise nothing\n\n| build | what it does | findings |\n| --- | --- | --- |\n")
+	for _, i := range builds {
+		fmt.Fprintf(&b, "| `%s` | %s | %d |\n", i.play.Name, i.play.Facts["what"], len(i.rules))
+	}
+	fmt.Fprint(&b, "\n## The rules\n")
+	for _, r := range rules.List() {
+		describe(&b, r)
+	}
+	if *update {
+		if err := os.WriteFile(pageFile, b.Bytes(), 0o644); err != nil { //nolint:gosec // a page of the manual
+			t.Fatal(err)
+		}
+		return
+	}
+	was, err := os.ReadFile(pageFile)
+	if err != nil || !bytes.Equal(was, b.Bytes()) {
+		t.Errorf("docs/detections.md is not what the rules and the plays say now (%v): go test ./internal/trace/detect/replays -update", err)
+	}
+}
+
+func code(words []string) string { return "`" + strings.Join(words, "`, `") + "`" }
+
+func describe(b *bytes.Buffer, r detect.Rule) {
+	fmt.Fprintf(b, "\n### %s\n\n**%s** · %s\n\n%s\n\n*What to do:* %s\n", r.Name, r.Severity, looksAt(r), strings.TrimSpace(r.Explanation), strings.TrimSpace(r.Remedy))
+	if len(r.Except) > 0 {
+		fmt.Fprint(b, "\n*Not if:*\n\n")
+		for _, x := range r.Except {
+			fmt.Fprintf(b, "- `%s`: %s\n", oneLine(x.When), x.Because)
+		}
+	}
+	fmt.Fprintf(b, "\n*Seen in:* %s\n", strings.Join(r.References, "; "))
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+func looksAt(r detect.Rule) string {
+	if len(r.Sequence) == 0 {
+		s := fmt.Sprintf("%s if `%s`", code(words(r.On)), oneLine(r.When))
+		if r.Group != nil {
+			s += fmt.Sprintf(", for at least %d different `%s` of one `%s` within %s", r.Group.Over, r.Group.Distinct, r.Group.By, r.Within)
+		}
+		return s
+	}
+	var parts []string
+	for _, s := range r.Sequence {
+		parts = append(parts, fmt.Sprintf("%s if `%s`", code(words(s.On)), oneLine(s.When)))
+	}
+	join := "; then "
+	if r.AnyOrder {
+		join = "; and "
+	}
+	return strings.Join(parts, join) + ", within " + r.Within.String()
+}
+
+func words[T ~string](of []T) []string {
+	var out []string
+	for _, w := range of {
+		out = append(out, string(w))
+	}
+	return out
+}
+
+const head = `# Detections
+
+<!-- Made by go test ./internal/trace/detect/replays -update: change the rules or the plays, not this page. -->
+
+When a job's trace is sealed, the control plane runs rules over its events. What they find is a finding: on the job's
+page, in the check run, in metrics, and in the webhook. A rule looks at single events, at events that follow each other in
+one tree of processes or for one file, or at many of a kind. Its conditions are [CEL](https://cel.dev) over the fields of
+[an event](traces.md) and what is known around it: the process's ancestors, the step, where a file came from, and what
+earlier runs of the same job did. ` + "`muster rules list`" + ` shows every rule; ` + "`muster rules test`" + ` runs the tests beside them.
+
+Severities: ` + "`critical`" + ` and ` + "`high`" + ` mean that secrets have to be replaced unless the finding is explained; ` + "`medium`" + ` and
+` + "`low`" + ` are for a look; ` + "`info`" + ` is news.
+
+## Rules of your own
+
+A folder of YAML files is read beside the shipped ones. A rule of the same name replaces a shipped one, a set of the same
+name is joined to it, an override changes the severity, adds a reason not to fire, or turns a rule off:
+
+` + "```yaml" + `
+sets:
+  registries:
+    hosts: [npm.corp.example.com, "*.artifacts.corp.example.com"]
+overrides:
+  - rule: own-address-lookup
+    disabled: true
+  - rule: raw-socket
+    severity: low
+    except:
+      - when: program == "our-prober"
+        because: it measures the network (owner: team-net)
+rules:
+  - name: vault-from-outside
+    title: "{program} asked Vault, below {parent_program}"
+    severity: high
+    on: [net_connect]
+    when: hostname == "vault.corp.example.com" && !process.is("credential_owners")
+    explanation: Only Vault's own client speaks to it in our builds.
+    remedy: Ask the owners of the build.
+    tests:
+      - name: a script asks
+        events:
+          - {type: process_exec, pid: 7, path: /usr/bin/curl, args: [curl, "https://vault.corp.example.com"]}
+          - {type: net_connect, pid: 7, address: 10.0.0.9, port: 443, hostname: vault.corp.example.com}
+        fires: 1
+      - name: the client asks
+        events:
+          - {type: process_exec, pid: 7, path: /usr/bin/vault, args: [vault, read]}
+          - {type: net_connect, pid: 7, address: 10.0.0.9, port: 443, hostname: vault.corp.example.com}
+        fires: 0
+` + "```" + `
+
+` + "`process.is(SET)`" + ` asks about the process's program or command line, ` + "`process.under(SET)`" + ` about its ancestors,
+` + "`TEXT.isIn(SET)`" + ` about a path, host or address, ` + "`marks.has(MARK, PATH)`" + ` about what became of a file earlier in the job.
+
+## What these rules cannot see
+
+They see what the [recorder](traces.md) does. A job that is root can blind it; that it tried is a finding. Names inside
+TLS and HTTP are not seen beyond the server's name. Findings come from rules with exceptions, all of which are below: who
+knows them can try to look like one of them, which the baseline of the job is there for. Hashes of files are not
+recorded.
+`
