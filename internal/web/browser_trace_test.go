@@ -67,6 +67,27 @@ func TestBrowserTraces(t *testing.T) {
 		}
 	})
 
+	t.Run("TreesByKeys", func(t *testing.T) {
+		f := newFake()
+		tb := openTab(t, browser, config(f))
+		tb.open(incidentPath(f) + "/execution")
+		tb.settled()
+		at := func(want string) {
+			t.Helper()
+			tb.until(`document.activeElement.closest('li')?.id === '` + want + `'`)
+		}
+		tb.press("j", "j")
+		at("p-1")
+		tb.press("j")
+		at("p-2")
+		tb.press("k", kb.ArrowLeft)
+		tb.until(`!document.getElementById('pd-1').open`)
+		tb.press("j") // over what is folded away
+		tb.until(`document.activeElement.closest('li')?.id !== 'p-1' && document.activeElement.checkVisibility()`)
+		tb.press("k", kb.ArrowRight)
+		tb.until(`document.getElementById('pd-1').open`)
+	})
+
 	t.Run("StepsAndFlamesWithoutReload", func(t *testing.T) {
 		f := newFake()
 		at := incidentPath(f)
@@ -227,7 +248,7 @@ func TestBrowserTraces(t *testing.T) {
 			name, path, scheme string
 			width, height      int64
 		}{
-			{"overview", at + "/overview", "light", 1360, 0}, {"timeline", at + "/timeline?step=6", "light", 1360, 0}, {"network", at + "/network", "light", 1360, 0}, {"execution", at + "/execution", "light", 1360, 0},
+			{"overview", at + "/overview", "light", 1360, 900}, {"timeline", at + "/timeline?step=6", "light", 1360, 0}, {"network", at + "/network", "light", 1360, 900}, {"execution", at + "/execution", "light", 1360, 900},
 			{"flame", at + "/execution?view=flame", "dark", 1360, 0}, {"files", at + "/files", "light", 1360, 0}, {"query", at + "/query", "light", 1360, 0}, {"diff", at + "/diff", "dark", 1360, 0}, {"performance", at + "/performance", "light", 1360, 0},
 			{"overview-phone", at + "/overview", "dark", 400, 0}, {"execution-phone", at + "/execution", "light", 400, 0}, {"findings", "/findings", "light", 1360, 0}, {"egress", "/pools/linux-small/egress", "light", 1360, 0}, {"pool", "/pools/linux-small", "light", 1360, 0}, {"answer", at + "/query?q=" + url.QueryEscape(`type == "process_exec" && path.matches("/(curl|python3)$")`) + "&scope=workspace", "light", 1360, 0}, {"wrong", at + "/query?q=" + url.QueryEscape(`type == "dns_query" && hostnam.endsWith(".xyz")`), "dark", 1360, 0},
 			{"runner", "/runners/" + f.tr.detections[0].Trace.String(), "light", 1360, 0}, {"process", at + "/execution?of=46", "light", 1360, 0}, {"job", at[:len(at)-len("/trace")], "light", 1360, 0},

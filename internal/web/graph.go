@@ -93,11 +93,7 @@ func (g *graph) lay(columns []graphColumn) {
 		g.Width = max(g.Width, n.X+n.W+1)
 	}
 	g.Height = max(slices.Max(heights), 60)
-	for i := range g.Nodes { // shorter columns stand in the middle
-		n := &g.Nodes[i]
-		n.Y += min((g.Height-heights[n.Column])/2, 400)
-		n.TextX, n.TextY = n.X+8, n.Y+13
-	}
+	g.spread(heights)
 	for _, c := range columns {
 		g.Heads = append(g.Heads, graphHead{Text: c.Head, X: c.X + 1})
 		g.Width = max(g.Width, c.X+c.W+1)
@@ -114,6 +110,24 @@ func (g *graph) lay(columns []graphColumn) {
 	}
 	for i := range g.Lines {
 		g.Lines[i].draw(g.Nodes[g.Lines[i].From], g.Nodes[g.Lines[i].To], most, thickest)
+	}
+}
+
+// spread moves the nodes of columns that are shorter than the drawing apart and to its
+// middle.
+func (g *graph) spread(heights []int) {
+	count, at := make([]int, len(heights)), make([]int, len(heights))
+	for _, n := range g.Nodes {
+		count[n.Column]++
+	}
+	for i := range g.Nodes {
+		n := &g.Nodes[i]
+		c := n.Column
+		free := g.Height - heights[c]
+		apart := min(free/max(count[c], 1), graphRow)
+		n.Y += (free-apart*count[c])/2 + apart/2 + apart*at[c]
+		n.TextX, n.TextY = n.X+8, n.Y+13
+		at[c]++
 	}
 }
 

@@ -30,6 +30,7 @@ type queryTab struct {
 	Before, At, After string
 	Command           string
 	Examples          []queryExample
+	Fields            []query.Field
 	Periods           []periodChoice
 	Next              string
 }
@@ -72,6 +73,7 @@ func (s *site) traceQuery(r *http.Request, p *tracePage) (any, error) {
 	if p.params.Get("scope") == "workspace" {
 		t.Scope = "workspace"
 	}
+	t.Fields = query.Fields()
 	for _, e := range queryExamples {
 		e.Link = p.traceSearch(e.Expr)
 		t.Examples = append(t.Examples, e)

@@ -241,9 +241,9 @@ function nextTheme(button) {
 let prefix = 0;
 
 function moveRow(by) {
-  const rows = $$('main a.row');
+  const rows = $$('main a.row').filter((a) => a.checkVisibility()); // not those that are folded away
   if (!rows.length) return;
-  const at = rows.findIndex((a) => a.closest('[data-row], tr')?.contains(document.activeElement));
+  const at = rows.findIndex((a) => (a.closest('[data-row], tr, .proc, .fileline') ?? a).contains(document.activeElement) || a.closest('summary') === document.activeElement);
   const next = rows[at < 0 ? (by > 0 ? 0 : rows.length - 1) : Math.min(rows.length - 1, Math.max(0, at + by))];
   next.focus();
   next.scrollIntoView({ block: 'nearest' });
@@ -260,6 +260,7 @@ function onKey(e) {
   else if (e.key === 'g') prefix = Date.now();
   else if (e.key === 'j') moveRow(1);
   else if (e.key === 'k') moveRow(-1);
+  else if (/^Arrow(Left|Right)$/.test(e.key) && e.target.closest('.tree summary')) e.target.closest('details').open = e.key === 'ArrowRight';
   else if (e.key === '?') $('#help').showModal();
   else if (e.key === '/') { const field = $('[data-filter]'); if (!field) return; field.focus(); field.select?.(); }
   else return;
