@@ -483,11 +483,15 @@ func find(events []trace.Event, like trace.Event) []trace.Event {
 	return out
 }
 
-func openRecorder(t testing.TB, l *lab) *Recorder {
+func openRecorder(t testing.TB, l *lab, more ...func(*Options)) *Recorder {
 	t.Helper()
 	o := Options{Agent: "test"}
 	o.ResolvConf, o.Hosts = []string{l.resolv}, "/dev/null"
 	o.Always = []string{"192.0.2.149:8443"}
+	o.NSSwitch = "/dev/null"
+	for _, m := range more {
+		m(&o)
+	}
 	r, err := Open(o)
 	if err != nil {
 		t.Fatal(err)

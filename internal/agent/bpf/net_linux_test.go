@@ -3,9 +3,13 @@
 package bpf
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -233,6 +237,65 @@ func TestEgressByName(t *testing.T) {
 	}
 	if len(find(events, trace.Event{Type: trace.NetConnect, Address: metadataAt, Hostname: "rebind.test", Verdict: trace.VerdictDenied})) == 0 {
 		t.Error("no event of the metadata service being asked for")
+	}
+}
+
+// Where programs ask a daemon for names, no answer passes by; the recorder knows them itself.
+func TestEgressWhereADaemonResolves(t *testing.T) {
+	l := newLab(t)
+	root := t.TempDir()
+	nsswitch := filepath.Join(root, "nsswitch.conf")
+	socket := filepath.Join(root, "run/systemd/resolve/io.systemd.Resolve")
+	for _, err := range []error{
+		os.WriteFile(nsswitch, []byte("passwd: files\nhosts: mymachines resolve [!UNAVAIL=return] files dns\n"), 0o600),
+		os.MkdirAll(filepath.Dir(socket), 0o755), os.WriteFile(socket, nil, 0o600),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := openRecorder(t, l, func(o *Options) {
+		o.NSSwitch, o.root = nsswitch, root
+		o.lookup = func(_ context.Context, _, name string) ([]netip.Addr, error) {
+			if a := l.names[name]; a != nil {
+				return a, nil
+			}
+			return nil, errors.New("no such name")
+		}
+	})
+	job := l.start()
+	w := watch(t, r, job, policyOf(trace.EgressEnforce))
+	for act, want := range map[string]string{
+		"tcp " + allowedAt + ":443":  "ok",
+		"tcp [" + allowed6 + "]:443": "ok",
+		"tcp 192.0.2.83:443":         "ok",
+		"tcp 192.0.2.83:80":          refused,
+		"tcp " + metadataAt + ":80":  refused,
+		"tcp " + deniedAt + ":443":   refused,
+		"tcp 192.0.2.82:443":         refused, // below a wildcard
+	} {
+		if got := job.do(act); got != want {
+			t.Errorf("%s: %s, want %s", act, got, want)
+		}
+	}
+	w.end()
+}
+
+func TestAsksDaemon(t *testing.T) {
+	for _, c := range []struct {
+		nsswitch, socket string
+		want             bool
+	}{
+		{"hosts: files resolve dns", "/run/systemd/resolve/io.systemd.Resolve", true},
+		{"hosts: files dns", "/run/systemd/resolve/io.systemd.Resolve", false},
+		{"hosts: files resolve dns", "", false},
+		{"networks: resolve\nhosts: files dns", "/run/systemd/resolve/io.systemd.Resolve", false},
+		{"hosts: files dns", "/run/nscd/socket", true},
+		{"", "", false},
+	} {
+		if got := asksDaemon(c.nsswitch, func(path string) bool { return path == c.socket }); got != c.want {
+			t.Errorf("%q with %q: %v", c.nsswitch, c.socket, got)
+		}
 	}
 }
 

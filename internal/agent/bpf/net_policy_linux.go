@@ -5,11 +5,13 @@ package bpf
 import (
 	"bufio"
 	"cmp"
+	"context"
 	"errors"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 
@@ -22,6 +24,9 @@ type installed struct {
 	networks  []networkKey
 	names     []nameKey
 	resolvers []placeKey
+
+	stop     context.CancelFunc // of what learns its names, nil if nothing does
+	learning sync.WaitGroup
 }
 
 // The keys and values of the tables, as net.c lays them out.
@@ -93,7 +98,11 @@ func (n *network) install(p *installed, rules *trace.EgressRules) error {
 	if err := n.installNames(p, rules); err != nil {
 		return err
 	}
-	return n.installHosts(p, rules)
+	if err := n.installHosts(p, rules); err != nil {
+		return err
+	}
+	n.knowNames(p, rules)
+	return nil
 }
 
 func (n *network) putNetwork(p *installed, k networkKey, r networkRule) error {
@@ -175,6 +184,10 @@ func (n *network) installHosts(p *installed, rules *trace.EgressRules) error {
 
 // remove takes a policy out of the tables. What was learnt for it grows old by itself.
 func (n *network) remove(p *installed) error {
+	if p.stop != nil {
+		p.stop()
+		p.learning.Wait()
+	}
 	var errs []error
 	gone := func(err error) {
 		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
