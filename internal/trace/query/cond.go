@@ -65,8 +65,10 @@ type cond struct {
 	fields   []int
 	onText   func(string) bool
 	onNumber func(int64) bool
+	fast     fastTruth // set if it compares fields in a way that needs no CEL
 	run      cel.Program
 	slow     bool // run is watched
+	loops    bool // run goes over lists, and is given up with a context
 	// low and high bound the numbers for which onNumber can hold.
 	low, high int64
 	id        int // its number in the query
@@ -114,8 +116,12 @@ func (c *cond) price() int {
 		return 1
 	case c.onText != nil:
 		return 2
+	case c.fast != nil:
+		return 4 * (1 + len(c.fields))
 	case c.slow:
 		return 1000
+	case c.loops:
+		return 300
 	}
 	return 50 * (1 + len(c.fields))
 }
@@ -134,8 +140,15 @@ func (q *Query) leaf(env *cel.Env, e ast.Expr) (*cond, error) {
 	if c.run, c.slow, err = program(env, checked); err != nil {
 		return nil, err
 	}
+	c.loops = loops(e)
 	c.native(env, e)
+	c.fast = fast(e)
 	return c, nil
+}
+
+func loops(e ast.Expr) (found bool) {
+	ast.PostOrderVisit(e, ast.NewExprVisitor(func(e ast.Expr) { found = found || e.Kind() == ast.ComprehensionKind }))
+	return found
 }
 
 // fieldsOf are the fields that an expression may look at.
@@ -192,6 +205,10 @@ func (c *cond) leafOf(ctx context.Context, b *bound) (verdict, error) {
 		return verdictOf(c.onText(fields[c.fields[0]].str(b.event))), nil
 	case c.onNumber != nil:
 		return verdictOf(c.onNumber(fields[c.fields[0]].num(b.event))), nil
+	case c.fast != nil:
+		if v := c.fast(b); v != fault {
+			return v, nil
+		}
 	}
 	return c.eval(ctx, b)
 }
@@ -199,7 +216,7 @@ func (c *cond) leafOf(ctx context.Context, b *bound) (verdict, error) {
 var errNoTruth = errors.New("the expression is neither true nor false")
 
 func (c *cond) eval(ctx context.Context, vars cel.Activation) (verdict, error) {
-	v, _, err := c.run.ContextEval(ctx, vars)
+	v, err := c.value(ctx, vars)
 	if err != nil {
 		return fault, err
 	}
@@ -208,6 +225,15 @@ func (c *cond) eval(ctx context.Context, vars cel.Activation) (verdict, error) {
 		return fault, errNoTruth
 	}
 	return verdictOf(bool(truth)), nil
+}
+
+func (c *cond) value(ctx context.Context, vars cel.Activation) (v ref.Val, err error) {
+	if c.loops {
+		v, _, err = c.run.ContextEval(ctx, vars)
+	} else {
+		v, _, err = c.run.Eval(vars) // which is faster, and soon over
+	}
+	return v, err
 }
 
 // native finds a way to ask without CEL, which gives the same answer many times faster.
@@ -353,6 +379,29 @@ var texts = map[string]func(string, string) bool{
 	"glob": Glob, "inDomain": InDomain, "inCIDR": InCIDR, "hasFlag": hasWord,
 }
 
+// against is one of texts with its argument.
+func against(name, want string) func(string) bool {
+	test := texts[name]
+	if name != "glob" {
+		return func(s string) bool { return test(s, want) }
+	}
+	need := literal(want)
+	return func(s string) bool { return strings.Contains(s, need) && test(s, want) }
+}
+
+// literal is the longest piece of a pattern that everything it matches has in it.
+func literal(pattern string) (best string) {
+	if strings.Contains(pattern, "{") {
+		return ""
+	}
+	for piece := range strings.FieldsFuncSeq(pattern, func(r rune) bool { return r == '*' || r == '?' }) {
+		if len(piece) > len(best) {
+			best = piece
+		}
+	}
+	return best
+}
+
 // takesList are those of texts that take a list as well.
 var takesList = map[string]bool{"glob": true, "inDomain": true, "inCIDR": true}
 
@@ -370,17 +419,24 @@ func (c *cond) nativeMember(env *cel.Env, f *field, call ast.CallExpr) {
 	}
 	if s, ok := constant(env, args[0]).(types.String); ok {
 		want := string(s)
-		if test := texts[name]; test != nil {
-			c.onText = func(s string) bool { return test(s, want) }
+		if texts[name] != nil {
+			c.onText = against(name, want)
 		} else if re, err := regexp.Compile(want); name == "matches" && err == nil {
 			c.onText = re.MatchString
 		}
 		return
 	}
-	if list := constants(args[0]); takesList[name] && args[0].Kind() == ast.ListKind && len(list) == len(args[0].AsList().Elements()) {
-		test := texts[name]
+	c.nativeList(name, args[0])
+}
+
+func (c *cond) nativeList(name string, arg ast.Expr) {
+	if list := constants(arg); takesList[name] && arg.Kind() == ast.ListKind && len(list) == len(arg.AsList().Elements()) {
+		tests := make([]func(string) bool, len(list))
+		for i, want := range list {
+			tests[i] = against(name, want)
+		}
 		c.onText = func(s string) bool {
-			return slices.ContainsFunc(list, func(want string) bool { return test(s, want) })
+			return slices.ContainsFunc(tests, func(test func(string) bool) bool { return test(s) })
 		}
 	}
 }

@@ -75,6 +75,10 @@ var columnOf = func() []int {
 // many there were. Every field has a column under its JSON name, so that the file stands
 // for the trace; lists and maps are JSON. It stops at the first error of events.
 func WriteIndex(w io.Writer, events iter.Seq2[trace.Event, error]) (n int64, err error) {
+	return writeIndex(w, events, groupRows)
+}
+
+func writeIndex(w io.Writer, events iter.Seq2[trace.Event, error], groupRows int64) (n int64, err error) {
 	file := parquet.NewGenericWriter[any](w, schema, parquet.CreatedBy("muster", "", ""), parquet.PageBufferSize(1<<20),
 		parquet.SortingWriterConfig(parquet.SortingColumns(parquet.Ascending("seq"))),
 		parquet.KeyValueMetadata(keyVersion, strconv.Itoa(indexVersion)))

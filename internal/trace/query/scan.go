@@ -266,6 +266,10 @@ func (s *scan) askValue(c *cond, col *columnData, code int32) (verdict, error) {
 		return verdictOf(c.onText(col.text(code))), nil
 	case c.onNumber != nil:
 		return verdictOf(c.onNumber(col.number(code))), nil
+	case c.fast != nil:
+		if v := c.fast(entry{col, code}); v != fault {
+			return v, nil
+		}
 	}
 	return s.cel(c, one{c.fields[0], col.value(code)})
 }
@@ -285,6 +289,15 @@ func (s *scan) cel(c *cond, vars cel.Activation) (verdict, error) {
 	}
 	return v, nil
 }
+
+// entry is one value of a dictionary.
+type entry struct {
+	col  *columnData
+	code int32
+}
+
+func (e entry) text(int) string  { return e.col.text(e.code) }
+func (e entry) number(int) int64 { return e.col.number(e.code) }
 
 // one is the activation of a leaf with one field.
 type one struct {
@@ -310,9 +323,20 @@ func (s *scan) askNumbers(c *cond, col *columnData, rows []int32, out []verdict)
 		return err
 	}
 	for i, row := range rows {
+		if i%4096 == 0 && s.ctx.Err() != nil {
+			return s.ctx.Err()
+		}
 		if c.onNumber != nil {
 			out[i] = verdictOf(c.onNumber(numbers[row]))
-		} else if out[i], err = s.cel(c, one{c.fields[0], numberOf(col.field.kind, numbers[row])}); err != nil {
+			continue
+		}
+		s.g.row = row
+		if c.fast != nil {
+			if out[i] = c.fast(s.g); out[i] != fault {
+				continue
+			}
+		}
+		if out[i], err = s.cel(c, one{c.fields[0], numberOf(col.field.kind, numbers[row])}); err != nil {
 			return err
 		}
 	}
@@ -338,17 +362,20 @@ func (s *scan) askRows(c *cond, rows []int32, out []verdict) error {
 		if i%4096 == 0 && s.ctx.Err() != nil {
 			return s.ctx.Err()
 		}
+		s.g.row = row
+		if c.fast != nil {
+			if out[i] = c.fast(s.g); out[i] != fault {
+				continue
+			}
+		}
 		var key tuple
 		if coded {
-			for k, f := range c.fields {
-				key[k] = s.g.columns[f].code[row]
-			}
+			key = s.g.tuple(c.fields, row)
 			if v, ok := known[key]; ok {
 				out[i] = v
 				continue
 			}
 		}
-		s.g.row = row
 		v, err := s.cel(c, s.g)
 		if err != nil {
 			return err
@@ -359,6 +386,26 @@ func (s *scan) askRows(c *cond, rows []int32, out []verdict) error {
 		}
 	}
 	return nil
+}
+
+func (g *group) tuple(fields []int, row int32) (t tuple) {
+	for k, f := range fields {
+		t[k] = g.columns[f].code[row]
+	}
+	return t
+}
+
+func (g *group) text(f int) string {
+	c := g.columns[f]
+	return c.text(c.code[g.row])
+}
+
+func (g *group) number(f int) int64 {
+	c := g.columns[f]
+	if !c.coded() {
+		return c.plain[g.row]
+	}
+	return c.number(c.code[g.row])
 }
 
 // ResolveName returns the value of a field in the group's current row.

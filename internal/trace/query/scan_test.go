@@ -22,13 +22,16 @@ func each(events []trace.Event) iter.Seq2[trace.Event, error] {
 	return tracegen.Seq2(slices.Values(events))
 }
 
+// smallGroups are row groups of which a test has several without many events.
+const smallGroups = 4096
+
 func index(t interface {
 	Helper()
 	Fatal(...any)
 }, events []trace.Event) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	n, err := WriteIndex(&b, each(events))
+	n, err := writeIndex(&b, each(events), smallGroups)
 	if err != nil || n != int64(len(events)) {
 		t.Fatal(n, err)
 	}
@@ -75,7 +78,13 @@ func expressions() *rapid.Generator[string] {
 	number := rapid.SampledFrom(someNumbers)
 	part := rapid.Custom(func(t *rapid.T) string {
 		f, n := textField.Draw(t, "field"), numberField.Draw(t, "number")
-		switch rapid.IntRange(0, 17).Draw(t, "form") {
+		switch rapid.IntRange(0, 20).Draw(t, "form") {
+		case 18:
+			return "size(" + f + ") > " + n
+		case 19:
+			return f + ".base() <= " + literal.Draw(t, "l")
+		case 20: // too large for some
+			return n + rapid.SampledFrom([]string{" * ", " + ", " - "}).Draw(t, "op") + rapid.SampledFrom([]string{"9223372036854775807", "-9223372036854775807"}).Draw(t, "n") + " % 5 < pid"
 		case 0:
 			return f + " == " + literal.Draw(t, "l")
 		case 1:
@@ -214,7 +223,7 @@ func TestIndexHoldsEverything(t *testing.T) {
 			t.Errorf("field %d is %s, and the variable %s", i, tag, f.name)
 		}
 	}
-	for e := range tracegen.Events(tracegen.Options{Events: 2*groupRows + 5000, Run: 3}) {
+	for e := range tracegen.Events(tracegen.Options{Events: 2*smallGroups + 2000, Run: 3}) {
 		events = append(events, e)
 	}
 	file := index(t, events)
@@ -231,18 +240,18 @@ func TestIndexHoldsEverything(t *testing.T) {
 		i++
 		return true
 	})
-	if err != nil || i != len(events) || stats.Groups != 3 {
+	if err != nil || i != len(events) || stats.Groups < 3 {
 		t.Errorf("%d of %d events, %+v, %v", i, len(events), stats, err)
 	}
 }
 
 func TestScanSparesWork(t *testing.T) {
 	var events []trace.Event
-	for e := range tracegen.Events(tracegen.Options{Events: 3 * groupRows, Run: 5, Incident: true}) {
+	for e := range tracegen.Events(tracegen.Options{Events: 3 * smallGroups, Run: 5, Incident: true}) {
 		events = append(events, e)
 	}
 	file := index(t, events)
-	last := events[len(events)-1].Timestamp.Add(-3 * time.Second).Format(time.RFC3339)
+	last := events[len(events)-1].Timestamp.Add(-60 * time.Millisecond).Format(time.RFC3339Nano)
 	for _, c := range []struct {
 		expr    string
 		skipped int
@@ -254,7 +263,7 @@ func TestScanSparesWork(t *testing.T) {
 		{`timestamp > timestamp("2030-01-01T00:00:00Z")`, 3, 0, false}, // by the bounds
 		{`timestamp > timestamp("` + last + `") && type == "net_connect"`, 2, 0, true},
 		{`seq == 17`, 2, 0, true},
-		{`type == "process_exec" && "-importcfg" in args`, 0, 5000, true}, // once for each list of arguments
+		{`type == "process_exec" && "-importcfg" in args`, 0, 500, true}, // once for each list of arguments
 	} {
 		q, err := Compile(c.expr)
 		if err != nil {
