@@ -2,6 +2,9 @@ package query
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -203,6 +206,28 @@ func BenchmarkMatch(b *testing.B) {
 	for b.Loop() {
 		if _, err := q.Match(e); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// docs/traces-query.md tells all fields with their types, and its examples are questions.
+func TestDocs(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/traces-query.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range Fields() {
+		if row := fmt.Sprintf("| `%s` | %s | %s |", f.Name, f.Type, f.About); !strings.Contains(string(text), row) {
+			t.Errorf("the table of fields lacks the row\n%s", row)
+		}
+	}
+	examples := regexp.MustCompile("(?s)```cel\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	if len(examples) < 10 {
+		t.Errorf("%d examples", len(examples))
+	}
+	for _, e := range examples {
+		if _, err := Compile(e[1]); err != nil {
+			t.Errorf("%s: %v", e[1], err)
 		}
 	}
 }
