@@ -97,6 +97,9 @@ type Runner struct {
 	For int64 `json:",omitempty"`
 	// Job is the job that the runner took, zero until in_progress named it.
 	Job JobKey
+	// JobHint is the job that the agent says the runner took, while GitHub has not named one:
+	// whoever controls the machine may say anything, so it decides nothing.
+	JobHint JobKey `json:",omitzero"`
 	// Busy is true from the moment at which the agent or GitHub said that a job
 	// runs until one of them said that it ended. Unknown counts as busy (4-18).
 	Busy bool

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -673,17 +674,18 @@ func (a *Activities) settle(ctx context.Context, r muster.Runner) error {
 // tellJob wakes the workflow of a job whose runner is gone and whose end GitHub
 // has not reported.
 func (a *Activities) tellJob(ctx context.Context, r muster.Runner) error {
-	if r.Job.ID == 0 {
+	key := cmp.Or(r.Job, r.JobHint) // a wrong hint costs one question
+	if key.ID == 0 {
 		return nil
 	}
-	j, err := a.Store.Job(ctx, r.Workspace, r.Job)
+	j, err := a.Store.Job(ctx, r.Workspace, key)
 	if muster.CodeOf(err) == muster.CodeNotFound || err == nil && j.State == muster.JobCompleted {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return a.wake.runnerGone(ctx, JobRef{Workspace: r.Workspace, Key: r.Job})
+	return a.wake.runnerGone(ctx, JobRef{Workspace: r.Workspace, Key: key})
 }
 
 // deleteUntilGone repeats Delete until the provider proves that nothing is left,

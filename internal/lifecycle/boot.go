@@ -349,6 +349,11 @@ func (c *Client) reported(ctx context.Context, r muster.Runner, rep wire.Report)
 	if err != nil {
 		return wire.Answer{}, err
 	}
+	if rep.Job != nil && r.Job.ID == 0 && r.JobHint.ID == 0 {
+		if err := c.hint(ctx, r, *rep.Job); err != nil {
+			c.log.Info("what a runner says of its job is not noted", "runner", r.ID, "error", err, "trace_id", r.TraceID)
+		}
+	}
 	if c.unknown(r) {
 		var err error
 		if r, err = c.learn(ctx, r); err != nil {

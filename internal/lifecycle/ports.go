@@ -19,6 +19,8 @@ type Store interface {
 	Job(ctx context.Context, workspace string, key muster.JobKey) (muster.Job, error)
 	// JobByID is the last attempt of a job.
 	JobByID(ctx context.Context, workspace string, id int64) (muster.Job, error)
+	// JobsOfRun are the jobs of a workflow run, all attempts.
+	JobsOfRun(ctx context.Context, workspace, repository string, run int64) ([]muster.Job, error)
 	// OldestQueued is when the first of a pool's queued jobs was queued; ok is false
 	// if none is.
 	OldestQueued(ctx context.Context, workspace, pool string) (at time.Time, ok bool, err error)

@@ -39,7 +39,7 @@ func TestReplay(t *testing.T) {
 	for _, f := range files {
 		t.Run(filepath.Base(f), func(t *testing.T) {
 			r := worker.NewWorkflowReplayer()
-			for _, w := range []any{PoolSize, RunnerLife, JobLife, Sweeping} {
+			for _, w := range []any{PoolSize, RunnerLife, JobLife, Sweeping, TraceLife} {
 				r.RegisterWorkflow(w)
 			}
 			if err := r.ReplayWorkflowHistoryFromJSONFile(nil, f); err != nil {
@@ -126,6 +126,16 @@ func TestRecord(t *testing.T) {
 	}
 	w.until(t, "a sweep", func() bool { return w.github.count("list") > 0 })
 	w.record(t, sweepWorkflowID, "sweep")
+}
+
+// TestRecordTrace makes the histories of traces, with -update only.
+func TestRecordTrace(t *testing.T) {
+	if !*update {
+		return
+	}
+	w := theWorld(t)
+	done := w.traceOne(t, func(p *muster.Pool) { p.ReportChecks = true }, nil)
+	w.record(t, traceWorkflowID(TraceRef{defaultWorkspace, done.ID.Runner, done.ID.Number}), "trace")
 }
 
 // record writes a workflow's history, with its payloads in clear.

@@ -35,6 +35,8 @@ type world struct {
 	github *gitHub
 	seen   *observer
 	box    *secretbox.Box
+	kept   *keptTraces
+	hook   *hookServer
 
 	syncing sync.Mutex // of the list of pools
 	mu      sync.Mutex
@@ -94,13 +96,18 @@ func newWorld() (*world, func(), error) {
 		return nil, nil, err
 	}
 	w := &world{store: db, cloud: fake.NewCloud(), github: newGitHub(), seen: &observer{}, box: box, scripts: map[string]func(context.Context, *agent) string{}, jobs: 1000}
+	if w.kept, err = newKeptTraces(db); err != nil {
+		return nil, nil, err
+	}
+	w.hook = newHookServer()
 	full := fake.NewCloud()
 	full.Fail(fake.Fault{Call: fake.Create, Err: provider.ErrCapacity})
 	deps := Deps{
 		Store: db, Tokens: testTokens{boot}, GitHub: map[string]GitHub{"app": w.github},
 		Backends: map[string]Backend{"fake": {Provider: w.cloud.Provider("test"), Name: "fake", ConnectTimeout: 3 * time.Second}, "full": {Provider: full.Provider("test"), Name: "full"}},
 		Book:     usage.Book{}, Observer: w.seen, Now: time.Now, URL: "http://muster.test", WebURL: map[string]string{"app": "https://github.test"}, Owner: "test",
-		Times: Times{Sweep: time.Hour, Health: time.Hour, SweepGrace: time.Nanosecond, AgentLost: 2 * time.Second, Poll: 2 * time.Second, SealedAfter: 2 * time.Second}.WithDefaults(),
+		Times:   Times{Sweep: time.Hour, Health: time.Hour, SweepGrace: time.Nanosecond, AgentLost: 2 * time.Second, Poll: 2 * time.Second, SealedAfter: 2 * time.Second}.WithDefaults(),
+		Tracing: Tracing{Archive: w.kept, Analyst: w.kept, Hooks: []Hook{{Name: "security", URL: w.hook.URL, Secret: canaryHook, Events: HookEvents}}},
 	}
 	w.addSpares(deps.Backends)
 	w.client = NewClient(deps, eng.Client(), log)
@@ -111,6 +118,7 @@ func newWorld() (*world, func(), error) {
 	}
 	return w, func() {
 		wk.Stop()
+		w.hook.Close()
 		w.cloud.Close()
 		full.Close()
 		eng.Close()

@@ -354,6 +354,7 @@ func (t *tx) giveJob(r *muster.Runner, j muster.Job, at time.Time) error {
 		}
 	}
 	r.Job = cmp.Or(r.Job, j.Key)
+	r.JobHint = muster.JobKey{} // GitHub has spoken
 	if r.Job != j.Key {
 		return nil
 	}

@@ -42,8 +42,8 @@ func (s *Store) UnnamedRunners(ctx context.Context, workspace string, from, to t
 // and died before its agent could say anything.
 func unnamedSince(r muster.Runner) time.Time {
 	switch {
-	case r.Job.ID != 0:
-		return time.Time{}
+	case r.Job.ID != 0 || r.JobHint.ID != 0:
+		return time.Time{} // GitHub is asked about the one job, when the runner has ended
 	case r.ActiveAt.IsZero() && r.Failed && r.GitHubID != 0:
 		return r.FinishedAt
 	}

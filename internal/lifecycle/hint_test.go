@@ -1,0 +1,78 @@
+package lifecycle
+
+import (
+	"testing"
+	"time"
+
+	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/trace"
+	"github.com/muster-ci/muster/internal/wire"
+)
+
+func TestMeant(t *testing.T) {
+	job := func(id int64, attempt int, name string, state muster.JobState, runner muster.RunnerID) muster.Job {
+		return muster.Job{Key: muster.JobKey{ID: id, Attempt: attempt}, Name: name, State: state, Runner: runner}
+	}
+	jobs := []muster.Job{
+		job(1, 1, "build", muster.JobCompleted, ""), job(2, 2, "build", muster.JobQueued, ""), job(3, 2, "test (1)", muster.JobInProgress, "r-other"),
+		job(4, 2, "test (2)", muster.JobInProgress, ""), job(5, 2, "same", muster.JobQueued, ""), job(6, 2, "same", muster.JobQueued, ""),
+	}
+	for _, c := range []struct {
+		said trace.Job
+		want int64
+	}{
+		{trace.Job{Name: "build"}, 2}, {trace.Job{Name: "build", Attempt: 2}, 2}, {trace.Job{Name: "build", Attempt: 1}, 0}, {trace.Job{Name: "test (1)"}, 0},
+		{trace.Job{Name: "test (2)"}, 4}, {trace.Job{Name: "same"}, 0}, {trace.Job{}, 0}, {trace.Job{Name: "none"}, 0},
+	} {
+		if key, ok := meant(jobs, c.said); key.ID != c.want || ok != (c.want != 0) {
+			t.Errorf("%+v: %v, %v, want %d", c.said, key, ok, c.want)
+		}
+	}
+}
+
+// A hint keeps the runner from being searched for, changes nothing about the job that it
+// names, and gives way to GitHub's word.
+func TestHint(t *testing.T) {
+	w := theWorld(t)
+	a, stop := w.enrolled(t)
+	defer stop()
+	ctx := t.Context()
+	id := muster.RunnerID(a.resp.Runner)
+	p := muster.Pool{Labels: muster.Labels{a.machine.Spec.Pool}}
+	victim, own := w.newJob(), w.newJob()
+	w.send(t, w.event(p, victim, "queued"))
+	w.send(t, w.event(p, own, "queued"))
+	_, err := a.report(ctx, wire.Report{Phase: wire.PhaseRunning, Busy: true, Job: &trace.Job{Repository: "acme/web", RunID: victim, Name: "build"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := w.store.Runner(ctx, defaultWorkspace, id)
+	if err != nil || r.JobHint.ID != victim || r.Job.ID != 0 {
+		t.Fatalf("hint %s, job %s, %v", r.JobHint, r.Job, err)
+	}
+	unnamed, err := w.store.UnnamedRunners(ctx, defaultWorkspace, time.Now().Add(-time.Hour), time.Now(), 500)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range unnamed {
+		if u.ID == id {
+			t.Error("the runner is still searched for")
+		}
+	}
+	if j, err := w.store.JobByID(ctx, defaultWorkspace, victim); err != nil || j.State != muster.JobQueued || j.Runner != "" {
+		t.Errorf("the job that it named: %+v, %v", j, err)
+	}
+	e := w.event(p, own, "in_progress")
+	e.RunnerName = a.name
+	w.send(t, e)
+	if r, err = w.store.Runner(ctx, defaultWorkspace, id); err != nil || r.JobHint.ID != 0 || r.Job.ID != own {
+		t.Errorf("after GitHub's word: hint %s, job %s, %v", r.JobHint, r.Job, err)
+	}
+	e.Action, e.Status, e.Conclusion, e.CompletedAt = "completed", muster.JobCompleted, "success", time.Now()
+	w.send(t, e)
+	for _, job := range []int64{victim} {
+		e := w.event(p, job, "completed")
+		e.Conclusion, e.CompletedAt = "cancelled", time.Now()
+		w.send(t, e)
+	}
+}
