@@ -51,6 +51,13 @@ func (r *reel) Follow(_ context.Context, root int, e trace.Egress) (scope, error
 	return (*tapeScope)(s), nil
 }
 
+// scope is the one that was made as the i-th, and the process that it follows.
+func (r *reel) scope(i int) (*tape, int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.scopes[i], r.roots[i]
+}
+
 // desk starts a node's recorder in this process.
 func desk(t *testing.T, l lending) (rec *reel, socket string) {
 	t.Helper()
@@ -112,9 +119,9 @@ func TestLentRecorder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	played := rec.scopes[0]
-	if rec.roots[0] != pid || s.Describe().Egress != "audit" {
-		t.Errorf("it follows %v: %+v", rec.roots, s.Describe())
+	played, root := rec.scope(0)
+	if root != pid || s.Describe().Egress != "audit" {
+		t.Errorf("it follows %d: %+v", root, s.Describe())
 	}
 	sent := trace.Event{Type: trace.ProcessExec, Timestamp: time.Now().UTC(), PID: 9, Start: 1 << 60, Path: "/p", Args: []string{"a", ""}, Lost: map[string]int64{"x": 1}}
 	played.events <- []trace.Event{sent, {Type: trace.FileOpen, Timestamp: time.Now().UTC()}}
@@ -135,7 +142,8 @@ func TestLentRecorder(t *testing.T) {
 	if err := two.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, open := <-rec.scopes[1].events; open {
+	second, _ := rec.scope(1)
+	if _, open := <-second.events; open {
 		t.Error("the scope of an agent that is gone goes on")
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; {
@@ -225,10 +233,10 @@ func TestLentRecorderRefuses(t *testing.T) {
 			}
 		})
 	}
+	rec.mu.Lock()
 	if len(rec.roots) != 0 {
 		t.Errorf("it followed %v", rec.roots)
 	}
-	rec.mu.Lock()
 	rec.refuse = errors.New("the table is full")
 	rec.mu.Unlock()
 	if got := raw(t, good, own); got != "the table is full" {

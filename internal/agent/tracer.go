@@ -98,12 +98,13 @@ type tracer struct {
 	scope     scope
 	running   sync.WaitGroup
 
-	number int
-	now    *recording
-	told   map[string]int64 // what Dropped events of the recorder have told, by reason
-	last   time.Time        // of the loop's last turn
-	gap    time.Duration    // between two turns, too long; 0 once it was told
-	gapAt  time.Time
+	number    int
+	now       *recording
+	following bool             // the goroutine was started
+	told      map[string]int64 // what Dropped events of the recorder have told, by reason
+	last      time.Time        // of the loop's last turn
+	gap       time.Duration    // between two turns, too long; 0 once it was told
+	gapAt     time.Time
 
 	sealed   chan struct{} // closed when nothing more is queued for delivery
 	hangUp   context.CancelFunc
@@ -195,7 +196,7 @@ func (t *tracer) follow(ctx context.Context, root int) error {
 	if t.missing != "" {
 		t.log.Warn("trace: not recorded, because " + t.missing)
 	}
-	t.now = t.fresh(since)
+	t.now, t.following = t.fresh(since), true
 	t.running.Go(t.run)
 	return t.unenforced()
 }
@@ -607,7 +608,7 @@ func (t *tracer) over(ctx context.Context) {
 	if t == nil {
 		return
 	}
-	if t.now != nil {
+	if t.following {
 		t.tell(note{runnerEnded, "", time.Now()})
 		t.running.Wait()
 	}
