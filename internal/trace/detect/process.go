@@ -274,12 +274,16 @@ func installed(script string) bool {
 	if !strings.HasPrefix(script, "/") || strings.HasPrefix(script, "/tmp/") || strings.HasPrefix(script, "/var/tmp/") || strings.HasPrefix(script, "/dev/shm/") {
 		return false
 	}
-	_, module, ok := strings.Cut(script, "/node_modules/")
-	if !ok {
-		return true
+	if _, module, ok := strings.Cut(script, "/node_modules/"); ok {
+		owner, _, _ := strings.Cut(module, "/")
+		return has(".bin npm yarn pnpm corepack", owner)
 	}
-	owner, _, _ := strings.Cut(module, "/")
-	return has(".bin npm yarn pnpm corepack", owner)
+	for _, place := range []string{"/bin/", "/sbin/", "/site-packages/", "/dist-packages/"} {
+		if strings.Contains(script, place) {
+			return true
+		}
+	}
+	return strings.HasPrefix(script, "/usr/") || strings.HasPrefix(script, "/opt/")
 }
 
 // script is the argument that is the script's file, "" if there is none.
