@@ -64,7 +64,7 @@ func (m *traceMaker) event(e trace.Event) uint64 {
 	m.v.Overview.ByType[e.Type]++
 	m.v.Overview.Counts.Events++
 	if st := m.stepNow(); st != nil {
-		st.Counts.Events++
+		st.Events++
 	}
 	return e.Seq
 }

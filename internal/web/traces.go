@@ -88,6 +88,29 @@ func (p *tracePage) Step(number int) clipped {
 	return clip(60, strconv.Itoa(number)+" · "+st.Name)
 }
 
+// processLink is the address of a process, "" if it is not listed.
+func (p *tracePage) processLink(i int) string {
+	if p.Views == nil || i < 0 || i >= len(p.Views.Processes) {
+		return ""
+	}
+	return p.With("execution", "of", i)
+}
+
+// traceSearch is the address of a query over one trace.
+func (p *tracePage) traceSearch(expr string) string {
+	return p.With("query", "q", expr)
+}
+
+// Search is traceSearch for templates.
+func (p *tracePage) Search(expr string) string { return p.traceSearch(expr) }
+
+// typeLink narrows events to a type.
+type typeLink struct {
+	Title   string
+	Link    string
+	Current bool
+}
+
 // traceSummary is how a trace stands in a few lines.
 type traceSummary struct {
 	muster.Trace
@@ -417,7 +440,7 @@ func (s *site) tracePage(w http.ResponseWriter, r *http.Request, p *tracePage) e
 			return err
 		}
 	}
-	if p.traceSummary.Findings, err = s.findingsIn(ctx, p.ID); err != nil {
+	if p.Findings, err = s.findingsIn(ctx, p.ID); err != nil {
 		return err
 	}
 	if p.Views != nil {

@@ -85,7 +85,7 @@ func TestTraceTabs(t *testing.T) {
 	}
 }
 
-// S0-24, C24: what became of a trace is said in one line, and what is lost always.
+// 4-45, C24: what became of a trace is said in one line, and what is lost always.
 func TestTraceStates(t *testing.T) {
 	f := newFake()
 	for state, texts := range map[muster.TraceState][]string{

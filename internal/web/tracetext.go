@@ -109,9 +109,8 @@ func commandLine(args []string) string {
 
 // shellWord is s as a POSIX shell reads it back.
 func shellWord(s string) string {
-	if s != "" && strings.IndexFunc(s, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_-./:=,+@%^*", r) || r > 0x7f)
-	}) < 0 {
+	special := func(r rune) bool { return !wordRune(r) && r <= 0x7f && !strings.ContainsRune("-./:=,+@%^", r) }
+	if s != "" && strings.IndexFunc(s, special) < 0 {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
