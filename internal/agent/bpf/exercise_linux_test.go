@@ -314,14 +314,16 @@ func exerciseOpens(args []string) error {
 	if err := os.Chdir(args[0]); err != nil {
 		return err
 	}
-	var perSecond int
-	if len(args) > 2 {
+	// How many a second, 0 for as many as can be, and how many different names.
+	perSecond, names := 0, 1000
+	if len(args) > 3 {
 		perSecond, _ = strconv.Atoi(args[2])
+		names, _ = strconv.Atoi(args[3])
 	}
 	started := time.Now()
 	name := make([]byte, 0, 32)
 	for i := range n {
-		name = append(strconv.AppendInt(append(name[:0], 'f'), int64(i%1000), 10), 0)
+		name = append(strconv.AppendInt(append(name[:0], 'f'), int64(i%names), 10), 0)
 		fd, _, errno := unix.Syscall6(unix.SYS_OPENAT, ^uintptr(99), uintptr(unsafe.Pointer(&name[0])), unix.O_WRONLY|unix.O_CREAT, 0o600, 0, 0)
 		if errno != 0 {
 			return errno

@@ -158,8 +158,8 @@ func (t *talk) connected(e trace.Event, p peer, now time.Time) []trace.Event {
 	e.Hostname = t.names[p.address]
 	k := connectKey{e.PID, e.Start, e.Address, e.Protocol, e.Port, e.Verdict, e.Hostname}
 	if again := t.connect[k]; again != nil {
-		again.n++
-		again.last = e
+		kept := e
+		again.n, again.last = again.n+1, &kept
 		return nil
 	}
 	if len(t.connect) < maxConnect {
@@ -310,7 +310,7 @@ func (n *network) settle(s *Scope, now time.Time, all bool) []trace.Event {
 			delete(t.connect, k)
 			continue
 		}
-		e := again.last
+		e := *again.last
 		e.Count = again.n
 		out = append(out, e)
 		*again = repeat{since: now}

@@ -44,11 +44,15 @@ func keyOf(e trace.Event) repeatKey {
 type repeat struct {
 	since time.Time
 	n     int64
-	last  trace.Event
+	last  *trace.Event // nil as long as there was none
 }
 
 // tellRepeats tells of those whose window is over, or of all.
 func (s *Scope) tellRepeats(now time.Time, all bool) {
+	if !all && now.Sub(s.repeatsAt) < window/4 {
+		return
+	}
+	s.repeatsAt = now
 	for key, again := range s.repeats {
 		if !all && now.Sub(again.since) < window {
 			continue
@@ -57,7 +61,7 @@ func (s *Scope) tellRepeats(now time.Time, all bool) {
 			delete(s.repeats, key)
 			continue
 		}
-		e := again.last
+		e := *again.last
 		e.Count = again.n
 		if s.bucket.take(now) {
 			s.push(e)

@@ -47,10 +47,12 @@ type Scope struct {
 	batch   []trace.Event
 	dropped map[drop]int64 // not told yet
 	repeats map[repeatKey]*repeat
-	bucket  bucket
-	written map[uint32]map[fileKey]trace.Event // by process
-	gone    []uint32                           // processes that have ended since the last sweep
-	names   map[string]string                  // commands, so that each is kept once
+	// repeatsAt is when it was last looked at which of them are over.
+	repeatsAt time.Time
+	bucket    bucket
+	written   map[uint32]map[fileKey]trace.Event // by process
+	gone      []uint32                           // processes that have ended since the last sweep
+	names     map[string]string                  // commands, so that each is kept once
 }
 
 type drop struct {
@@ -480,8 +482,8 @@ func (s *Scope) add(e trace.Event) {
 	if repeats(e.Type) {
 		key := keyOf(e)
 		if again := s.repeats[key]; again != nil {
-			again.n++
-			again.last = e
+			kept := e // here and not e itself, or every event would be put on the heap
+			again.n, again.last = again.n+1, &kept
 			return
 		}
 		if len(s.repeats) < maxRepeats {
