@@ -390,7 +390,12 @@ func TestTraceOfAKeptRunner(t *testing.T) {
 			}
 			rec.events <- []trace.Event{ran(fmt.Sprintf("/job/%d", i))}
 			s.pass(time.Second)
+			// What the recorder hands over a moment later belongs where its time says.
+			late := ran(fmt.Sprintf("/late/%d", i))
+			s.pass(10 * time.Millisecond)
 			s.puppet.say(strings.ReplaceAll(completed, "build", fmt.Sprint("job", i)))
+			s.pass(10 * time.Millisecond)
+			rec.events <- []trace.Event{late, ran(fmt.Sprintf("/after/%d", i))}
 			s.pass(time.Second)
 			s.plane.mu.Lock()
 			if a := s.plane.traces[i+1]; a == nil || a.seal == nil {
@@ -405,9 +410,12 @@ func TestTraceOfAKeptRunner(t *testing.T) {
 	}
 	for i := range 3 {
 		events := end.plane.whole(t, i+1)
-		want := []string{"trace_start", fmt.Sprintf("process_exec /idle/%d", i), fmt.Sprintf("process_exec /job/%d", i), "trace_end"}
+		want := []string{"trace_start", fmt.Sprintf("process_exec /idle/%d", i), fmt.Sprintf("process_exec /job/%d", i), fmt.Sprintf("process_exec /late/%d", i), "trace_end"}
 		if i == 1 {
 			want = slices.Insert(want, 2, "dropped")
+		}
+		if i > 0 {
+			want = slices.Insert(want, 1, fmt.Sprintf("process_exec /after/%d", i-1))
 		}
 		if got := story(events); !slices.Equal(got, want) {
 			t.Errorf("trace %d says %q", i+1, got)

@@ -100,6 +100,7 @@ type tracer struct {
 
 	number    int
 	now       *recording
+	ends      time.Time        // when the job of now ended, on a runner that goes on; zero while it runs
 	following bool             // the goroutine was started
 	told      map[string]int64 // what Dropped events of the recorder have told, by reason
 	last      time.Time        // of the loop's last turn
@@ -250,13 +251,12 @@ func (t *tracer) run() {
 		case n := <-t.notes:
 			switch n.what {
 			case jobBegan:
+				t.part()
 				t.begin(n)
 				tick.Reset(traceTick)
 			case jobEnded:
 				if t.kept {
-					t.take(t.pending(events))
-					t.finish(n.at, false)
-					tick.Reset(idleTick)
+					t.ends = n.at // what the recorder has not handed over comes within holdEvents
 				}
 			case runnerEnded:
 				t.drain(events)
@@ -269,23 +269,22 @@ func (t *tracer) run() {
 			now := time.Now()
 			t.passed(now)
 			t.turn(now)
+			if !t.ends.IsZero() && now.Sub(t.ends) >= holdEvents {
+				t.part()
+				tick.Reset(idleTick)
+			}
 		}
 	}
 }
 
-// pending returns what the recorder has ready.
-func (t *tracer) pending(events <-chan []trace.Event) (all []trace.Event) {
-	for {
-		select {
-		case batch, ok := <-events:
-			if !ok {
-				return all
-			}
-			all = append(all, batch...)
-		default:
-			return all
-		}
+// part ends the trace of a job that is over, on a runner that goes on.
+func (t *tracer) part() {
+	if t.ends.IsZero() {
+		return
 	}
+	at := t.ends
+	t.ends = time.Time{}
+	t.finish(at, false)
 }
 
 // drain closes the scope and takes what it still had.
@@ -353,7 +352,11 @@ func (t *tracer) turn(now time.Time) {
 		}
 		return
 	}
-	t.release(now.Add(-holdEvents), now)
+	until := now.Add(-holdEvents)
+	if !t.ends.IsZero() && until.After(t.ends) {
+		until = t.ends
+	}
+	t.release(until, now)
 	if r.count > 0 && now.Sub(r.opened) >= gather {
 		t.close()
 	}
@@ -560,7 +563,11 @@ func (t *tracer) finish(at time.Time, last bool) {
 		}
 	default:
 		r.steps.end("", at.UTC())
-		t.release(at.Add(time.Hour), at)
+		until := at
+		if last {
+			until = at.Add(time.Hour) // whatever clock it has
+		}
+		t.release(until, at)
 		if last {
 			t.unaccounted(at)
 		}
@@ -576,6 +583,9 @@ func (t *tracer) finish(at time.Time, last bool) {
 		}, t.about)
 	}
 	t.now = t.fresh(at)
+	if !last {
+		t.now.held, t.now.ordered = r.held, r.ordered // of the time after
+	}
 }
 
 // deliver starts the delivery, which goes on after ctx has ended.

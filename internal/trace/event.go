@@ -131,8 +131,8 @@ type Event struct {
 
 	// Method: how a MemRead was made ("proc_mem", "proc_environ", "process_vm_readv",
 	// "ptrace"); the command of a BPFLoad ("prog_load", …); what a Tamper did ("signal",
-	// "bpf_detach", "cgroup_move", …); why events were Dropped ("buffer_full", "job_limit",
-	// "rate_limit", "disk_full").
+	// "bpf_detach", "cgroup_move", "stopped" for DurationUS, …); why events were Dropped ("buffer_full", "job_limit",
+	// "rate_limit", "disk_full", "recorder_gone").
 	Method string `json:"method,omitempty"`
 	// Target is the process that a MemRead, SetUID or Tamper was aimed at.
 	Target        int    `json:"target,omitempty"`
