@@ -116,7 +116,7 @@ type Event struct {
 	// QueryType is "A", "AAAA", "TXT", …; Addresses is what the answer said, if it came.
 	QueryType string   `json:"query_type,omitempty"`
 	Addresses []string `json:"addresses,omitempty"`
-	// Verdict of a NetConnect or DNSQuery under an egress policy: VerdictAllowed,
+	// Verdict of a NetConnect, DNSQuery or TLSHello under an egress policy: VerdictAllowed,
 	// VerdictDenied, or VerdictWouldDeny; "" without a policy.
 	Verdict string `json:"verdict,omitempty"`
 
