@@ -35,6 +35,7 @@ type node struct {
 	name   string
 	path   string // of a file, as its key
 	parent *node
+	depth  int
 	kids   map[string]*node
 	File   // of a file; of a directory, what was done to itself
 	folded int64
@@ -213,7 +214,7 @@ func (f *files) find(path string, dir bool) *node {
 func (f *files) child(of *node, name string, dir bool) *node {
 	n := of.kids[name]
 	if n == nil {
-		n = &node{name: name, parent: of}
+		n = &node{name: name, parent: of, depth: of.depth + 1}
 		of.kids[name] = n
 		f.nodes++
 	}
@@ -238,44 +239,49 @@ func pathParts(path string) []string {
 	return parts
 }
 
+// keepDepth is how deep a directory may be to stay when it is empty.
+const keepDepth = 3
+
 // fold counts the least interesting files at their directories and forgets them, all but
-// one that is in use, and then the directories that are empty, those near the root last.
+// one that is in use, and the directories that are empty after that, those near the root last.
 func (f *files) fold(but *node) {
 	list := make([]*node, 0, len(f.byPath))
 	for _, n := range f.byPath {
-		if n != but && n.kids == nil {
+		if n != but && len(n.kids) == 0 {
 			list = append(list, n)
 		}
 	}
 	slices.SortFunc(list, func(a, b *node) int {
 		return cmp.Or(compare(a.interest(), b.interest()), cmp.Compare(a.path, b.path))
 	})
-	plain := list[:sort.Search(len(list), func(i int) bool { return list[i].Sensitive != "" })]
-	f.sweep(f.root, but, 0, 3)
-	f.dropSome(plain, but)
+	plain := sort.Search(len(list), func(i int) bool { return list[i].Sensitive != "" })
+	f.dropSome(list[:plain], but)
 	if f.nodes > maxFiles {
-		f.sweep(f.root, but, 0, 0)
-		f.dropSome(list[len(plain):], but)
+		f.sweep(f.root, but)
+		f.dropSome(list[plain:], but)
 	}
 	f.foldAt = max(f.nodes, maxFiles) + maxFiles
 }
 
-// dropSome drops files in their order until there are few enough, half of what is too much at
-// a time, because directories go with them.
+// dropSome drops in order until there are few enough.
 func (f *files) dropSome(list []*node, but *node) {
-	for f.nodes > maxFiles && len(list) > 0 {
-		n := min(len(list), (f.nodes-maxFiles+1)/2)
-		for _, one := range list[:n] {
-			f.drop(one)
+	for _, n := range list {
+		if f.nodes <= maxFiles {
+			return
 		}
-		list = list[n:]
-		f.sweep(f.root, but, 0, 3)
+		if n.parent.kids[n.name] != n || len(n.kids) > 0 {
+			continue // it went with what was in it
+		}
+		f.drop(n)
+		for d := n.parent; len(d.kids) == 0 && d.depth > keepDepth && d != but; d = d.parent {
+			f.drop(d)
+		}
 	}
 }
 
 // drop folds a file, or an empty directory, into the directory that has it.
 func (f *files) drop(n *node) {
-	delete(f.byPath, n.path) // of a directory that was only passed through "", which is no path
+	delete(f.byPath, n.path) // "" of a directory that was only passed through, which is no key
 	delete(n.parent.kids, n.name)
 	f.nodes--
 	n.parent.folded += n.folded
@@ -286,15 +292,14 @@ func (f *files) drop(n *node) {
 	}
 }
 
-// sweep drops the empty directories below n that are deeper than keep. Paths are at most
-// maxDepth deep.
-func (f *files) sweep(n, but *node, depth, keep int) {
+// sweep drops all empty directories below n. Paths are at most maxDepth deep.
+func (f *files) sweep(n, but *node) {
 	for _, k := range n.kids {
 		if k.kids == nil {
 			continue
 		}
-		f.sweep(k, but, depth+1, keep)
-		if len(k.kids) == 0 && depth >= keep && k != but {
+		f.sweep(k, but)
+		if len(k.kids) == 0 && k != but {
 			f.drop(k)
 		}
 	}

@@ -19,7 +19,7 @@ type frameKey struct {
 func (b *Builder) frame(p *proc, name string) int32 {
 	parent := b.flame.child(-1-int32(p.Step), "", p.Step)
 	if q := p.parent; q != nil && !q.Unseen && q.Step == p.Step {
-		parent = q.frames[len(q.frames)-1]
+		parent = q.frame
 	}
 	return b.flame.child(parent, name, p.Step)
 }
@@ -65,7 +65,7 @@ func (b *Builder) frames() []Frame {
 		if p.liveKids > 0 {
 			covered += max(0, b.last.Sub(p.coverAt).Microseconds())
 		}
-		f.add(p.frames[longest(b.ranUntilNow(p))], b.last.Sub(p.StartedAt).Microseconds()-covered, 0)
+		f.add(p.frame, b.last.Sub(p.StartedAt).Microseconds()-covered, 0)
 	}
 	for i := len(f.nodes) - 1; i >= 0; i-- { // children come after their parents
 		n := &f.nodes[i]

@@ -14,9 +14,8 @@ type proc struct {
 	Process
 	key    trace.Process
 	parent *proc
-	kids   int     // that are kept
-	ran    []int64 // how long each of Images did, in µs
-	frames []int32 // of each of Images, or of the name if there is none
+	kids   int   // that are kept
+	frame  int32 // where it stands in the flame view under its present name
 	exited bool
 
 	// covered is how long, in µs, at least one child existed; liveKids do now, since coverAt.
@@ -89,7 +88,7 @@ func (b *Builder) meet(s *step, p *proc, e *trace.Event) {
 		p.StartedAt = e.Timestamp.Add(-micros(e.DurationUS))
 	}
 	b.adopt(p, e)
-	p.frames = []int32{b.frame(p, orUnknown(p.Command))}
+	p.frame = b.frame(p, orUnknown(p.Command))
 	s.Processes++
 	b.total.Processes++
 	s.live++
@@ -133,38 +132,17 @@ func (b *Builder) execute(s *step, p *proc, e *trace.Event) {
 	s.Execs++
 	b.total.Execs++
 	b.program(s, e)
-	p.endImage(e.Timestamp)
 	args, cut := cutArgs(e.Args)
 	image := Image{Path: e.Path, Args: args, Truncated: e.Truncated || cut, Dir: e.Dir, At: e.Timestamp, Seq: e.Seq}
-	f := b.frame(p, imageName(e))
-	switch n := len(p.Images); n {
-	case 0:
-		p.Images, p.ran, p.frames = []Image{image}, []int64{0}, []int32{f}
-	case maxImages:
-		p.Images[n-1], p.ran[n-1], p.frames[n-1] = image, 0, f
+	if n := len(p.Images); n == maxImages {
+		p.Images[n-1] = image
 		p.MoreImages++
-	default:
-		p.Images, p.ran, p.frames = append(p.Images, image), append(p.ran, 0), append(p.frames, f)
+	} else {
+		p.Images = append(p.Images, image)
 	}
+	p.Main = len(p.Images) - 1
+	p.frame = b.frame(p, imageName(e))
 	p.Command = imageName(e)
-}
-
-// endImage adds the time until now to the last image.
-func (p *proc) endImage(now time.Time) {
-	if n := len(p.Images); n > 0 {
-		p.ran[n-1] = max(0, now.Sub(p.Images[n-1].At).Microseconds())
-	}
-}
-
-// longest is the index of the image that ran longest, of equals the last.
-func longest(ran []int64) int {
-	best := 0
-	for i, us := range ran {
-		if us >= ran[best] {
-			best = i
-		}
-	}
-	return best
 }
 
 func imageName(e *trace.Event) string {
@@ -220,24 +198,11 @@ func (b *Builder) exit(p *proc, e *trace.Event) {
 	}
 	p.CPUUS, p.MemoryKiB, p.ReadBytes, p.WrittenBytes = e.CPUUS, e.MemoryKiB, e.ReadBytes, e.WrittenBytes
 	p.ExitCode, p.Signal = e.ExitCode, e.Signal
-	p.endImage(e.Timestamp)
-	p.settle()
 	p.uncover(e.Timestamp)
 	if q := p.parent; q != nil && !q.exited {
 		q.childEnded(p)
 	}
 	b.account(p)
-}
-
-// settle names a process after the program that ran longest in it.
-func (p *proc) settle() {
-	if len(p.Images) == 0 {
-		return
-	}
-	p.Main = longest(p.ran)
-	if at := p.Images[p.Main].Path; at != "" {
-		p.Command = path.Base(at)
-	}
 }
 
 // uncover ends the time in which children cover it.
@@ -280,7 +245,7 @@ func (b *Builder) account(p *proc) {
 	t.WallUS += p.DurationUS
 	t.CPUUS += p.CPUUS
 	t.Bytes += p.ReadBytes + p.WrittenBytes
-	b.flame.add(p.frames[p.Main], p.DurationUS-p.covered, p.CPUUS)
+	b.flame.add(p.frame, p.DurationUS-p.covered, p.CPUUS)
 }
 
 // grace is how long after its end a process may still have events on their way.
@@ -403,18 +368,7 @@ func (b *Builder) listed(p *proc, index map[trace.Process]int) Process {
 	}
 	out.DurationUS = max(0, b.last.Sub(p.StartedAt).Microseconds())
 	out.Alive = b.ended && p.Step > 0
-	out.Main = longest(b.ranUntilNow(p))
 	return out
-}
-
-// ranUntilNow is p.ran with the time that the last image has run so far.
-func (b *Builder) ranUntilNow(p *proc) []int64 {
-	if len(p.Images) == 0 {
-		return p.ran
-	}
-	ran := slices.Clone(p.ran)
-	ran[len(ran)-1] = max(0, b.last.Sub(p.Images[len(ran)-1].At).Microseconds())
-	return ran
 }
 
 func (b *Builder) listPrograms(v *Views) {

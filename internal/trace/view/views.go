@@ -202,13 +202,15 @@ type Process struct {
 	Parent int    `json:"parent"`
 	PID    int    `json:"pid"`
 	Start  uint64 `json:"start,omitempty"` // as trace.Event.Start
-	// Command is the name to show: of the program that ran longest in it.
+	// Command is the name to show: of the program that it ran last, which is what the others
+	// led to ("sh", then "env", then "node"), and the same in every run.
 	Command string `json:"command"`
 	// Images are the programs that it ran, in order: none if it only forked. At most 8,
 	// the first ones and the last; MoreImages is how many are left out.
 	Images     []Image `json:"images,omitempty"`
 	MoreImages int64   `json:"more_images,omitempty"`
-	// Main is the index in Images of the one that ran longest.
+	// Main is the index in Images of the one that Command names and that all of the process's
+	// CPU time counts for: the last.
 	Main      int    `json:"main,omitempty"`
 	Step      int    `json:"step"`
 	UID       uint32 `json:"uid,omitempty"`
@@ -260,7 +262,8 @@ type Program struct {
 }
 
 // Frame is a chain of commands in the flame view: all processes with the same commands
-// from the step down.
+// from the step down. A process whose parent was not seen before it (a shell's copy of itself
+// that only forked) stands right below its step.
 type Frame struct {
 	Parent int    `json:"parent"` // index in Views.Flame, -1 of a step
 	Name   string `json:"name"`
