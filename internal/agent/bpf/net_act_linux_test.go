@@ -61,7 +61,9 @@ func perform(what string, args []string) (string, error) {
 	case "fastopen":
 		return "", fastOpen(args[0])
 	case "udp":
-		return "", udp(args[0])
+		return "", udp(args[0], false)
+	case "udp-mapped":
+		return "", udp(args[0], true)
 	case "udp-connected":
 		return "", connectRaw(args[0], unix.SOCK_DGRAM, 0, false)
 	case "ping":
@@ -154,8 +156,8 @@ func fastOpen(to string) error {
 	return unix.Sendto(fd, []byte("hello"), unix.MSG_FASTOPEN, sa)
 }
 
-func udp(to string) error {
-	family, sa := sockaddr(netip.MustParseAddrPort(to), false)
+func udp(to string, mapped bool) error {
+	family, sa := sockaddr(netip.MustParseAddrPort(to), mapped)
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM, 0)
 	if err != nil {
 		return err

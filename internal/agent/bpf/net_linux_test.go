@@ -35,6 +35,7 @@ var ways = []struct {
 	{"mptcp", "", false},
 	{"fastopen", "tcp", false},
 	{"udp", "udp", false},
+	{"udp-mapped", "udp", false},
 	{"udp-connected", "udp", false},
 	{"ping", "icmp", true},
 	{"icmp", "icmp", true},
