@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"strings"
 
+	"golang.org/x/net/publicsuffix"
+
 	"github.com/muster-ci/muster/internal/trace"
 )
 
@@ -64,18 +66,24 @@ func (n normaliser) host(h string) string {
 	if h == "" || strings.Trim(h, "0123456789.") == "" || strings.Contains(h, ":") {
 		return h
 	}
-	registered := domain(h)
-	sub := labels(h)
+	registered, given := domain(h), false
+	if suffix, icann := publicsuffix.PublicSuffix(h); !icann && strings.Contains(suffix, ".") && suffix != h {
+		registered, given = suffix, true // everybody gets names below it, so a random one says who it is
+	}
+	sub := strings.TrimSuffix(strings.TrimSuffix(h, registered), ".")
 	if sub == "" {
 		return h
 	}
 	parts := strings.Split(sub, ".")
 	for i, p := range parts {
-		if len(p) >= 20 && strings.ContainsAny(p, "0123456789") {
+		random := len(p) >= 24 && strings.ContainsAny(p, "0123456789") || hexes.FindString(p) == p
+		switch {
+		case random && given:
+		case random:
 			parts[i] = "*"
-			continue
+		default:
+			parts[i] = numbers.ReplaceAllString(hexes.ReplaceAllString(p, "*"), "*")
 		}
-		parts[i] = numbers.ReplaceAllString(hexes.ReplaceAllString(p, "*"), "*")
 	}
 	return strings.Join(parts, ".") + "." + registered
 }

@@ -27,8 +27,8 @@ type node struct {
 	ended  uint64 // when, in µs since boot; 0 while it lives or if it is not known
 	root   int    // step in which the first of its ancestors below the runner began
 	host   string // the last host outside that it connected to
-	// under remembers by set whether an ancestor is in it.
-	under map[*matcher]bool
+	// being and under remember by set whether the process, or an ancestor, is in it.
+	being, under map[*matcher]bool
 }
 
 // maxDepth is how far ancestors are followed.

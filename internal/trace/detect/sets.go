@@ -114,6 +114,18 @@ func (m *matcher) globbed(name string) bool {
 
 // is reports whether a process is in the set, by its names or its command line.
 func (m *matcher) is(n *node) bool {
+	known, ok := n.being[m]
+	if !ok {
+		known = m.find(n)
+		if n.being == nil {
+			n.being = map[*matcher]bool{}
+		}
+		n.being[m] = known
+	}
+	return known
+}
+
+func (m *matcher) find(n *node) bool {
 	for _, name := range n.names {
 		if m.names[name] || m.globbed(name) {
 			return true
@@ -122,11 +134,18 @@ func (m *matcher) is(n *node) bool {
 	return m.commands != nil && m.commands.MatchString(n.line)
 }
 
-// pathMatcher finds globs by the last part of a path where that is literal, which it is
-// in most, so that a file event costs one look-up.
+// pathMatcher finds globs by the last part of a path where that is literal, or by its
+// ending, so that a file event costs two look-ups; the few others are tried only if the path
+// has in it what they must have.
 type pathMatcher struct {
 	byLeaf map[string][][]string
-	rest   [][]string
+	byExt  map[string][][]string
+	rest   []looseGlob
+}
+
+type looseGlob struct {
+	parts []string
+	must  string // "" if nothing is sure
 }
 
 func (m *pathMatcher) add(glob string) error {
@@ -141,24 +160,50 @@ func (m *pathMatcher) add(glob string) error {
 	}
 	parts := strings.Split(glob[1:], "/")
 	leaf := parts[len(parts)-1]
-	if strings.ContainsAny(leaf, "*?[\\") {
-		m.rest = append(m.rest, parts)
-		return nil
+	ext, any := strings.CutPrefix(leaf, "*.")
+	switch {
+	case !strings.ContainsAny(leaf, special):
+		put(&m.byLeaf, leaf, parts)
+	case any && ext != "" && !strings.ContainsAny(ext, special+"."):
+		put(&m.byExt, "."+ext, parts)
+	default:
+		m.rest = append(m.rest, looseGlob{parts, sure(parts)})
 	}
-	if m.byLeaf == nil {
-		m.byLeaf = map[string][][]string{}
-	}
-	m.byLeaf[leaf] = append(m.byLeaf[leaf], parts)
 	return nil
 }
 
-func (m *pathMatcher) has(p string) bool {
-	if m.byLeaf == nil && m.rest == nil {
-		return false
+const special = "*?[\\"
+
+func put(in *map[string][][]string, key string, parts []string) {
+	if *in == nil {
+		*in = map[string][][]string{}
 	}
-	candidates := m.byLeaf[p[strings.LastIndexByte(p, '/')+1:]]
-	return slices.ContainsFunc(candidates, func(g []string) bool { return globParts(g, p[1:]) }) ||
-		slices.ContainsFunc(m.rest, func(g []string) bool { return globParts(g, p[1:]) })
+	(*in)[key] = append((*in)[key], parts)
+}
+
+// sure is the longest literal part of a glob but the last, with a slash at both ends.
+func sure(parts []string) string {
+	longest := ""
+	for _, p := range parts[:len(parts)-1] {
+		if !strings.ContainsAny(p, special) && len(p) > len(longest) {
+			longest = p
+		}
+	}
+	if longest == "" {
+		return ""
+	}
+	return "/" + longest + "/"
+}
+
+func (m *pathMatcher) has(p string) bool {
+	fits := func(g []string) bool { return globParts(g, p[1:]) }
+	if len(m.byLeaf) > 0 && slices.ContainsFunc(m.byLeaf[p[strings.LastIndexByte(p, '/')+1:]], fits) {
+		return true
+	}
+	if len(m.byExt) > 0 && slices.ContainsFunc(m.byExt[path.Ext(p)], fits) {
+		return true
+	}
+	return slices.ContainsFunc(m.rest, func(g looseGlob) bool { return strings.Contains(p, g.must) && fits(g.parts) })
 }
 
 // globParts matches a path without its first slash against the parts of a glob.
