@@ -412,6 +412,7 @@ type world struct {
 	senses        musterv1connect.SenseServiceClient
 	machines      musterv1connect.MachineServiceClient
 	providers     musterv1connect.ProviderServiceClient
+	traces        musterv1connect.TraceServiceClient
 }
 
 func newWorld(t *testing.T, change func(*api.Config, *world), opts ...connect.ClientOption) *world {
@@ -439,6 +440,7 @@ func newWorld(t *testing.T, change func(*api.Config, *world), opts ...connect.Cl
 	w.machines = musterv1connect.NewMachineServiceClient(srv.Client(), srv.URL, opts...)
 	w.providers = musterv1connect.NewProviderServiceClient(srv.Client(), srv.URL, opts...)
 	w.senses = musterv1connect.NewSenseServiceClient(srv.Client(), srv.URL, opts...)
+	w.traces = musterv1connect.NewTraceServiceClient(srv.Client(), srv.URL, opts...)
 	return w
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -284,7 +285,7 @@ func (s traces) QueryTraces(ctx context.Context, req *v1.QueryTracesRequest, str
 		}
 		return failed == nil
 	})
-	if err = cmp.Or(failed, err); err != nil {
+	if err = cmp.Or(failed, whyEnded(ctx, err)); err != nil {
 		return err
 	}
 	resp.Stats = traceStatsOf(stats)
@@ -319,7 +320,7 @@ func (s traces) ScanTraces(ctx context.Context, req *v1.ScanTracesRequest, strea
 		failed = stream.Send(resp)
 		return failed == nil
 	})
-	if err = cmp.Or(failed, err); err != nil {
+	if err = cmp.Or(failed, whyEnded(ctx, err)); err != nil {
 		return err
 	}
 	return stream.Send(&v1.ScanTracesResponse{Stats: traceStatsOf(stats)})
@@ -356,7 +357,7 @@ func (s traces) TailTrace(ctx context.Context, req *v1.TailTraceRequest, stream 
 		}
 		return failed == nil
 	})
-	return cmp.Or(failed, err)
+	return cmp.Or(failed, whyEnded(ctx, err))
 }
 
 // untilStopping is a context that ends when the control plane begins to stop.
@@ -375,6 +376,14 @@ func (a *API) untilStopping(ctx context.Context) (context.Context, context.Cance
 		cancel(nil)
 		<-done
 	}
+}
+
+// whyEnded is the error of a call whose context may have ended, with the reason for that.
+func whyEnded(ctx context.Context, err error) error {
+	if err != nil && errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 func (s traces) DiffTraces(ctx context.Context, req *v1.DiffTracesRequest) (*v1.DiffTracesResponse, error) {

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
 
@@ -386,8 +387,24 @@ func (a *app) traceQuery() *cobra.Command {
 				}
 			}
 		}
-		return stream.Err()
+		return a.explainQuery(stream.Err())
 	})
+}
+
+// explainQuery prints what is wrong with an expression as it was answered, on several lines:
+// they point at the place.
+func (a *app) explainQuery(err error) error {
+	e, ok := errors.AsType[*connect.Error](err)
+	if !ok || e.Code() != connect.CodeInvalidArgument || !strings.Contains(e.Message(), "\n") {
+		return err
+	}
+	for i, line := range strings.Split(strings.TrimRight(e.Message(), "\n"), "\n") {
+		if i == 0 {
+			line = "muster: " + line
+		}
+		fmt.Fprintln(a.Stderr, printable(line))
+	}
+	return errReported
 }
 
 // printStats ends a search: what was looked at, and what was not.
@@ -455,7 +472,7 @@ func (a *app) traceTail() *cobra.Command {
 		if cmd.Context().Err() != nil {
 			return nil // interrupted: what was to see was seen
 		}
-		if err := stream.Err(); err != nil {
+		if err := a.explainQuery(stream.Err()); err != nil {
 			return err
 		}
 		if end != nil && end.State != "recording" && !a.json {

@@ -160,7 +160,7 @@ func (s traceService) GetTraceView(_ context.Context, req *v1.GetTraceViewReques
 }
 func (s traceService) QueryTraces(_ context.Context, req *v1.QueryTracesRequest, stream *connect.ServerStream[v1.QueryTracesResponse]) error {
 	if strings.Contains(req.Query, "hostnam ") {
-		return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("there is no field hostnam; did you mean hostname?"))
+		return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("there is no field hostnam (line 1, column 1)\n  hostnam == 1\n  ^\ndid you mean hostname?"))
 	}
 	s.p.ask("query %s job=%d since=%s limit=%d", req.Query, req.Selection.GetTrace().GetJobId(), req.Selection.GetSince().AsTime().Format(time.DateOnly), req.Limit)
 	resp := &v1.QueryTracesResponse{Stats: &v1.TraceStats{Traces: 12, Skipped: map[string]int32{"deleted": 2}, Matched: 8, Affected: 1, Took: durationpb.New(120 * time.Millisecond), Limited: true}}
@@ -486,6 +486,14 @@ func TestTraceCommandsReachThePlane(t *testing.T) {
 		`trace "linux-old" job=0/0`, "tail last=0 query=port==22", `trace "" job=101/2`, `trace "r-old" job=0/0`, "findings rule=x severity=high job=101"}
 	if d := cmp.Diff(want, p.asked); d != "" {
 		t.Error(d)
+	}
+}
+
+// What is wrong with an expression is told with the place.
+func TestTraceQueryMistake(t *testing.T) {
+	r := newPlane(t).muster(t, "trace", "query", "hostnam == 1")
+	if r.code != 1 || r.errOut != "muster: there is no field hostnam (line 1, column 1)\n  hostnam == 1\n  ^\ndid you mean hostname?\n" {
+		t.Errorf("%d %q", r.code, r.errOut)
 	}
 }
 

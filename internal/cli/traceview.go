@@ -489,6 +489,9 @@ func (p *viewPrinter) process(proc view.Process) string {
 		img := proc.Images[proc.Main]
 		line = commandLine(path.Base(img.Path), img.Args)
 	}
+	if line == "" {
+		line = "unknown"
+	}
 	const longest = 70
 	if line = printable(words(line)); utf8.RuneCountInString(line) > longest {
 		line = string([]rune(line)[:longest-1]) + "…"

@@ -106,7 +106,7 @@ func (i *Inspector) Allowlist(ctx context.Context, ws, pool string, since time.T
 	}
 	out.Traces = len(traces)
 	if n := len(all) - len(traces); n > 0 {
-		out.Notes = append(out.Notes, fmt.Sprintf("%d jobs could not be looked at: their events were deleted or are not analysed.", n))
+		out.Notes = append(out.Notes, fmt.Sprintf("Not looked at: %d of the jobs, whose events were deleted or are not analysed.", n))
 	}
 	l := learning{reached: map[destination]*reach{}, refused: map[refusedKey]*Refused{}}
 	for n, t := range traces {

@@ -96,7 +96,7 @@ func wait(ctx context.Context, changes <-chan muster.Change, tick <-chan time.Ti
 	for {
 		select {
 		case <-ctx.Done():
-			return changes, ctx.Err()
+			return changes, context.Cause(ctx)
 		case <-tick:
 			return changes, nil
 		case c, open := <-changes:
