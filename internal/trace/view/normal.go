@@ -14,17 +14,17 @@ import (
 //  1. The job's workspace becomes "$WORKSPACE", the runner's directory around it "$RUNNER",
 //     and a home (/root, /home/NAME, /Users/NAME) "~".
 //  2. /proc/NUMBER becomes /proc/*.
-//  3. Directly below a directory for temporary files (/tmp, /var/tmp, /dev/shm,
+//  3. A UUID.
+//  4. Directly below a directory for temporary files (/tmp, /var/tmp, /dev/shm,
 //     $RUNNER/_work/_temp, /var/folders): after the first "-", "." or "_", or after "tmp", what has
 //     six or more letters and digits, and any number.
-//  4. A UUID.
 //  5. A version: numbers joined by dots, with a "v" before and a word such as "rc1" behind.
 //  6. Eight or more hexadecimal digits, at least one of them a figure.
 //  7. Four or more figures in a row.
 //  8. Eight or more letters and figures that change between the two three times or more, or mix
 //     cases and figures: names that chance made.
 //
-// Rules 4 to 8 look at the parts between "/", "-", "_", ".", "@", "+", "=", "~" and ",".
+// Rules 5 to 8 look at the parts between "/", "-", "_", ".", "@", "+", "=", "~" and ",".
 func Normal(path string, j trace.Job) string {
 	path = places(path, j)
 	parts := strings.Split(path, "/")
@@ -34,7 +34,7 @@ func Normal(path string, j trace.Job) string {
 		case i == 2 && parts[1] == "proc" && parts[0] == "" && digits(p):
 			parts[i] = "*"
 		case i == below:
-			parts[i] = normalPart(normalTemp(p))
+			parts[i] = normalPart(normalTemp(withoutUUIDs(p)))
 		case i > below && below > 0:
 			parts[i] = stars(normalPart(figures(p)))
 		default:
@@ -98,7 +98,7 @@ next:
 	return -1
 }
 
-// normalTemp is rule 3.
+// normalTemp is rule 4.
 func normalTemp(p string) string {
 	if rest, ok := strings.CutPrefix(p, "tmp"); ok && len(rest) >= 6 && isWord(rest) {
 		return "tmp*"
@@ -130,7 +130,7 @@ func figures(p string) string {
 	return b.String()
 }
 
-// normalPart are rules 4 to 8.
+// normalPart are rules 3 and 5 to 8.
 func normalPart(p string) string {
 	if !strings.ContainsAny(p, "0123456789") {
 		return p
@@ -320,7 +320,7 @@ func isWord(s string) bool {
 }
 
 // NormalHost is a host without what differs from run to run: in every label left of the
-// last two a number becomes "*", and so does a label that chance made (rules 4, 6 and 8 of
+// last two a number becomes "*", and so does a label that chance made (rules 3, 6 and 8 of
 // Normal). Private IPv4 addresses keep their first two numbers, other addresses all.
 func NormalHost(host string) string {
 	if a, err := netip.ParseAddr(host); err == nil {
