@@ -196,6 +196,20 @@ func TestGlob(t *testing.T) {
 	}
 }
 
+// Looking for the texts first changes no answer.
+func TestMatcherAgrees(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.StringMatching(`(?:ab|[abAc/]){0,8}`).Draw(t, "text")
+		re, err := regexp.Compile(rapid.StringMatching(`(\^)?((ab|a|b|c|A)[*?+]?|\((a|b\+|ab)\|?(c|ab)\)[*+]?|\(\?i:ab\)|[.]){1,4}`).Draw(t, "re"))
+		if err != nil {
+			return
+		}
+		if got, want := matcher(re)(text), re.MatchString(text); got != want {
+			t.Fatalf("%q ~ %q: %v", text, re, got)
+		}
+	})
+}
+
 func BenchmarkMatch(b *testing.B) {
 	q, err := Compile(`hostname.endsWith(".xyz") || path.startsWith("/root/")`)
 	if err != nil {
