@@ -91,6 +91,13 @@ func poolOf(p muster.Pool) *v1.Pool {
 	if p.Canary.Offering != "" {
 		out.Canary = &v1.Canary{Offering: p.Canary.Offering, Percent: int32(p.Canary.Percent), MaxFailures: int32(p.Canary.MaxFailures)}
 	}
+	if p.Trace != (muster.PoolTrace{}) {
+		events, size := p.Trace.Bounds()
+		out.Trace = &v1.PoolTrace{Off: p.Trace.Off, MaxEvents: events, MaxBytes: size}
+	}
+	if e := p.Egress; e.Mode != "" {
+		out.Egress = &v1.Egress{Mode: e.Mode, Allow: e.Allow, NoGithub: e.NoGitHub}
+	}
 	return out
 }
 

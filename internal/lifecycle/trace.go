@@ -38,6 +38,8 @@ type TraceStore interface {
 // segment of the same number, unavailable for what may pass.
 type Archive interface {
 	PutSegment(ctx context.Context, workspace string, id muster.TraceID, s trace.Segment) error
+	// Has returns the numbers of the segments that are there, in order, and their size.
+	Has(ctx context.Context, workspace string, id muster.TraceID) (seqs []int, size int64, err error)
 	Segment(ctx context.Context, workspace string, id muster.TraceID, seq int) (trace.Segment, error)
 	// Segments yields what is there as far as the chain holds; an error comes last and
 	// matches trace.ErrBroken if the trace was changed.
@@ -259,11 +261,20 @@ func (p present) fill(t *muster.Trace) {
 	t.Segments, t.Head, t.Events, t.Bytes = p.chain.Seq, string(p.chain.Head), p.events, p.bytes
 }
 
-// recount reads the whole of a trace, and follows its chain. The books may know of less: the
-// process may have died between the archive and them; and of more, if the archive forgot.
+// recount is what there is of a trace. The books followed the chain as it came, so that
+// nothing is read if the archive has as many segments as they know of. They may know of less:
+// the process may have died between the archive and them; and of more, if the archive forgot.
+// Then the whole of it is read again.
 func (c *Client) recount(ctx context.Context, row muster.Trace) (p present, err error) {
 	if c.Tracing.Archive == nil {
 		return p, muster.Errorf(muster.CodeUnavailable, "no archive of traces is configured any more")
+	}
+	seqs, _, err := c.Tracing.Archive.Has(ctx, row.Workspace, row.ID)
+	if err != nil {
+		return p, fmt.Errorf("list trace %s: %w", row.ID, err)
+	}
+	if n := len(seqs); n == row.Segments && (n == 0 || seqs[n-1] == n) {
+		return present{chain: trace.Chain{Seq: n, Head: trace.Link(row.Head)}, events: row.Events, bytes: row.Bytes}, nil
 	}
 	for s, err := range c.Tracing.Archive.Segments(ctx, row.Workspace, row.ID) {
 		if errors.Is(err, trace.ErrBroken) {

@@ -184,8 +184,12 @@ type Pool struct {
 	// inactive_minutes is how long a kept machine stays up after its last job; 0 is 3.
 	InactiveMinutes int32 `protobuf:"varint,33,opt,name=inactive_minutes,json=inactiveMinutes,proto3" json:"inactive_minutes,omitempty"`
 	// machine is the kept machine's name, zone where it is.
-	Machine       string `protobuf:"bytes,34,opt,name=machine,proto3" json:"machine,omitempty"`
-	Zone          string `protobuf:"bytes,35,opt,name=zone,proto3" json:"zone,omitempty"`
+	Machine string `protobuf:"bytes,34,opt,name=machine,proto3" json:"machine,omitempty"`
+	Zone    string `protobuf:"bytes,35,opt,name=zone,proto3" json:"zone,omitempty"`
+	// trace is absent when jobs are recorded within the default bounds.
+	Trace *PoolTrace `protobuf:"bytes,36,opt,name=trace,proto3" json:"trace,omitempty"`
+	// egress is absent when jobs may reach everything and nothing is marked.
+	Egress        *Egress `protobuf:"bytes,37,opt,name=egress,proto3" json:"egress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -465,6 +469,147 @@ func (x *Pool) GetZone() string {
 	return ""
 }
 
+func (x *Pool) GetTrace() *PoolTrace {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
+}
+
+func (x *Pool) GetEgress() *Egress {
+	if x != nil {
+		return x.Egress
+	}
+	return nil
+}
+
+// PoolTrace bounds the record of a pool's jobs.
+type PoolTrace struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// off records nothing.
+	Off bool `protobuf:"varint,1,opt,name=off,proto3" json:"off,omitempty"`
+	// max_events and max_bytes (before compression) end a recording; 0 is no bound.
+	MaxEvents     int64 `protobuf:"varint,2,opt,name=max_events,json=maxEvents,proto3" json:"max_events,omitempty"`
+	MaxBytes      int64 `protobuf:"varint,3,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PoolTrace) Reset() {
+	*x = PoolTrace{}
+	mi := &file_muster_v1_pool_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PoolTrace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PoolTrace) ProtoMessage() {}
+
+func (x *PoolTrace) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pool_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PoolTrace.ProtoReflect.Descriptor instead.
+func (*PoolTrace) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PoolTrace) GetOff() bool {
+	if x != nil {
+		return x.Off
+	}
+	return false
+}
+
+func (x *PoolTrace) GetMaxEvents() int64 {
+	if x != nil {
+		return x.MaxEvents
+	}
+	return 0
+}
+
+func (x *PoolTrace) GetMaxBytes() int64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+// Egress is what the jobs of a pool may reach.
+type Egress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// mode is "audit", "learn" or "enforce".
+	Mode string `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`
+	// allow are hosts, wildcards, addresses and networks, with :PORT if for one port only.
+	Allow []string `protobuf:"bytes,2,rep,name=allow,proto3" json:"allow,omitempty"`
+	// no_github leaves out what GitHub's own services need, which is allowed otherwise.
+	NoGithub      bool `protobuf:"varint,3,opt,name=no_github,json=noGithub,proto3" json:"no_github,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Egress) Reset() {
+	*x = Egress{}
+	mi := &file_muster_v1_pool_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Egress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Egress) ProtoMessage() {}
+
+func (x *Egress) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pool_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Egress.ProtoReflect.Descriptor instead.
+func (*Egress) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Egress) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *Egress) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+func (x *Egress) GetNoGithub() bool {
+	if x != nil {
+		return x.NoGithub
+	}
+	return false
+}
+
 // Schedule changes a pool's limits for a while each time that its cron expression fires.
 type Schedule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -480,7 +625,7 @@ type Schedule struct {
 
 func (x *Schedule) Reset() {
 	*x = Schedule{}
-	mi := &file_muster_v1_pool_proto_msgTypes[2]
+	mi := &file_muster_v1_pool_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -492,7 +637,7 @@ func (x *Schedule) String() string {
 func (*Schedule) ProtoMessage() {}
 
 func (x *Schedule) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[2]
+	mi := &file_muster_v1_pool_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -505,7 +650,7 @@ func (x *Schedule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Schedule.ProtoReflect.Descriptor instead.
 func (*Schedule) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{2}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Schedule) GetCron() string {
@@ -554,7 +699,7 @@ type Overflow struct {
 
 func (x *Overflow) Reset() {
 	*x = Overflow{}
-	mi := &file_muster_v1_pool_proto_msgTypes[3]
+	mi := &file_muster_v1_pool_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -566,7 +711,7 @@ func (x *Overflow) String() string {
 func (*Overflow) ProtoMessage() {}
 
 func (x *Overflow) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[3]
+	mi := &file_muster_v1_pool_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -579,7 +724,7 @@ func (x *Overflow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Overflow.ProtoReflect.Descriptor instead.
 func (*Overflow) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{3}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Overflow) GetPool() string {
@@ -611,7 +756,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_muster_v1_pool_proto_msgTypes[4]
+	mi := &file_muster_v1_pool_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +768,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[4]
+	mi := &file_muster_v1_pool_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +781,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{4}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Quota) GetName() string {
@@ -681,7 +826,7 @@ type Priority struct {
 
 func (x *Priority) Reset() {
 	*x = Priority{}
-	mi := &file_muster_v1_pool_proto_msgTypes[5]
+	mi := &file_muster_v1_pool_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -693,7 +838,7 @@ func (x *Priority) String() string {
 func (*Priority) ProtoMessage() {}
 
 func (x *Priority) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[5]
+	mi := &file_muster_v1_pool_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -706,7 +851,7 @@ func (x *Priority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Priority.ProtoReflect.Descriptor instead.
 func (*Priority) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{5}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Priority) GetLabel() string {
@@ -756,7 +901,7 @@ type Canary struct {
 
 func (x *Canary) Reset() {
 	*x = Canary{}
-	mi := &file_muster_v1_pool_proto_msgTypes[6]
+	mi := &file_muster_v1_pool_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +913,7 @@ func (x *Canary) String() string {
 func (*Canary) ProtoMessage() {}
 
 func (x *Canary) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[6]
+	mi := &file_muster_v1_pool_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +926,7 @@ func (x *Canary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Canary.ProtoReflect.Descriptor instead.
 func (*Canary) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{6}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Canary) GetOffering() string {
@@ -818,7 +963,7 @@ type Note struct {
 
 func (x *Note) Reset() {
 	*x = Note{}
-	mi := &file_muster_v1_pool_proto_msgTypes[7]
+	mi := &file_muster_v1_pool_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -830,7 +975,7 @@ func (x *Note) String() string {
 func (*Note) ProtoMessage() {}
 
 func (x *Note) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[7]
+	mi := &file_muster_v1_pool_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -843,7 +988,7 @@ func (x *Note) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Note.ProtoReflect.Descriptor instead.
 func (*Note) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{7}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Note) GetTopic() string {
@@ -886,7 +1031,7 @@ type PoolStatus struct {
 
 func (x *PoolStatus) Reset() {
 	*x = PoolStatus{}
-	mi := &file_muster_v1_pool_proto_msgTypes[8]
+	mi := &file_muster_v1_pool_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -898,7 +1043,7 @@ func (x *PoolStatus) String() string {
 func (*PoolStatus) ProtoMessage() {}
 
 func (x *PoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[8]
+	mi := &file_muster_v1_pool_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -911,7 +1056,7 @@ func (x *PoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
 func (*PoolStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{8}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PoolStatus) GetJobsQueued() int32 {
@@ -1005,7 +1150,7 @@ type QueueMetrics struct {
 
 func (x *QueueMetrics) Reset() {
 	*x = QueueMetrics{}
-	mi := &file_muster_v1_pool_proto_msgTypes[9]
+	mi := &file_muster_v1_pool_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1162,7 @@ func (x *QueueMetrics) String() string {
 func (*QueueMetrics) ProtoMessage() {}
 
 func (x *QueueMetrics) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[9]
+	mi := &file_muster_v1_pool_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +1175,7 @@ func (x *QueueMetrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueMetrics.ProtoReflect.Descriptor instead.
 func (*QueueMetrics) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{9}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *QueueMetrics) GetPendingJobs() int32 {
@@ -1107,7 +1252,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_muster_v1_pool_proto_msgTypes[10]
+	mi := &file_muster_v1_pool_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1264,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[10]
+	mi := &file_muster_v1_pool_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1277,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{10}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Decision) GetId() int64 {
@@ -1276,7 +1421,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_muster_v1_pool_proto_msgTypes[11]
+	mi := &file_muster_v1_pool_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1433,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[11]
+	mi := &file_muster_v1_pool_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1446,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{11}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{13}
 }
 
 type ListPoolsResponse struct {
@@ -1313,7 +1458,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_muster_v1_pool_proto_msgTypes[12]
+	mi := &file_muster_v1_pool_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1470,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[12]
+	mi := &file_muster_v1_pool_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1483,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{12}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListPoolsResponse) GetPools() []*Pool {
@@ -1357,7 +1502,7 @@ type GetPoolRequest struct {
 
 func (x *GetPoolRequest) Reset() {
 	*x = GetPoolRequest{}
-	mi := &file_muster_v1_pool_proto_msgTypes[13]
+	mi := &file_muster_v1_pool_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1514,7 @@ func (x *GetPoolRequest) String() string {
 func (*GetPoolRequest) ProtoMessage() {}
 
 func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[13]
+	mi := &file_muster_v1_pool_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1527,7 @@ func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{13}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetPoolRequest) GetName() string {
@@ -1403,7 +1548,7 @@ type GetPoolResponse struct {
 
 func (x *GetPoolResponse) Reset() {
 	*x = GetPoolResponse{}
-	mi := &file_muster_v1_pool_proto_msgTypes[14]
+	mi := &file_muster_v1_pool_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1415,7 +1560,7 @@ func (x *GetPoolResponse) String() string {
 func (*GetPoolResponse) ProtoMessage() {}
 
 func (x *GetPoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[14]
+	mi := &file_muster_v1_pool_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,7 +1573,7 @@ func (x *GetPoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolResponse.ProtoReflect.Descriptor instead.
 func (*GetPoolResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{14}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetPoolResponse) GetPool() *Pool {
@@ -1456,7 +1601,7 @@ type ListDecisionsRequest struct {
 
 func (x *ListDecisionsRequest) Reset() {
 	*x = ListDecisionsRequest{}
-	mi := &file_muster_v1_pool_proto_msgTypes[15]
+	mi := &file_muster_v1_pool_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1613,7 @@ func (x *ListDecisionsRequest) String() string {
 func (*ListDecisionsRequest) ProtoMessage() {}
 
 func (x *ListDecisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[15]
+	mi := &file_muster_v1_pool_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1626,7 @@ func (x *ListDecisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDecisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListDecisionsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{15}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListDecisionsRequest) GetPool() string {
@@ -1507,7 +1652,7 @@ type ListDecisionsResponse struct {
 
 func (x *ListDecisionsResponse) Reset() {
 	*x = ListDecisionsResponse{}
-	mi := &file_muster_v1_pool_proto_msgTypes[16]
+	mi := &file_muster_v1_pool_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1519,7 +1664,7 @@ func (x *ListDecisionsResponse) String() string {
 func (*ListDecisionsResponse) ProtoMessage() {}
 
 func (x *ListDecisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[16]
+	mi := &file_muster_v1_pool_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1532,7 +1677,7 @@ func (x *ListDecisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDecisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListDecisionsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{16}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListDecisionsResponse) GetDecisions() []*Decision {
@@ -1555,7 +1700,7 @@ type SetPoolRequest struct {
 
 func (x *SetPoolRequest) Reset() {
 	*x = SetPoolRequest{}
-	mi := &file_muster_v1_pool_proto_msgTypes[17]
+	mi := &file_muster_v1_pool_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1712,7 @@ func (x *SetPoolRequest) String() string {
 func (*SetPoolRequest) ProtoMessage() {}
 
 func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[17]
+	mi := &file_muster_v1_pool_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1725,7 @@ func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoolRequest.ProtoReflect.Descriptor instead.
 func (*SetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{17}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetPoolRequest) GetName() string {
@@ -1628,7 +1773,7 @@ type SetPoolResponse struct {
 
 func (x *SetPoolResponse) Reset() {
 	*x = SetPoolResponse{}
-	mi := &file_muster_v1_pool_proto_msgTypes[18]
+	mi := &file_muster_v1_pool_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +1785,7 @@ func (x *SetPoolResponse) String() string {
 func (*SetPoolResponse) ProtoMessage() {}
 
 func (x *SetPoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[18]
+	mi := &file_muster_v1_pool_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +1798,7 @@ func (x *SetPoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoolResponse.ProtoReflect.Descriptor instead.
 func (*SetPoolResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{18}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetPoolResponse) GetPool() *Pool {
@@ -1684,7 +1829,7 @@ type RunnerOffering struct {
 
 func (x *RunnerOffering) Reset() {
 	*x = RunnerOffering{}
-	mi := &file_muster_v1_pool_proto_msgTypes[19]
+	mi := &file_muster_v1_pool_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1841,7 @@ func (x *RunnerOffering) String() string {
 func (*RunnerOffering) ProtoMessage() {}
 
 func (x *RunnerOffering) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[19]
+	mi := &file_muster_v1_pool_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1854,7 @@ func (x *RunnerOffering) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunnerOffering.ProtoReflect.Descriptor instead.
 func (*RunnerOffering) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{19}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RunnerOffering) GetId() string {
@@ -1788,7 +1933,7 @@ type ReplayDecisionRequest struct {
 
 func (x *ReplayDecisionRequest) Reset() {
 	*x = ReplayDecisionRequest{}
-	mi := &file_muster_v1_pool_proto_msgTypes[20]
+	mi := &file_muster_v1_pool_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1800,7 +1945,7 @@ func (x *ReplayDecisionRequest) String() string {
 func (*ReplayDecisionRequest) ProtoMessage() {}
 
 func (x *ReplayDecisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[20]
+	mi := &file_muster_v1_pool_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1813,7 +1958,7 @@ func (x *ReplayDecisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayDecisionRequest.ProtoReflect.Descriptor instead.
 func (*ReplayDecisionRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{20}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReplayDecisionRequest) GetPool() string {
@@ -1860,7 +2005,7 @@ type ReplayDecisionResponse struct {
 
 func (x *ReplayDecisionResponse) Reset() {
 	*x = ReplayDecisionResponse{}
-	mi := &file_muster_v1_pool_proto_msgTypes[21]
+	mi := &file_muster_v1_pool_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1872,7 +2017,7 @@ func (x *ReplayDecisionResponse) String() string {
 func (*ReplayDecisionResponse) ProtoMessage() {}
 
 func (x *ReplayDecisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[21]
+	mi := &file_muster_v1_pool_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1885,7 +2030,7 @@ func (x *ReplayDecisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayDecisionResponse.ProtoReflect.Descriptor instead.
 func (*ReplayDecisionResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{21}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReplayDecisionResponse) GetRecorded() *Decision {
@@ -1958,7 +2103,7 @@ type DryRunRequest struct {
 
 func (x *DryRunRequest) Reset() {
 	*x = DryRunRequest{}
-	mi := &file_muster_v1_pool_proto_msgTypes[22]
+	mi := &file_muster_v1_pool_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2115,7 @@ func (x *DryRunRequest) String() string {
 func (*DryRunRequest) ProtoMessage() {}
 
 func (x *DryRunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[22]
+	mi := &file_muster_v1_pool_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2128,7 @@ func (x *DryRunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DryRunRequest.ProtoReflect.Descriptor instead.
 func (*DryRunRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{22}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DryRunRequest) GetPool() string {
@@ -2037,7 +2182,7 @@ type DryRunResult struct {
 
 func (x *DryRunResult) Reset() {
 	*x = DryRunResult{}
-	mi := &file_muster_v1_pool_proto_msgTypes[23]
+	mi := &file_muster_v1_pool_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +2194,7 @@ func (x *DryRunResult) String() string {
 func (*DryRunResult) ProtoMessage() {}
 
 func (x *DryRunResult) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[23]
+	mi := &file_muster_v1_pool_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +2207,7 @@ func (x *DryRunResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DryRunResult.ProtoReflect.Descriptor instead.
 func (*DryRunResult) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{23}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DryRunResult) GetJobs() int32 {
@@ -2159,7 +2304,7 @@ type DryRunResponse struct {
 
 func (x *DryRunResponse) Reset() {
 	*x = DryRunResponse{}
-	mi := &file_muster_v1_pool_proto_msgTypes[24]
+	mi := &file_muster_v1_pool_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +2316,7 @@ func (x *DryRunResponse) String() string {
 func (*DryRunResponse) ProtoMessage() {}
 
 func (x *DryRunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pool_proto_msgTypes[24]
+	mi := &file_muster_v1_pool_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2184,7 +2329,7 @@ func (x *DryRunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DryRunResponse.ProtoReflect.Descriptor instead.
 func (*DryRunResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pool_proto_rawDescGZIP(), []int{24}
+	return file_muster_v1_pool_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DryRunResponse) GetMeasured() *DryRunResult {
@@ -2245,8 +2390,7 @@ const file_muster_v1_pool_proto_rawDesc = "" +
 	"\bcooldown\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bcooldown\x12I\n" +
 	"\x13scale_down_cooldown\x18\a \x01(\v2\x19.google.protobuf.DurationR\x11scaleDownCooldown\x12;\n" +
 	"\fmin_run_time\x18\b \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"minRunTime\"\xb8\n" +
-	"\n" +
+	"minRunTime\"\x8f\v\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x18\n" +
@@ -2285,7 +2429,18 @@ const file_muster_v1_pool_proto_rawDesc = "" +
 	"\x06canary\x18  \x01(\v2\x11.muster.v1.CanaryR\x06canary\x12)\n" +
 	"\x10inactive_minutes\x18! \x01(\x05R\x0finactiveMinutes\x12\x18\n" +
 	"\amachine\x18\" \x01(\tR\amachine\x12\x12\n" +
-	"\x04zone\x18# \x01(\tR\x04zone\"\xd4\x01\n" +
+	"\x04zone\x18# \x01(\tR\x04zone\x12*\n" +
+	"\x05trace\x18$ \x01(\v2\x14.muster.v1.PoolTraceR\x05trace\x12)\n" +
+	"\x06egress\x18% \x01(\v2\x11.muster.v1.EgressR\x06egress\"Y\n" +
+	"\tPoolTrace\x12\x10\n" +
+	"\x03off\x18\x01 \x01(\bR\x03off\x12\x1d\n" +
+	"\n" +
+	"max_events\x18\x02 \x01(\x03R\tmaxEvents\x12\x1b\n" +
+	"\tmax_bytes\x18\x03 \x01(\x03R\bmaxBytes\"O\n" +
+	"\x06Egress\x12\x12\n" +
+	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x14\n" +
+	"\x05allow\x18\x02 \x03(\tR\x05allow\x12\x1b\n" +
+	"\tno_github\x18\x03 \x01(\bR\bnoGithub\"\xd4\x01\n" +
 	"\bSchedule\x12\x12\n" +
 	"\x04cron\x18\x01 \x01(\tR\x04cron\x12\x1b\n" +
 	"\ttime_zone\x18\x02 \x01(\tR\btimeZone\x12+\n" +
@@ -2468,106 +2623,110 @@ func file_muster_v1_pool_proto_rawDescGZIP() []byte {
 	return file_muster_v1_pool_proto_rawDescData
 }
 
-var file_muster_v1_pool_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_muster_v1_pool_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_muster_v1_pool_proto_goTypes = []any{
 	(*Scaling)(nil),                // 0: muster.v1.Scaling
 	(*Pool)(nil),                   // 1: muster.v1.Pool
-	(*Schedule)(nil),               // 2: muster.v1.Schedule
-	(*Overflow)(nil),               // 3: muster.v1.Overflow
-	(*Quota)(nil),                  // 4: muster.v1.Quota
-	(*Priority)(nil),               // 5: muster.v1.Priority
-	(*Canary)(nil),                 // 6: muster.v1.Canary
-	(*Note)(nil),                   // 7: muster.v1.Note
-	(*PoolStatus)(nil),             // 8: muster.v1.PoolStatus
-	(*QueueMetrics)(nil),           // 9: muster.v1.QueueMetrics
-	(*Decision)(nil),               // 10: muster.v1.Decision
-	(*ListPoolsRequest)(nil),       // 11: muster.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),      // 12: muster.v1.ListPoolsResponse
-	(*GetPoolRequest)(nil),         // 13: muster.v1.GetPoolRequest
-	(*GetPoolResponse)(nil),        // 14: muster.v1.GetPoolResponse
-	(*ListDecisionsRequest)(nil),   // 15: muster.v1.ListDecisionsRequest
-	(*ListDecisionsResponse)(nil),  // 16: muster.v1.ListDecisionsResponse
-	(*SetPoolRequest)(nil),         // 17: muster.v1.SetPoolRequest
-	(*SetPoolResponse)(nil),        // 18: muster.v1.SetPoolResponse
-	(*RunnerOffering)(nil),         // 19: muster.v1.RunnerOffering
-	(*ReplayDecisionRequest)(nil),  // 20: muster.v1.ReplayDecisionRequest
-	(*ReplayDecisionResponse)(nil), // 21: muster.v1.ReplayDecisionResponse
-	(*DryRunRequest)(nil),          // 22: muster.v1.DryRunRequest
-	(*DryRunResult)(nil),           // 23: muster.v1.DryRunResult
-	(*DryRunResponse)(nil),         // 24: muster.v1.DryRunResponse
-	nil,                            // 25: muster.v1.DryRunRequest.SetEntry
-	(*durationpb.Duration)(nil),    // 26: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 27: google.protobuf.Timestamp
-	(*Machine)(nil),                // 28: muster.v1.Machine
-	(*structpb.Struct)(nil),        // 29: google.protobuf.Struct
+	(*PoolTrace)(nil),              // 2: muster.v1.PoolTrace
+	(*Egress)(nil),                 // 3: muster.v1.Egress
+	(*Schedule)(nil),               // 4: muster.v1.Schedule
+	(*Overflow)(nil),               // 5: muster.v1.Overflow
+	(*Quota)(nil),                  // 6: muster.v1.Quota
+	(*Priority)(nil),               // 7: muster.v1.Priority
+	(*Canary)(nil),                 // 8: muster.v1.Canary
+	(*Note)(nil),                   // 9: muster.v1.Note
+	(*PoolStatus)(nil),             // 10: muster.v1.PoolStatus
+	(*QueueMetrics)(nil),           // 11: muster.v1.QueueMetrics
+	(*Decision)(nil),               // 12: muster.v1.Decision
+	(*ListPoolsRequest)(nil),       // 13: muster.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),      // 14: muster.v1.ListPoolsResponse
+	(*GetPoolRequest)(nil),         // 15: muster.v1.GetPoolRequest
+	(*GetPoolResponse)(nil),        // 16: muster.v1.GetPoolResponse
+	(*ListDecisionsRequest)(nil),   // 17: muster.v1.ListDecisionsRequest
+	(*ListDecisionsResponse)(nil),  // 18: muster.v1.ListDecisionsResponse
+	(*SetPoolRequest)(nil),         // 19: muster.v1.SetPoolRequest
+	(*SetPoolResponse)(nil),        // 20: muster.v1.SetPoolResponse
+	(*RunnerOffering)(nil),         // 21: muster.v1.RunnerOffering
+	(*ReplayDecisionRequest)(nil),  // 22: muster.v1.ReplayDecisionRequest
+	(*ReplayDecisionResponse)(nil), // 23: muster.v1.ReplayDecisionResponse
+	(*DryRunRequest)(nil),          // 24: muster.v1.DryRunRequest
+	(*DryRunResult)(nil),           // 25: muster.v1.DryRunResult
+	(*DryRunResponse)(nil),         // 26: muster.v1.DryRunResponse
+	nil,                            // 27: muster.v1.DryRunRequest.SetEntry
+	(*durationpb.Duration)(nil),    // 28: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 29: google.protobuf.Timestamp
+	(*Machine)(nil),                // 30: muster.v1.Machine
+	(*structpb.Struct)(nil),        // 31: google.protobuf.Struct
 }
 var file_muster_v1_pool_proto_depIdxs = []int32{
-	26, // 0: muster.v1.Scaling.cooldown:type_name -> google.protobuf.Duration
-	26, // 1: muster.v1.Scaling.scale_down_cooldown:type_name -> google.protobuf.Duration
-	26, // 2: muster.v1.Scaling.min_run_time:type_name -> google.protobuf.Duration
+	28, // 0: muster.v1.Scaling.cooldown:type_name -> google.protobuf.Duration
+	28, // 1: muster.v1.Scaling.scale_down_cooldown:type_name -> google.protobuf.Duration
+	28, // 2: muster.v1.Scaling.min_run_time:type_name -> google.protobuf.Duration
 	0,  // 3: muster.v1.Pool.scaling:type_name -> muster.v1.Scaling
-	26, // 4: muster.v1.Pool.no_job_timeout:type_name -> google.protobuf.Duration
-	26, // 5: muster.v1.Pool.rotation_interval:type_name -> google.protobuf.Duration
-	26, // 6: muster.v1.Pool.max_age:type_name -> google.protobuf.Duration
-	26, // 7: muster.v1.Pool.connect_timeout:type_name -> google.protobuf.Duration
-	8,  // 8: muster.v1.Pool.status:type_name -> muster.v1.PoolStatus
-	26, // 9: muster.v1.Pool.job_wait:type_name -> google.protobuf.Duration
-	2,  // 10: muster.v1.Pool.schedules:type_name -> muster.v1.Schedule
-	3,  // 11: muster.v1.Pool.overflow:type_name -> muster.v1.Overflow
-	4,  // 12: muster.v1.Pool.quotas:type_name -> muster.v1.Quota
-	5,  // 13: muster.v1.Pool.priorities:type_name -> muster.v1.Priority
-	6,  // 14: muster.v1.Pool.canary:type_name -> muster.v1.Canary
-	26, // 15: muster.v1.Schedule.for:type_name -> google.protobuf.Duration
-	26, // 16: muster.v1.Overflow.after:type_name -> google.protobuf.Duration
-	27, // 17: muster.v1.PoolStatus.oldest_queued_at:type_name -> google.protobuf.Timestamp
-	10, // 18: muster.v1.PoolStatus.last_decision:type_name -> muster.v1.Decision
-	7,  // 19: muster.v1.PoolStatus.notes:type_name -> muster.v1.Note
-	28, // 20: muster.v1.PoolStatus.machine:type_name -> muster.v1.Machine
-	27, // 21: muster.v1.QueueMetrics.timestamp:type_name -> google.protobuf.Timestamp
-	27, // 22: muster.v1.Decision.at:type_name -> google.protobuf.Timestamp
-	9,  // 23: muster.v1.Decision.metrics:type_name -> muster.v1.QueueMetrics
-	27, // 24: muster.v1.Decision.wake_at:type_name -> google.protobuf.Timestamp
-	27, // 25: muster.v1.Decision.last_at:type_name -> google.protobuf.Timestamp
-	1,  // 26: muster.v1.ListPoolsResponse.pools:type_name -> muster.v1.Pool
-	1,  // 27: muster.v1.GetPoolResponse.pool:type_name -> muster.v1.Pool
-	19, // 28: muster.v1.GetPoolResponse.offering:type_name -> muster.v1.RunnerOffering
-	10, // 29: muster.v1.ListDecisionsResponse.decisions:type_name -> muster.v1.Decision
-	1,  // 30: muster.v1.SetPoolResponse.pool:type_name -> muster.v1.Pool
-	27, // 31: muster.v1.ReplayDecisionRequest.at:type_name -> google.protobuf.Timestamp
-	10, // 32: muster.v1.ReplayDecisionResponse.recorded:type_name -> muster.v1.Decision
-	10, // 33: muster.v1.ReplayDecisionResponse.recomputed:type_name -> muster.v1.Decision
-	1,  // 34: muster.v1.ReplayDecisionResponse.pool:type_name -> muster.v1.Pool
-	27, // 35: muster.v1.ReplayDecisionResponse.last_scaling:type_name -> google.protobuf.Timestamp
-	29, // 36: muster.v1.ReplayDecisionResponse.snapshot:type_name -> google.protobuf.Struct
-	25, // 37: muster.v1.DryRunRequest.set:type_name -> muster.v1.DryRunRequest.SetEntry
-	27, // 38: muster.v1.DryRunRequest.since:type_name -> google.protobuf.Timestamp
-	27, // 39: muster.v1.DryRunRequest.until:type_name -> google.protobuf.Timestamp
-	26, // 40: muster.v1.DryRunResult.wait_p50:type_name -> google.protobuf.Duration
-	26, // 41: muster.v1.DryRunResult.wait_p95:type_name -> google.protobuf.Duration
-	26, // 42: muster.v1.DryRunResult.wait_max:type_name -> google.protobuf.Duration
-	26, // 43: muster.v1.DryRunResult.runner_time:type_name -> google.protobuf.Duration
-	23, // 44: muster.v1.DryRunResponse.measured:type_name -> muster.v1.DryRunResult
-	23, // 45: muster.v1.DryRunResponse.before:type_name -> muster.v1.DryRunResult
-	23, // 46: muster.v1.DryRunResponse.after:type_name -> muster.v1.DryRunResult
-	27, // 47: muster.v1.DryRunResponse.since:type_name -> google.protobuf.Timestamp
-	27, // 48: muster.v1.DryRunResponse.until:type_name -> google.protobuf.Timestamp
-	11, // 49: muster.v1.PoolService.ListPools:input_type -> muster.v1.ListPoolsRequest
-	13, // 50: muster.v1.PoolService.GetPool:input_type -> muster.v1.GetPoolRequest
-	15, // 51: muster.v1.PoolService.ListDecisions:input_type -> muster.v1.ListDecisionsRequest
-	17, // 52: muster.v1.PoolService.SetPool:input_type -> muster.v1.SetPoolRequest
-	20, // 53: muster.v1.PoolService.ReplayDecision:input_type -> muster.v1.ReplayDecisionRequest
-	22, // 54: muster.v1.PoolService.DryRun:input_type -> muster.v1.DryRunRequest
-	12, // 55: muster.v1.PoolService.ListPools:output_type -> muster.v1.ListPoolsResponse
-	14, // 56: muster.v1.PoolService.GetPool:output_type -> muster.v1.GetPoolResponse
-	16, // 57: muster.v1.PoolService.ListDecisions:output_type -> muster.v1.ListDecisionsResponse
-	18, // 58: muster.v1.PoolService.SetPool:output_type -> muster.v1.SetPoolResponse
-	21, // 59: muster.v1.PoolService.ReplayDecision:output_type -> muster.v1.ReplayDecisionResponse
-	24, // 60: muster.v1.PoolService.DryRun:output_type -> muster.v1.DryRunResponse
-	55, // [55:61] is the sub-list for method output_type
-	49, // [49:55] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	28, // 4: muster.v1.Pool.no_job_timeout:type_name -> google.protobuf.Duration
+	28, // 5: muster.v1.Pool.rotation_interval:type_name -> google.protobuf.Duration
+	28, // 6: muster.v1.Pool.max_age:type_name -> google.protobuf.Duration
+	28, // 7: muster.v1.Pool.connect_timeout:type_name -> google.protobuf.Duration
+	10, // 8: muster.v1.Pool.status:type_name -> muster.v1.PoolStatus
+	28, // 9: muster.v1.Pool.job_wait:type_name -> google.protobuf.Duration
+	4,  // 10: muster.v1.Pool.schedules:type_name -> muster.v1.Schedule
+	5,  // 11: muster.v1.Pool.overflow:type_name -> muster.v1.Overflow
+	6,  // 12: muster.v1.Pool.quotas:type_name -> muster.v1.Quota
+	7,  // 13: muster.v1.Pool.priorities:type_name -> muster.v1.Priority
+	8,  // 14: muster.v1.Pool.canary:type_name -> muster.v1.Canary
+	2,  // 15: muster.v1.Pool.trace:type_name -> muster.v1.PoolTrace
+	3,  // 16: muster.v1.Pool.egress:type_name -> muster.v1.Egress
+	28, // 17: muster.v1.Schedule.for:type_name -> google.protobuf.Duration
+	28, // 18: muster.v1.Overflow.after:type_name -> google.protobuf.Duration
+	29, // 19: muster.v1.PoolStatus.oldest_queued_at:type_name -> google.protobuf.Timestamp
+	12, // 20: muster.v1.PoolStatus.last_decision:type_name -> muster.v1.Decision
+	9,  // 21: muster.v1.PoolStatus.notes:type_name -> muster.v1.Note
+	30, // 22: muster.v1.PoolStatus.machine:type_name -> muster.v1.Machine
+	29, // 23: muster.v1.QueueMetrics.timestamp:type_name -> google.protobuf.Timestamp
+	29, // 24: muster.v1.Decision.at:type_name -> google.protobuf.Timestamp
+	11, // 25: muster.v1.Decision.metrics:type_name -> muster.v1.QueueMetrics
+	29, // 26: muster.v1.Decision.wake_at:type_name -> google.protobuf.Timestamp
+	29, // 27: muster.v1.Decision.last_at:type_name -> google.protobuf.Timestamp
+	1,  // 28: muster.v1.ListPoolsResponse.pools:type_name -> muster.v1.Pool
+	1,  // 29: muster.v1.GetPoolResponse.pool:type_name -> muster.v1.Pool
+	21, // 30: muster.v1.GetPoolResponse.offering:type_name -> muster.v1.RunnerOffering
+	12, // 31: muster.v1.ListDecisionsResponse.decisions:type_name -> muster.v1.Decision
+	1,  // 32: muster.v1.SetPoolResponse.pool:type_name -> muster.v1.Pool
+	29, // 33: muster.v1.ReplayDecisionRequest.at:type_name -> google.protobuf.Timestamp
+	12, // 34: muster.v1.ReplayDecisionResponse.recorded:type_name -> muster.v1.Decision
+	12, // 35: muster.v1.ReplayDecisionResponse.recomputed:type_name -> muster.v1.Decision
+	1,  // 36: muster.v1.ReplayDecisionResponse.pool:type_name -> muster.v1.Pool
+	29, // 37: muster.v1.ReplayDecisionResponse.last_scaling:type_name -> google.protobuf.Timestamp
+	31, // 38: muster.v1.ReplayDecisionResponse.snapshot:type_name -> google.protobuf.Struct
+	27, // 39: muster.v1.DryRunRequest.set:type_name -> muster.v1.DryRunRequest.SetEntry
+	29, // 40: muster.v1.DryRunRequest.since:type_name -> google.protobuf.Timestamp
+	29, // 41: muster.v1.DryRunRequest.until:type_name -> google.protobuf.Timestamp
+	28, // 42: muster.v1.DryRunResult.wait_p50:type_name -> google.protobuf.Duration
+	28, // 43: muster.v1.DryRunResult.wait_p95:type_name -> google.protobuf.Duration
+	28, // 44: muster.v1.DryRunResult.wait_max:type_name -> google.protobuf.Duration
+	28, // 45: muster.v1.DryRunResult.runner_time:type_name -> google.protobuf.Duration
+	25, // 46: muster.v1.DryRunResponse.measured:type_name -> muster.v1.DryRunResult
+	25, // 47: muster.v1.DryRunResponse.before:type_name -> muster.v1.DryRunResult
+	25, // 48: muster.v1.DryRunResponse.after:type_name -> muster.v1.DryRunResult
+	29, // 49: muster.v1.DryRunResponse.since:type_name -> google.protobuf.Timestamp
+	29, // 50: muster.v1.DryRunResponse.until:type_name -> google.protobuf.Timestamp
+	13, // 51: muster.v1.PoolService.ListPools:input_type -> muster.v1.ListPoolsRequest
+	15, // 52: muster.v1.PoolService.GetPool:input_type -> muster.v1.GetPoolRequest
+	17, // 53: muster.v1.PoolService.ListDecisions:input_type -> muster.v1.ListDecisionsRequest
+	19, // 54: muster.v1.PoolService.SetPool:input_type -> muster.v1.SetPoolRequest
+	22, // 55: muster.v1.PoolService.ReplayDecision:input_type -> muster.v1.ReplayDecisionRequest
+	24, // 56: muster.v1.PoolService.DryRun:input_type -> muster.v1.DryRunRequest
+	14, // 57: muster.v1.PoolService.ListPools:output_type -> muster.v1.ListPoolsResponse
+	16, // 58: muster.v1.PoolService.GetPool:output_type -> muster.v1.GetPoolResponse
+	18, // 59: muster.v1.PoolService.ListDecisions:output_type -> muster.v1.ListDecisionsResponse
+	20, // 60: muster.v1.PoolService.SetPool:output_type -> muster.v1.SetPoolResponse
+	23, // 61: muster.v1.PoolService.ReplayDecision:output_type -> muster.v1.ReplayDecisionResponse
+	26, // 62: muster.v1.PoolService.DryRun:output_type -> muster.v1.DryRunResponse
+	57, // [57:63] is the sub-list for method output_type
+	51, // [51:57] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_pool_proto_init() }
@@ -2576,15 +2735,15 @@ func file_muster_v1_pool_proto_init() {
 		return
 	}
 	file_muster_v1_machine_proto_init()
-	file_muster_v1_pool_proto_msgTypes[2].OneofWrappers = []any{}
-	file_muster_v1_pool_proto_msgTypes[17].OneofWrappers = []any{}
+	file_muster_v1_pool_proto_msgTypes[4].OneofWrappers = []any{}
+	file_muster_v1_pool_proto_msgTypes[19].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_pool_proto_rawDesc), len(file_muster_v1_pool_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
