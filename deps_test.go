@@ -54,6 +54,7 @@ var boundaries = []struct{ packages, mayImport string }{
 	{"internal/trace/view", "internal/trace"},
 	{"internal/trace/query", "internal/trace"},
 	{"internal/trace/detect", ". internal/trace internal/trace/query internal/trace/view"},
+	{"internal/trace/detect/replays", ""},
 	{"internal/trace/attest", "internal/trace"},
 	{"internal/archive", ". internal/trace"},
 	{"internal/inspect", ". internal/trace/..."},
