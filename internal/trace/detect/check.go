@@ -13,11 +13,14 @@ import (
 	"github.com/muster-ci/muster/internal/trace"
 )
 
-// Check runs the tests beside the rules and returns every failure. A rule without a test
+// Check runs the tests beside the rules that are on, and returns every failure. A rule without a test
 // that fires and one that does not is a failure too.
 func (r *Rules) Check() []error {
 	var wrong []error
 	for _, c := range r.rules {
+		if c.Disabled {
+			continue
+		}
 		fires, quiet := false, false
 		for _, t := range c.Tests {
 			fires, quiet = fires || t.Fires > 0, quiet || t.Fires == 0

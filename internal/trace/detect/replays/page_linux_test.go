@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/muster-ci/muster/internal/trace/detect"
 )
@@ -40,6 +41,19 @@ func page(t *testing.T, rules *detect.Rules, incidents, builds []result) {
 	was, err := os.ReadFile(pageFile)
 	if err != nil || !bytes.Equal(was, b.Bytes()) {
 		t.Errorf("docs/detections.md is not what the rules and the plays say now (%v): go test ./internal/trace/detect/replays -update", err)
+	}
+}
+
+// The example of the page is a folder that loads, and its tests pass.
+func TestPageExample(t *testing.T) {
+	_, after, _ := strings.Cut(head, "```yaml\n")
+	text, _, _ := strings.Cut(after, "```")
+	rules, err := detect.Load(fstest.MapFS{"own.yaml": {Data: []byte(text)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range rules.Check() {
+		t.Error(err)
 	}
 }
 
@@ -100,8 +114,9 @@ Severities: ` + "`critical`" + ` and ` + "`high`" + ` mean that secrets have to 
 
 ## Rules of your own
 
-A folder of YAML files is read beside the shipped ones. A rule of the same name replaces a shipped one, a set of the same
-name is joined to it, an override changes the severity, adds a reason not to fire, or turns a rule off:
+A folder of YAML files, ` + "`traces.rules`" + ` in the configuration, is read beside the shipped ones; ` + "`muster config check`" + ` and
+` + "`muster rules test DIR`" + ` check it. A rule of the same name replaces a shipped one, a set of the same name is joined to it, an
+override changes the severity, adds a reason not to fire, or turns a rule off:
 
 ` + "```yaml" + `
 sets:
@@ -114,13 +129,13 @@ overrides:
     severity: low
     except:
       - when: program == "our-prober"
-        because: it measures the network (owner: team-net)
+        because: it measures the network, says team-net
 rules:
   - name: vault-from-outside
     title: "{program} asked Vault, below {parent_program}"
     severity: high
     on: [net_connect]
-    when: hostname == "vault.corp.example.com" && !process.is("credential_owners")
+    when: hostname == "vault.corp.example.com" && program != "vault"
     explanation: Only Vault's own client speaks to it in our builds.
     remedy: Ask the owners of the build.
     tests:
