@@ -23,6 +23,8 @@ type Traces struct {
 	// SealDeadline is how long after a job a machine may take to deliver the rest of its
 	// trace. Default 2 minutes.
 	SealDeadline time.Duration
+	// Rules is a folder with detection rules that are added to the shipped ones; "" for none.
+	Rules string
 }
 
 // KeptFor is how long a workspace keeps the events of a trace.
@@ -49,6 +51,7 @@ type fileTraces struct {
 	Retention    *time.Duration  `yaml:"retention"`
 	Workspaces   []fileRetention `yaml:"workspaces"`
 	SealDeadline *time.Duration  `yaml:"seal_deadline"`
+	Rules        string          `yaml:"rules"`
 }
 
 type fileRetention struct {
@@ -106,6 +109,9 @@ func (l *loader) traces(f fileTraces, dataDir string) Traces {
 			l.at("traces."+key, fmt.Sprintf("write %s or more", least), "traces.%s must be at least %s", key, least)
 		}
 		*into = *d
+	}
+	if f.Rules != "" {
+		t.Rules = l.path(f.Rules)
 	}
 	least("retention", f.Retention, time.Hour, &t.Retention)
 	least("seal_deadline", f.SealDeadline, time.Second, &t.SealDeadline)

@@ -1,14 +1,18 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"time"
 
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/api"
+	"github.com/muster-ci/muster/internal/config"
 	"github.com/muster-ci/muster/internal/inspect"
 	"github.com/muster-ci/muster/internal/secretbox"
 	"github.com/muster-ci/muster/internal/store"
@@ -37,14 +41,29 @@ func attestationKeys(box *secretbox.Box) ([]ed25519.PrivateKey, error) {
 	return keys, nil
 }
 
+// detectionRules are the shipped rules and those of the configured folder.
+func detectionRules(c config.Traces) (*detect.Rules, error) {
+	if c.Rules == "" {
+		return detect.Shipped()
+	}
+	if info, err := os.Stat(c.Rules); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("traces.rules: %s is no folder that can be read: %w", c.Rules, cmp.Or(err, fs.ErrInvalid))
+	}
+	rules, err := detect.Load(os.DirFS(c.Rules))
+	if err != nil {
+		return nil, fmt.Errorf("traces.rules: %w", err)
+	}
+	return rules, nil
+}
+
 // openInspector builds what looks into traces; nil where none are kept.
 func (s *Server) openInspector() error {
 	if s.archive == nil {
 		return nil
 	}
-	rules, err := detect.Shipped()
+	rules, err := detectionRules(s.cfg.Traces)
 	if err != nil {
-		return fmt.Errorf("detection rules: %w", err)
+		return err
 	}
 	keys, err := attestationKeys(s.box)
 	if err != nil {

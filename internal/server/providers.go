@@ -82,7 +82,8 @@ func Check(cfg config.Config) error {
 		return nil
 	}
 	_, err := plans(cfg, slog.New(slog.DiscardHandler))
-	return errors.Join(err, checkBucket(cfg))
+	_, rulesErr := detectionRules(cfg.Traces)
+	return errors.Join(err, checkBucket(cfg), rulesErr)
 }
 
 // plan is a provider, or one zone of it, whose section was read.
