@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/muster-ci/muster/internal/trace"
 )
@@ -68,7 +69,11 @@ func newHook(dir string, environ []string) (h *hook, env []string, err error) {
 	if theirs == own {
 		theirs = ""
 	}
-	_ = os.Remove(filepath.Join(h.dir, hookWord)) // of a runner before
+	if said, err := filepath.Glob(filepath.Join(h.dir, hookWord+".*")); err == nil {
+		for _, name := range said {
+			_ = os.RemoveAll(name) // of a runner before
+		}
+	}
 	if err := place(own, strings.NewReader(h.script(theirs)), 0o755); err != nil {
 		return nil, environ, fmt.Errorf("write job hook: %w", err)
 	}
@@ -149,7 +154,7 @@ func (h *hook) script(theirs string) string {
 	for _, name := range told {
 		fmt.Fprintf(&b, `printf "%%s\000" "%s=$%s"; `, name, name)
 	}
-	b.WriteString(`} > "$1.part" && mv -f "$1.part" "$1"'` + "\n")
+	b.WriteString(`} > "$1.part.$$" && mv -f "$1.part.$$" "$1.$$"'` + "\n")
 	fmt.Fprintf(&b, "if command -v timeout > /dev/null 2>&1\nthen timeout 5 sh -c \"$MUSTER_TELL\" sh %[1]s < /dev/null > /dev/null 2>&1\nelse sh -c \"$MUSTER_TELL\" sh %[1]s < /dev/null > /dev/null 2>&1\nfi\nunset MUSTER_TELL\n", quote(word))
 	if theirs != "" {
 		fmt.Fprintf(&b, "if command -v bash > /dev/null 2>&1\nthen exec bash -e %[1]s\nelse exec sh -e %[1]s\nfi\n", quote(theirs))
@@ -161,21 +166,55 @@ func (h *hook) script(theirs string) string {
 // quote makes one word of a shell's of any text.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// word returns what the script has said, once; ok is false while it has not, and when
-// it was nonsense.
-func (h *hook) word() (job trace.Job, ok bool) {
-	name := filepath.Join(h.dir, hookWord)
+// word returns what the script has said first, and forgets it; ok is false while it has not
+// said anything, and when it was nonsense. What was said after until, if that is not
+// zero, is another job's.
+func (h *hook) word(until time.Time) (job trace.Job, ok bool) {
+	said := h.said(until)
+	if len(said) == 0 {
+		return trace.Job{}, false
+	}
+	name := said[0]
 	f, err := openRegular(name)
+	_ = os.RemoveAll(name)
 	if err != nil {
 		return trace.Job{}, false
 	}
 	defer f.Close()
-	_ = os.Remove(name)
 	text, err := io.ReadAll(io.LimitReader(f, maxHook))
 	if err != nil {
 		return trace.Job{}, false
 	}
 	return parseWord(text)
+}
+
+// forget drops what was said until then: all but the first word of a job is not the hook's.
+func (h *hook) forget(until time.Time) {
+	for _, name := range h.said(until) {
+		_ = os.RemoveAll(name) // what stays is forgotten by the next
+	}
+}
+
+// said are the files of words that were written until then, the oldest first.
+func (h *hook) said(until time.Time) (names []string) {
+	entries, err := os.ReadDir(h.dir)
+	if err != nil {
+		return nil
+	}
+	times := map[string]time.Time{}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), hookWord+".") || strings.HasPrefix(e.Name(), hookWord+".part") {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil || !until.IsZero() && info.ModTime().After(until) {
+			continue
+		}
+		name := filepath.Join(h.dir, e.Name())
+		names, times[name] = append(names, name), info.ModTime()
+	}
+	slices.SortFunc(names, func(a, b string) int { return times[a].Compare(times[b]) })
+	return names
 }
 
 // The shapes of what a job may say of itself.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/muster-ci/muster/internal/trace"
 )
@@ -56,19 +57,26 @@ func TestJobHook(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, ok := h.word(); ok {
+		if _, ok := h.word(time.Time{}); ok {
 			t.Error("it speaks before it ran")
 		}
 		if code, out := runHook(t, env); code != 0 || out != "" {
 			t.Errorf("code %d: %s", code, out)
 		}
-		if text, _ := os.ReadFile(filepath.Join(h.dir, hookWord)); strings.Contains(string(text), "canary") {
+		said := h.said(time.Time{})
+		if len(said) != 1 {
+			t.Fatalf("it has said %q", said)
+		}
+		if text, _ := os.ReadFile(said[0]); strings.Contains(string(text), "canary") {
 			t.Error("a token is in what the hook says")
 		}
-		if got, ok := h.word(); !ok || got != want {
+		if _, ok := h.word(time.Now().Add(-time.Hour)); ok {
+			t.Error("it speaks for a job before")
+		}
+		if got, ok := h.word(time.Time{}); !ok || got != want {
 			t.Errorf("it says %+v, %v", got, ok)
 		}
-		if _, ok := h.word(); ok {
+		if _, ok := h.word(time.Time{}); ok {
 			t.Error("it speaks twice")
 		}
 		if err := h.restore(); err != nil {
@@ -95,17 +103,19 @@ func TestJobHook(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Mkdir(filepath.Join(h.dir, hookWord), 0o755); err != nil {
+		text, err := os.ReadFile(filepath.Join(h.dir, hookScript))
+		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Mkdir(filepath.Join(h.dir, hookWord+".part"), 0o755); err != nil {
+		env = []string{hookVariable + "=" + write(t, filepath.Join(t.TempDir(), "moved.sh"), string(text))}
+		if err := os.RemoveAll(h.dir); err != nil {
 			t.Fatal(err)
 		}
 		if code, out := runHook(t, env); code != 0 || out != "" {
 			t.Errorf("code %d: %q", code, out)
 		}
-		if _, ok := h.word(); ok {
-			t.Error("a directory is no word")
+		if _, ok := h.word(time.Time{}); ok {
+			t.Error("nothing is no word")
 		}
 	})
 	t.Run("EnvironmentFile", func(t *testing.T) { // which the runner reads over its environment
@@ -128,7 +138,7 @@ func TestJobHook(t *testing.T) {
 			if code, _ := runHook(t, append(env, named()...)); code != 3 {
 				t.Errorf("code %d", code)
 			}
-			if got, ok := h.word(); !ok || got != want {
+			if got, ok := h.word(time.Time{}); !ok || got != want {
 				t.Errorf("it says %+v, %v", got, ok)
 			}
 		}

@@ -24,6 +24,8 @@ type worklog struct {
 	reading bool
 	bounds  []trace.Event // found and not yet taken
 	taken   time.Time     // of the last one that was
+	named   bool          // the job's id was seen
+	over    time.Time     // when "Complete job" was, if that is known exactly
 }
 
 // Limits of what a log may say.
@@ -69,6 +71,8 @@ func (l *worklog) line(text string, seen time.Time) {
 		l.runner(words, at)
 	case "JobRunner":
 		switch {
+		case strings.HasPrefix(words, jobIDWords):
+			l.named = true
 		case words == "Finalize job.":
 			l.begin(completeJob, at)
 		case strings.HasPrefix(words, "Job result after all job steps finish: "):
@@ -80,6 +84,19 @@ func (l *worklog) line(text string, seen time.Time) {
 			l.telemetry(rest, seen)
 		}
 	}
+}
+
+// jobIDWords begin the line by which the worker names the job that it begins.
+const jobIDWords = "Job ID "
+
+// another reports whether a line begins the log of another job. They share a file if they
+// began in one second.
+func (l *worklog) another(text string) bool {
+	if !l.named || l.reading || !strings.Contains(text, jobIDWords) {
+		return false
+	}
+	m := header.FindStringSubmatch(text)
+	return m != nil && m[2] == "JobRunner" && strings.HasPrefix(m[3], jobIDWords)
 }
 
 // runner takes a line of the StepsRunner.
@@ -281,8 +298,11 @@ func (l *worklog) telemetry(text string, seen time.Time) {
 			}
 		}
 	}
-	if t.Type == "runner" && step.Name == setUpJob {
+	switch {
+	case t.Type == "runner" && step.Name == setUpJob:
 		l.end("", step.End)
+	case t.Type == "runner" && step.Name == completeJob:
+		l.over = step.End
 	}
 }
 

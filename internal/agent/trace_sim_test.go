@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -26,9 +27,27 @@ import (
 
 // simulated has the stage's runner be that of a simulated GitHub, which has the given
 // steps for it.
-func (s *stage) simulated(steps ...workflow.Step) *githubsim.Server {
+func (s *stage) simulated(steps ...workflow.Step) {
 	s.Helper()
-	sim := githubsim.New(githubsim.Config{Seed: 1, RecordLinger: -1, OfflineAfter: time.Second})
+	sim, ask := s.github()
+	s.plane.boot.Registration = nil
+	s.plane.boot.JITConfig = ask("generate-jitconfig", `{"name":"r","runner_group_id":1,"labels":["linux"]}`, "encoded_jit_config")
+	s.queue(sim, steps...)
+}
+
+// queue has the simulated GitHub wait for a runner with a job.
+func (s *stage) queue(sim *githubsim.Server, steps ...workflow.Step) {
+	s.Helper()
+	if _, err := sim.InjectJob(githubsim.JobOptions{Repo: "acme/web", Labels: []string{"linux"}, Steps: steps}); err != nil {
+		s.Fatal(err)
+	}
+}
+
+// github starts a simulated GitHub and makes the stage's directory that of its runner. ask posts
+// to a route of its runners and returns one member of the answer.
+func (s *stage) github() (sim *githubsim.Server, ask func(path, body, member string) string) {
+	s.Helper()
+	sim = githubsim.New(githubsim.Config{Seed: 1, RecordLinger: -1, OfflineAfter: time.Second})
 	s.Cleanup(func() {
 		if err := sim.Close(); err != nil {
 			s.Error(err)
@@ -48,26 +67,25 @@ func (s *stage) simulated(steps ...workflow.Step) *githubsim.Server {
 	if err != nil {
 		s.Fatal(err)
 	}
-	if _, err := sim.InjectJob(githubsim.JobOptions{Repo: "acme/web", Labels: []string{"linux"}, Steps: steps}); err != nil {
-		s.Fatal(err)
+	ask = func(path, body, member string) string {
+		s.Helper()
+		req, err := http.NewRequest(http.MethodPost, url+"/api/v3/orgs/acme/actions/runners/"+path, strings.NewReader(body))
+		if err != nil {
+			s.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			s.Fatal(err)
+		}
+		defer res.Body.Close()
+		var answer map[string]any
+		if err := json.NewDecoder(res.Body).Decode(&answer); err != nil || res.StatusCode != http.StatusCreated {
+			s.Fatalf("%s: %v %v", res.Status, answer, err)
+		}
+		return answer[member].(string)
 	}
-	req, err := http.NewRequest(http.MethodPost, url+"/api/v3/orgs/acme/actions/runners/generate-jitconfig", strings.NewReader(`{"name":"r","runner_group_id":1,"labels":["linux"]}`))
-	if err != nil {
-		s.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		s.Fatal(err)
-	}
-	defer res.Body.Close()
-	var answer struct {
-		Config string `json:"encoded_jit_config"`
-	}
-	if err := json.NewDecoder(res.Body).Decode(&answer); err != nil || answer.Config == "" {
-		s.Fatalf("%s: %v", res.Status, err)
-	}
-	s.plane.boot.JITConfig = answer.Config
+	s.plane.boot.Registration = &wire.Registration{URL: url + "/acme", Labels: []string{"linux"}}
 	program := filepath.Join(s.TempDir(), "actions-runner")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "github.com/muster-ci/muster/githubsim/actions-runner")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -77,7 +95,49 @@ func (s *stage) simulated(steps ...workflow.Step) *githubsim.Server {
 	if err := simrunner.WriteDir(s.dir, program); err != nil {
 		s.Fatal(err)
 	}
-	return sim
+	return sim, ask
+}
+
+// TestTracesOfAKeptRunner runs short jobs one after another on one runner: each has a trace
+// of its own, with its own programs and its own name.
+func TestTracesOfAKeptRunner(t *testing.T) { // S0-20 S0-24
+	s := mount(t, "")
+	s.traced()
+	sim, ask := s.github()
+	s.plane.boot.Registration.Token = ask("registration-token", "{}", "token")
+	s.plane.boot.JITConfig = ""
+	s.env("GITHUBSIM_RUNNER_FLUSH=1ms")
+	for i := range 3 {
+		s.queue(sim, workflow.Step{Name: "the only one", Run: fmt.Sprintf("/bin/echo of-job-%d", i)})
+	}
+	s.start()
+	s.until("three traces are not sealed", func() bool {
+		s.plane.mu.Lock()
+		defer s.plane.mu.Unlock()
+		return s.plane.traces[3] != nil && s.plane.traces[3].seal != nil
+	})
+	_ = s.cmd.Process.Signal(syscall.SIGTERM)
+	s.end(ExitDone)
+	if len(s.plane.traces) != 3 {
+		t.Errorf("%d traces", len(s.plane.traces))
+	}
+	runs := map[int64]bool{}
+	for i := range 3 {
+		in := ranIn(s.plane.whole(t, i+1))
+		for k := range 3 {
+			want := []string(nil)
+			if k == i {
+				want = []string{"the only one"}
+			}
+			if got := in[fmt.Sprintf("/bin/echo of-job-%d", k)]; !slices.Equal(got, want) {
+				t.Errorf("trace %d: the program of job %d ran in %q", i+1, k, got)
+			}
+		}
+		runs[s.plane.traces[i+1].job.RunID] = true
+	}
+	if len(runs) != 3 || runs[0] {
+		t.Errorf("the traces are of the runs %v", runs)
+	}
 }
 
 // TestTraceOfASimulatedJob runs a job of many short steps on a runner that behaves as

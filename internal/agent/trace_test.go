@@ -472,7 +472,7 @@ func TestTraceKnowsItsJob(t *testing.T) {
 		end = s
 		s.puppet.say(listening + running)
 		s.pass(time.Second)
-		word := filepath.Join(s.cfg.RunnerDir, hookDir, hookWord)
+		word := filepath.Join(s.cfg.RunnerDir, hookDir, hookWord+".1")
 		text := "GITHUB_REPOSITORY=octo/app\x00GITHUB_RUN_ID=77\x00GITHUB_RUN_ATTEMPT=2\x00GITHUB_JOB=build\x00GITHUB_WORKFLOW=CI\x00GITHUB_SHA=../../x\x00GITHUB_WORKSPACE=/w/app\x00GITHUB_TOKEN=canary-no\x00"
 		if err := os.WriteFile(word, []byte(text), 0o600); err != nil {
 			s.Fatal(err)

@@ -100,7 +100,8 @@ type tracer struct {
 
 	number    int
 	now       *recording
-	ends      time.Time        // when the job of now ended, on a runner that goes on; zero while it runs
+	later     []note           // told and not done yet
+	coming    []worklog        // of jobs that have not begun here
 	following bool             // the goroutine was started
 	told      map[string]int64 // what Dropped events of the recorder have told, by reason
 	last      time.Time        // of the loop's last turn
@@ -251,15 +252,17 @@ func (t *tracer) run() {
 		case n := <-t.notes:
 			switch n.what {
 			case jobBegan:
-				t.part()
-				t.begin(n)
 				tick.Reset(traceTick)
+				t.later = append(t.later, n)
+				t.settle(time.Now(), false)
 			case jobEnded:
 				if t.kept {
-					t.ends = n.at // what the recorder has not handed over comes within holdEvents
+					t.later = append(t.later, n)
 				}
 			case runnerEnded:
 				t.drain(events)
+				t.read(time.Now())
+				t.settle(time.Now(), true)
 				t.finish(time.Now(), true)
 				return
 			}
@@ -269,22 +272,47 @@ func (t *tracer) run() {
 			now := time.Now()
 			t.passed(now)
 			t.turn(now)
-			if !t.ends.IsZero() && now.Sub(t.ends) >= holdEvents {
-				t.part()
+			if t.settle(now, false) {
 				tick.Reset(idleTick)
 			}
 		}
 	}
 }
 
-// part ends the trace of a job that is over, on a runner that goes on.
-func (t *tracer) part() {
-	if t.ends.IsZero() {
-		return
+// settle does what the watch has told, in its order. A job's end waits for what the recorder
+// has not handed over yet, unless all of it is there; a job that begins meanwhile waits behind
+// it. idle is whether a job has ended and none runs.
+func (t *tracer) settle(now time.Time, all bool) (idle bool) {
+	for len(t.later) > 0 {
+		n := t.later[0]
+		if n.what == jobEnded && !all && now.Sub(n.at) < holdEvents {
+			return false
+		}
+		at := t.end()
+		t.later = t.later[1:]
+		if n.what == jobBegan {
+			t.begin(n)
+			idle = false
+			continue
+		}
+		t.finish(at, false)
+		idle = true
 	}
-	at := t.ends
-	t.ends = time.Time{}
-	t.finish(at, false)
+	return idle
+}
+
+// end is when the job of now ended, on a runner that goes on; zero while it runs. The
+// runner's log knows better than the moment at which its output was read.
+func (t *tracer) end() time.Time {
+	for _, n := range t.later {
+		if n.what == jobEnded {
+			if at := t.now.steps.over; !at.IsZero() && at.Before(n.at) {
+				return at
+			}
+			return n.at
+		}
+	}
+	return time.Time{}
 }
 
 // drain closes the scope and takes what it still had.
@@ -353,8 +381,8 @@ func (t *tracer) turn(now time.Time) {
 		return
 	}
 	until := now.Add(-holdEvents)
-	if !t.ends.IsZero() && until.After(t.ends) {
-		until = t.ends
+	if end := t.end(); !end.IsZero() && until.After(end) {
+		until = end
 	}
 	t.release(until, now)
 	if r.count > 0 && now.Sub(r.opened) >= gather {
@@ -365,11 +393,21 @@ func (t *tracer) turn(now time.Time) {
 // read takes what the runner has written: its log, and the hook's word.
 func (t *tracer) read(now time.Time) {
 	r := t.now
-	t.diag.read(now, func(line string) { r.steps.line(line, now.UTC()) })
+	t.diag.read(now, func(line string) {
+		log := &r.steps
+		if n := len(t.coming); n > 0 {
+			log = &t.coming[n-1]
+		}
+		if t.kept && log.another(line) {
+			t.coming = append(t.coming, worklog{})
+			log = &t.coming[len(t.coming)-1]
+		}
+		log.line(line, now.UTC())
+	})
 	if t.hook == nil || r.heard || r.number == 0 {
 		return
 	}
-	if job, ok := t.hook.word(); ok {
+	if job, ok := t.hook.word(t.end()); ok {
 		job.Name = r.job.Name
 		r.job, r.heard = job, true
 		t.box.know(r.number, job)
@@ -583,8 +621,15 @@ func (t *tracer) finish(at time.Time, last bool) {
 		}, t.about)
 	}
 	t.now = t.fresh(at)
-	if !last {
-		t.now.held, t.now.ordered = r.held, r.ordered // of the time after
+	if last {
+		return
+	}
+	if t.hook != nil {
+		t.hook.forget(at)
+	}
+	t.now.held, t.now.ordered = r.held, r.ordered // of the time after
+	if len(t.coming) > 0 {
+		t.now.steps, t.coming = t.coming[0], t.coming[1:]
 	}
 }
 
