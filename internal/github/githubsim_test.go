@@ -65,6 +65,11 @@ func TestAgainstTheSimulator(t *testing.T) { // S0-16 S1-3 S1-7 S1-14 S1-15 S0-8
 	sim, c := simulator(t, githubsim.Config{})
 	ctx := t.Context()
 
+	t.Run("Needs", func(t *testing.T) {
+		if needs, err := c.Needs(ctx, simOrg); err != nil || !slices.Equal(needs, []string{"127.0.0.1"}) {
+			t.Fatal(needs, err) // a server of its own
+		}
+	})
 	t.Run("App", func(t *testing.T) {
 		info, err := c.App(ctx)
 		if err != nil || info.Slug == "" || info.ClientID == "" {
@@ -166,6 +171,21 @@ func TestAgainstTheSimulator(t *testing.T) { // S0-16 S1-3 S1-7 S1-14 S1-15 S0-8
 		id, err := c.CreateCheck(ctx, "octo-org/app", github.Check{Name: "muster / ci", HeadSHA: strings.Repeat("ab", 20), Status: "in_progress", Title: "Starting", Summary: "A runner is on its way."})
 		if err != nil {
 			t.Fatal(err)
+		}
+		one := github.Check{Name: "muster: build", HeadSHA: strings.Repeat("ab", 20), Status: "queued", Title: "Queued", Summary: "…", ExternalID: "7/1", DetailsURL: "https://muster.example.com/jobs/7"}
+		other := one
+		other.ExternalID = "8"
+		if found, err := c.FindCheck(ctx, "octo-org/app", one); err != nil || found != 0 {
+			t.Fatalf("found %d, %v before it was made", found, err)
+		}
+		for _, check := range []github.Check{one, other} {
+			made, err := c.CreateCheck(ctx, "octo-org/app", check)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found, err := c.FindCheck(ctx, "octo-org/app", check); err != nil || found != made {
+				t.Fatalf("found %d instead of %d, %v", found, made, err)
+			}
 		}
 		if err := c.UpdateCheck(ctx, "octo-org/app", id, github.Check{Status: "completed", Conclusion: "success", Title: "Done", Summary: "…"}); err != nil {
 			t.Error(err)
