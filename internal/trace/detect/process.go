@@ -133,12 +133,11 @@ func (p *processes) put(key trace.Process, n *node) {
 		p.order = append(p.order, key)
 	}
 	p.byKey[key], p.byPID[key.PID] = n, n
-	if len(p.byKey) <= maxProcesses || len(p.order) == 0 {
-		return
+	for len(p.byKey) > maxProcesses && len(p.order) > 0 {
+		oldest := p.order[0]
+		p.order = p.order[1:]
+		p.forget(oldest)
 	}
-	oldest := p.order[0]
-	p.order = p.order[1:]
-	p.forget(oldest)
 }
 
 func (p *processes) forget(key trace.Process) {

@@ -51,9 +51,7 @@ func (r *Rules) Examine(j trace.Job, base *Baseline, events iter.Seq2[trace.Even
 		if err != nil {
 			return Report{}, fmt.Errorf("examine trace: %w", err)
 		}
-		if err := x.add(&e); err != nil {
-			return Report{}, err
-		}
+		x.add(&e)
 	}
 	return x.report(), nil
 }
@@ -72,7 +70,7 @@ type run struct {
 	facts      Facts
 	steps      map[int]stepInfo
 	runnerRoot string
-	// trusts that an exit that was not seen did not happen.
+	// exitsSeen and not lost: an exit that was not seen did not happen.
 	exitsSeen, lost bool
 	sequences       map[*compiled]*sequences
 	groups          map[*compiled]*groups
@@ -89,13 +87,11 @@ func newRun(r *Rules, j trace.Job, base *Baseline) *run {
 	return x
 }
 
-func (x *run) add(e *trace.Event) error {
+func (x *run) add(e *trace.Event) {
 	x.note(e)
 	x.scene.e, x.scene.node = e, x.procs.see(e)
 	x.connected(e)
-	if err := x.apply(); err != nil {
-		return err
-	}
+	x.apply()
 	x.learn()
 	x.files(e)
 	switch e.Type {
@@ -106,9 +102,8 @@ func (x *run) add(e *trace.Event) error {
 		}
 		x.procs.exit(e.Process())
 	case trace.TraceEnd:
-		return x.left(e)
+		x.left(e)
 	}
-	return nil
 }
 
 // note keeps what later events are understood by.
@@ -161,7 +156,7 @@ func yes(p cel.Program, s *scene) bool {
 	return err == nil && v == types.True
 }
 
-func (x *run) apply() error {
+func (x *run) apply() {
 	for _, c := range x.rules.byType[x.scene.e.Type] {
 		if len(c.stages) > 1 {
 			x.sequence(c)
@@ -176,7 +171,6 @@ func (x *run) apply() error {
 		}
 		x.fire(c, nil, nil)
 	}
-	return nil
 }
 
 func (x *run) excepted(c *compiled) bool {
@@ -184,9 +178,9 @@ func (x *run) excepted(c *compiled) bool {
 }
 
 // left asks the rules about the processes that never ended, unless ends were missed.
-func (x *run) left(end *trace.Event) error {
+func (x *run) left(end *trace.Event) {
 	if !x.exitsSeen || x.lost || len(end.Lost) > 0 {
-		return nil
+		return
 	}
 	ended := map[trace.Process]bool{}
 	for _, key := range x.procs.ended {
@@ -197,11 +191,8 @@ func (x *run) left(end *trace.Event) error {
 		n := x.procs.byKey[key]
 		e := trace.Event{Type: ProcessLeft, Timestamp: end.Timestamp, Seq: n.born, Step: n.step, PID: key.PID, Start: key.Start, UID: n.uid}
 		x.scene.e, x.scene.node = &e, n
-		if err := x.apply(); err != nil {
-			return err
-		}
+		x.apply()
 	}
-	return nil
 }
 
 func (x *run) step(e *trace.Event) stepInfo { return x.steps[e.Step] }

@@ -275,3 +275,38 @@ func BenchmarkExamine(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/200_000, "ns/event")
 }
+
+// A storm of processes that never end leaves a bounded table, and the youngest are in it.
+func TestProcessesAreBounded(t *testing.T) {
+	p := newProcesses()
+	for i := range 3 * maxProcesses {
+		p.see(&trace.Event{Type: trace.ProcessExec, PID: i + 1, Start: uint64(i + 1), Path: "/bin/true"})
+	}
+	if len(p.byKey) > maxProcesses || p.byKey[trace.Process{PID: 3 * maxProcesses, Start: 3 * maxProcesses}] == nil {
+		t.Errorf("%d", len(p.byKey))
+	}
+	for i := range 3 * maxProcesses {
+		key := trace.Process{PID: i + 1, Start: uint64(i + 1)}
+		p.see(&trace.Event{Type: trace.ProcessExec, PID: key.PID, Start: key.Start, Path: "/bin/true"})
+		p.exit(key)
+	}
+	if len(p.byKey) > maxProcesses || len(p.order) > 2*maxProcesses+1 {
+		t.Errorf("%d in the table, %d in order", len(p.byKey), len(p.order))
+	}
+}
+
+// A chain of programs that replace each other is followed as far as is bounded, and what
+// began it is not forgotten.
+func TestDeepAncestry(t *testing.T) {
+	events := []trace.Event{
+		{Type: trace.ProcessExec, PID: 2, Path: "/usr/bin/node", Args: []string{"node", "/usr/bin/npm", "ci"}},
+		{Type: trace.ProcessExec, PID: 3, PPID: 2, Path: "/bin/sh", Args: []string{"sh", "-c", "x"}},
+	}
+	for range 300 {
+		events = append(events, trace.Event{Type: trace.ProcessExec, PID: 3, PPID: 2, Path: "/usr/bin/env", Args: []string{"env", "x"}})
+	}
+	events = append(events, trace.Event{Type: trace.NetConnect, PID: 3, PPID: 2, Address: "203.0.113.9", Port: 80})
+	if got := detections(t, shippedRules(t), events...); len(got) == 0 || got[0].Rule != "package-script-network" {
+		t.Errorf("%v", titles(got))
+	}
+}

@@ -160,11 +160,11 @@ func (m *pathMatcher) add(glob string) error {
 	}
 	parts := strings.Split(glob[1:], "/")
 	leaf := parts[len(parts)-1]
-	ext, any := strings.CutPrefix(leaf, "*.")
+	ext, ending := strings.CutPrefix(leaf, "*.")
 	switch {
 	case !strings.ContainsAny(leaf, special):
 		put(&m.byLeaf, leaf, parts)
-	case any && ext != "" && !strings.ContainsAny(ext, special+"."):
+	case ending && ext != "" && !strings.ContainsAny(ext, special+"."):
 		put(&m.byExt, "."+ext, parts)
 	default:
 		m.rest = append(m.rest, looseGlob{parts, sure(parts)})

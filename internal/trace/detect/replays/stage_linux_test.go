@@ -116,8 +116,8 @@ type bound struct {
 // network namespaces of its own. On standard output it tells the worker's pid, and the
 // worker tells the bounds of steps; a line on standard input lets the worker begin.
 func stage(file string) error {
-	for _, make := range []func() error{folders, network, files, serve} {
-		if err := make(); err != nil {
+	for _, set := range []func() error{folders, network, files, serve} {
+		if err := set(); err != nil {
 			return err
 		}
 	}
