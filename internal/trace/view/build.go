@@ -189,11 +189,19 @@ func (b *Builder) stepEvent(s *step, e *trace.Event) {
 	}
 	s.end, s.result, s.exit = e.Timestamp, e.Result, e.ExitCode
 	if s.start.IsZero() && e.DurationUS > 0 {
-		s.start = e.Timestamp.Add(-micros(e.DurationUS))
+		s.start = ago(e.Timestamp, e.DurationUS)
 	}
 }
 
-func micros(us int64) time.Duration { return time.Duration(us) * time.Microsecond }
+// ago is the time some µs before another, or that one where there is no such time.
+func ago(t time.Time, us int64) time.Time {
+	const years = 100 * 365 * 24 * time.Hour
+	began := t.Add(-time.Duration(min(us, years.Microseconds())) * time.Microsecond)
+	if began.Year() < 1 {
+		return t
+	}
+	return began
+}
 
 // wall is how long a step took, until now if it has not ended.
 func (s *step) wall(now time.Time) int64 {

@@ -64,7 +64,7 @@ func kinds(e *trace.Event) FileCounts {
 			c.Reads = n
 		}
 	case trace.FileWrite:
-		c.Bytes = e.Bytes
+		c.Bytes = max(0, e.Bytes)
 	case trace.FileDelete:
 		c.Deletes = n
 	case trace.FileRename:

@@ -85,7 +85,7 @@ func (b *Builder) meet(s *step, p *proc, e *trace.Event) {
 	p.Unseen = false
 	p.Step, p.Command, p.UID, p.StartedAt = s.number, e.Command, e.UID, e.Timestamp
 	if e.Type == trace.ProcessExit && e.DurationUS > 0 {
-		p.StartedAt = e.Timestamp.Add(-micros(e.DurationUS))
+		p.StartedAt = ago(e.Timestamp, e.DurationUS)
 	}
 	b.adopt(p, e)
 	p.frame = b.frame(p, orUnknown(p.Command))
@@ -196,7 +196,7 @@ func (b *Builder) exit(p *proc, e *trace.Event) {
 	if p.DurationUS <= 0 {
 		p.DurationUS = max(0, e.Timestamp.Sub(p.StartedAt).Microseconds())
 	}
-	p.CPUUS, p.MemoryKiB, p.ReadBytes, p.WrittenBytes = e.CPUUS, e.MemoryKiB, e.ReadBytes, e.WrittenBytes
+	p.CPUUS, p.MemoryKiB, p.ReadBytes, p.WrittenBytes = max(0, e.CPUUS), max(0, e.MemoryKiB), max(0, e.ReadBytes), max(0, e.WrittenBytes)
 	p.ExitCode, p.Signal = e.ExitCode, e.Signal
 	p.uncover(e.Timestamp)
 	if q := p.parent; q != nil && !q.exited {

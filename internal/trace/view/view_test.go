@@ -3,6 +3,7 @@ package view
 import (
 	"bytes"
 	"errors"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -107,7 +108,7 @@ func TestViewsOfAnything(t *testing.T) {
 	}
 	event := rapid.Custom(func(t *rapid.T) trace.Event {
 		return trace.Event{
-			Type: rapid.SampledFrom(types).Draw(t, "type"), Timestamp: time.Unix(0, int64(rapid.IntRange(0, 1e9).Draw(t, "time"))).UTC(),
+			Type: rapid.SampledFrom(types).Draw(t, "type"), Timestamp: rapid.SampledFrom([]time.Time{{}, time.Unix(1, 5).UTC(), time.Unix(1, 999).UTC(), time.Unix(2, 0).UTC(), time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)}).Draw(t, "time"),
 			Seq: uint64(rapid.IntRange(0, 99).Draw(t, "seq")), Step: rapid.IntRange(-1, 4).Draw(t, "step"),
 			PID: rapid.IntRange(-1, 6).Draw(t, "pid"), Start: uint64(rapid.IntRange(0, 2).Draw(t, "start")),
 			PPID: rapid.IntRange(-1, 6).Draw(t, "ppid"), ParentStart: uint64(rapid.IntRange(0, 2).Draw(t, "pstart")),
@@ -116,8 +117,8 @@ func TestViewsOfAnything(t *testing.T) {
 			Addresses: rapid.SliceOfN(rapid.SampledFrom([]string{"10.0.0.1", "192.0.2.9"}), 0, 2).Draw(t, "answers"),
 			Verdict:   rapid.SampledFrom([]string{"", trace.VerdictDenied, trace.VerdictWouldDeny}).Draw(t, "verdict"),
 			Flags:     rapid.SampledFrom([]string{"", "read", "read,write,create", "directory"}).Draw(t, "flags"),
-			Bytes:     int64(rapid.IntRange(0, 9).Draw(t, "bytes")), Count: int64(rapid.IntRange(0, 3).Draw(t, "count")), DurationUS: int64(rapid.IntRange(-1, 1e6).Draw(t, "duration")),
-			CPUUS: int64(rapid.IntRange(0, 1e6).Draw(t, "cpu")), Name: rapid.SampledFrom([]string{"", "n"}).Draw(t, "name"), Method: rapid.SampledFrom([]string{"", "m"}).Draw(t, "method"),
+			Bytes:     int64(rapid.IntRange(-1, 9).Draw(t, "bytes")), Count: int64(rapid.IntRange(-1, 3).Draw(t, "count")),
+			DurationUS: rapid.SampledFrom([]int64{-1, 0, 5, 1e6, math.MaxInt64, math.MinInt64}).Draw(t, "duration"), CPUUS: int64(rapid.IntRange(-1, 1e6).Draw(t, "cpu")), Name: rapid.SampledFrom([]string{"", "n"}).Draw(t, "name"), Method: rapid.SampledFrom([]string{"", "m"}).Draw(t, "method"),
 		}
 	})
 	rapid.Check(t, func(t *rapid.T) {
