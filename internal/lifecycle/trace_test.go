@@ -281,10 +281,12 @@ const sha = "0123456789abcdef0123456789abcdef01234567"
 // `completed` and before the machine goes; what is found in it is told. S0-22 S0-23 S0-24 S0-25 S0-8
 func TestTrace(t *testing.T) {
 	w := theWorld(t)
+	var session string
 	row := w.traceOne(t, func(p *muster.Pool) {
 		p.ReportChecks = true
 		p.Egress = muster.Egress{Mode: "audit", Allow: []string{"example.com"}}
 	}, func(tr *tracer) {
+		session = tr.a.session
 		s := tr.a.resp.Trace
 		if s == nil || s.MaxEvents != muster.DefaultTraceEvents || s.Egress.Mode != trace.EgressAudit || !slices.Equal(s.Egress.GitHub, []string{"github.test"}) || s.SealSeconds != 1 {
 			t.Errorf("settings %+v", s)
@@ -302,6 +304,10 @@ func TestTrace(t *testing.T) {
 		t.Errorf("%+v", row)
 	}
 	m, _ := w.hook.message(row.ID, HookFinding)
+	kept, err := json.Marshal([]any{row, m})
+	if err != nil || strings.Contains(string(kept), session) || strings.Contains(string(kept), canaryHook.Reveal()) {
+		t.Error("a credential is kept with the trace, or told", err)
+	}
 	if m.Trace.JobID != row.Job.ID || len(m.Findings) != 1 || m.Findings[0].Severity != "high" || m.URL != "http://muster.test/jobs/"+row.Job.String() {
 		t.Errorf("%+v", m)
 	}
