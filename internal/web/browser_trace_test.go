@@ -88,6 +88,15 @@ func TestBrowserTraces(t *testing.T) {
 		tb.until(`document.getElementById('pd-1').open`)
 	})
 
+	t.Run("TheTabIsInSightOnAPhone", func(t *testing.T) {
+		f := newFake()
+		tb := openTab(t, browser, config(f))
+		tb.do(screen(400, 850, 1))
+		tb.open(incidentPath(f) + "/performance")
+		tb.settled()
+		tb.until(`(r => r.left >= 0 && r.right <= 400)(document.querySelector('.tabs [aria-current]').getBoundingClientRect())`)
+	})
+
 	t.Run("StepsAndFlamesWithoutReload", func(t *testing.T) {
 		f := newFake()
 		at := incidentPath(f)
@@ -250,7 +259,7 @@ func TestBrowserTraces(t *testing.T) {
 		}{
 			{"overview", at + "/overview", "light", 1360, 900}, {"timeline", at + "/timeline?step=6", "light", 1360, 0}, {"network", at + "/network", "light", 1360, 900}, {"execution", at + "/execution", "light", 1360, 900},
 			{"flame", at + "/execution?view=flame", "dark", 1360, 0}, {"files", at + "/files", "light", 1360, 0}, {"query", at + "/query", "light", 1360, 0}, {"diff", at + "/diff", "dark", 1360, 0}, {"performance", at + "/performance", "light", 1360, 0},
-			{"overview-phone", at + "/overview", "dark", 400, 0}, {"execution-phone", at + "/execution", "light", 400, 0}, {"findings", "/findings", "light", 1360, 0}, {"egress", "/pools/linux-small/egress", "light", 1360, 0}, {"pool", "/pools/linux-small", "light", 1360, 0}, {"answer", at + "/query?q=" + url.QueryEscape(`type == "process_exec" && path.matches("/(curl|python3)$")`) + "&scope=workspace", "light", 1360, 0}, {"wrong", at + "/query?q=" + url.QueryEscape(`type == "dns_query" && hostnam.endsWith(".xyz")`), "dark", 1360, 0},
+			{"overview-phone", at + "/overview", "dark", 400, 0}, {"execution-phone", at + "/execution", "light", 400, 850}, {"network-phone", at + "/network", "dark", 400, 1100}, {"timeline-phone", at + "/timeline?step=6", "light", 400, 1100}, {"findings", "/findings", "light", 1360, 0}, {"egress", "/pools/linux-small/egress", "light", 1360, 0}, {"pool", "/pools/linux-small", "light", 1360, 0}, {"answer", at + "/query?q=" + url.QueryEscape(`type == "process_exec" && path.matches("/(curl|python3)$")`) + "&scope=workspace", "light", 1360, 0}, {"wrong", at + "/query?q=" + url.QueryEscape(`type == "dns_query" && hostnam.endsWith(".xyz")`), "dark", 1360, 0},
 			{"runner", "/runners/" + f.tr.detections[0].Trace.String(), "light", 1360, 0}, {"process", at + "/execution?of=46", "light", 1360, 0}, {"job", at[:len(at)-len("/trace")], "light", 1360, 0},
 		} {
 			tb.shoot(filepath.Join(dir, "dashboard-trace-"+s.name+".png"), s.path, s.scheme, s.width, s.height)

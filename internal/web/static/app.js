@@ -272,6 +272,7 @@ function onKey(e) {
 for (const pre of $$('pre[data-tail]')) pre.scrollTop = pre.scrollHeight;
 $$('[data-live][id]').forEach(note);
 begin(document);
+for (const tab of $$('.tabs [aria-current]')) tab.closest('ul').scrollLeft = tab.offsetLeft - tab.closest('ul').offsetLeft - 40;
 tick();
 setInterval(tick, 1000);
 document.addEventListener('keydown', onKey);
