@@ -31,7 +31,7 @@ test: setup build ## Run every test, the real databases, browsers and drivers in
 
 .PHONY: race
 race: setup ## Run the concurrent packages under the race detector
-	CGO_ENABLED=1 go test -race -timeout 40m . ./provider/... ./githubsim/... ./internal/agent/... ./internal/api/... ./internal/config/... ./internal/dryrun/... ./internal/fleet/... ./internal/garm/... ./internal/gateway/... ./internal/guest/... ./internal/github/... ./internal/ingress/... ./internal/metrics/... ./internal/migrate/... ./internal/schedule/... ./internal/secretbox/... ./internal/store/... ./internal/usage/... ./internal/web/...
+	CGO_ENABLED=1 go test -race -timeout 40m . ./provider/... ./githubsim/... ./internal/agent/... ./internal/api/... ./internal/config/... ./internal/dryrun/... ./internal/fleet/... ./internal/garm/... ./internal/gateway/... ./internal/guest/... ./internal/github/... ./internal/ingress/... ./internal/archive/... ./internal/inspect/... ./internal/trace/... ./internal/metrics/... ./internal/migrate/... ./internal/schedule/... ./internal/secretbox/... ./internal/store/... ./internal/usage/... ./internal/web/...
 
 .PHONY: cover
 cover: ## Fail if the packages of the fleet tool are covered by less than 80 % (S1-117)
