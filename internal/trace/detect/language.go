@@ -8,6 +8,7 @@ import (
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/ext"
@@ -102,19 +103,55 @@ func marksOrigin(args ...ref.Val) ref.Val {
 	return types.String(m.origin(text(args[1]), text(args[2])))
 }
 
-// compile returns a program that answers yes or no.
-func (l *language) compile(expr string) (cel.Program, error) {
+// condition is an expression that answers yes or no. first is the variable that the rest
+// is joined to by &&, "" if there is none: most events are told from most rules by it.
+type condition struct {
+	program cel.Program
+	first   string
+}
+
+// yes evaluates. An expression that fails, which is one that divides by zero or reads
+// behind the end of a list, is no.
+func (c condition) yes(s *scene) bool {
+	switch c.first {
+	case "writes":
+		if !changes(s.e) {
+			return false
+		}
+	case "reads":
+		if !reads(s.e) {
+			return false
+		}
+	}
+	v, _, err := c.program.Eval(s)
+	return err == nil && v == types.True
+}
+
+// leading is the name that an expression begins with, if the rest is joined to it by &&.
+func leading(e ast.Expr) string {
+	for e.Kind() == ast.CallKind && e.AsCall().FunctionName() == operators.LogicalAnd {
+		e = e.AsCall().Args()[0]
+	}
+	if e.Kind() == ast.IdentKind {
+		return e.AsIdent()
+	}
+	return ""
+}
+
+// compile returns the condition of an expression.
+func (l *language) compile(expr string) (condition, error) {
 	tree, issues := l.env.Compile(expr)
 	if err := issues.Err(); err != nil {
-		return nil, fmt.Errorf("in %q: %w", strings.TrimSpace(expr), err)
+		return condition{}, fmt.Errorf("in %q: %w", strings.TrimSpace(expr), err)
 	}
 	if tree.OutputType() != cel.BoolType {
-		return nil, fmt.Errorf("%q gives %s; it must be true or false", expr, tree.OutputType())
+		return condition{}, fmt.Errorf("%q gives %s; it must be true or false", expr, tree.OutputType())
 	}
 	if err := l.namesExist(tree); err != nil {
-		return nil, fmt.Errorf("in %q: %w", strings.TrimSpace(expr), err)
+		return condition{}, fmt.Errorf("in %q: %w", strings.TrimSpace(expr), err)
 	}
-	return l.env.Program(tree, cel.EvalOptions(cel.OptOptimize))
+	program, err := l.env.Program(tree, cel.EvalOptions(cel.OptOptimize))
+	return condition{program, leading(tree.NativeRep().Expr())}, err
 }
 
 // namesExist finds sets and marks that are misspelt, which would never match.
@@ -229,7 +266,7 @@ func (t template) fill(s *scene, kept []map[string]string) string {
 type compiled struct {
 	Rule
 	stages   []stage
-	except   []cel.Program
+	except   []condition
 	title    template
 	subject  template
 	by       template // of the group
@@ -240,7 +277,7 @@ type compiled struct {
 
 type stage struct {
 	on   []trace.Type
-	when cel.Program
+	when condition
 	by   template
 	tree bool
 	// beside the one of the stage before
@@ -249,7 +286,7 @@ type stage struct {
 
 type compiledMark struct {
 	name string
-	when cel.Program
+	when condition
 }
 
 func (c *compiled) types() []trace.Type {

@@ -9,9 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"cel.dev/cel-go/cel"
-	"cel.dev/cel-go/common/types"
-
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/trace"
 )
@@ -143,17 +140,10 @@ func (x *run) files(e *trace.Event) {
 		return
 	}
 	for _, m := range x.rules.marks[e.Type] {
-		if yes(m.when, &x.scene) {
+		if m.when.yes(&x.scene) {
 			x.marked.set(m.name, changed(e), x.scene.of(func(n *node) string { return n.host }))
 		}
 	}
-}
-
-// yes evaluates. An expression that fails, which is one that divides by zero or reads
-// behind the end of a list, is no.
-func yes(p cel.Program, s *scene) bool {
-	v, _, err := p.Eval(s)
-	return err == nil && v == types.True
 }
 
 func (x *run) apply() {
@@ -162,7 +152,7 @@ func (x *run) apply() {
 			x.sequence(c)
 			continue
 		}
-		if !yes(c.stages[0].when, &x.scene) || x.excepted(c) {
+		if !c.stages[0].when.yes(&x.scene) || x.excepted(c) {
 			continue
 		}
 		if c.Group != nil {
@@ -174,7 +164,7 @@ func (x *run) apply() {
 }
 
 func (x *run) excepted(c *compiled) bool {
-	return slices.ContainsFunc(c.except, func(p cel.Program) bool { return yes(p, &x.scene) })
+	return slices.ContainsFunc(c.except, func(w condition) bool { return w.yes(&x.scene) })
 }
 
 // left asks the rules about the processes that never ended, unless ends were missed.

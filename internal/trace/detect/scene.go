@@ -101,7 +101,7 @@ var variables = map[string]variable{
 	"target_program": {"program of the process aimed at", func(s *scene) any { return s.run.target(s.e).program() }},
 	"relation":       {"what the process aimed at is to this one: self, ancestor, descendant, same_program, other", func(s *scene) any { return s.relation() }},
 	"writes":         {"the event changes a file", func(s *scene) any { return changes(s.e) }},
-	"reads":          {"the event opens a file to read it", func(s *scene) any { return s.e.Type == trace.FileOpen && s.e.Opened("read") }},
+	"reads":          {"the event opens a file to read it", func(s *scene) any { return reads(s.e) }},
 	"changed":        {"the path that was written, or renamed to", func(s *scene) any { return changed(s.e) }},
 	"host":           {"hostname, or the address where no name is known", func(s *scene) any { return host(s.e) }},
 	"external":       {"the host is not this machine, nor in a private network without a name", func(s *scene) any { return external(s.e) }},
@@ -212,6 +212,8 @@ func runs(e *trace.Event) string {
 	}
 	return path.Join("/", e.Dir, script)
 }
+
+func reads(e *trace.Event) bool { return e.Type == trace.FileOpen && e.Opened("read") }
 
 func changes(e *trace.Event) bool {
 	switch e.Type {

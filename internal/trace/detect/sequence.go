@@ -55,7 +55,7 @@ func (x *run) sequence(c *compiled) {
 func (s *stage) takes(x *run) bool {
 	for _, t := range s.on {
 		if t == x.scene.e.Type {
-			return yes(s.when, &x.scene)
+			return s.when.yes(&x.scene)
 		}
 	}
 	return false
