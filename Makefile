@@ -2,6 +2,7 @@
 
 SHELL := /bin/bash
 BIN   := bin
+KERNEL_PACKAGES ?= linux-image-6.1.0-56-cloud-amd64
 export CGO_ENABLED ?= 0
 LDFLAGS := -s -w -X main.version=$(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOFLAGS_BUILD := -buildvcs=false
@@ -44,6 +45,15 @@ bench: build ## Measure what the docs claim and write bench/results/
 .PHONY: provider-table
 provider-table: setup build ## Measure every provider on this machine and write the table of docs/providers/README.md
 	set -o pipefail; { MUSTER_FIGURES=1 go test -json -count=1 -timeout 60m ./provider/...; MUSTER_BIN=$(CURDIR)/$(BIN) MUSTER_PROVIDER_CHAOS_RUNNERS=100 MUSTER_PROVIDER_CHAOS_KILLS=5 go test -json -count=1 -timeout 60m -run 'TestProvidersChaos|Test(Containers|Kubernetes)Chaos' ./e2e; } | go run ./internal/tools/providertable -on "$$(nproc) cores, $$(uname -sr)"
+
+.PHONY: kernel-matrix
+kernel-matrix: ## Say what the recorder records here with less and less rights, and on stock kernels (as root)
+	internal/tools/kernel-matrix.sh $(KERNEL_PACKAGES)
+
+.PHONY: trace-figures
+trace-figures: ## Measure what recording costs a job (as root, on a machine with nothing else to do)
+	go test -count=1 -timeout 60m -run '^$$' -bench 'Sustained|Most' -benchtime 1x ./internal/agent/bpf
+	go test -count=1 -timeout 60m -run '^$$' -bench Overhead -benchtime 9x ./internal/agent/bpf
 
 .PHONY: lint
 lint: ## Run golangci-lint with the reasons in .golangci.yml

@@ -199,15 +199,15 @@ func openStorm(b *testing.B, writers, each, perSecond, names int) {
 			b.Fatal(err)
 		}
 		packed()
-		b.Logf("%d opens in %.1f s, %.0f a second: %d events, lost %v, %.1f s of the recorder's CPU, %.0f µs an event", writers*each, took.Seconds(), float64(writers*each)/took.Seconds(), n, s.Lost(), (cpuOf(unix.RUSAGE_SELF) - cpu).Seconds(), float64((cpuOf(unix.RUSAGE_SELF) - cpu).Microseconds())/float64(n))
+		b.Logf("%d opens in %.1f s, %.0f a second: %d events, lost %v, %.1f s of the recorder's CPU, %.0f µs an event", writers*each, took.Seconds(), float64(writers*each)/took.Seconds(), n, s.Lost(), (cpuOf(unix.RUSAGE_SELF) - cpu).Seconds(), float64((cpuOf(unix.RUSAGE_SELF)-cpu).Microseconds())/float64(n))
 		if err := r.Close(); err != nil {
 			b.Fatal(err)
 		}
 	}
 }
 
-// BenchmarkSustained is 20,000 events a second for 10 s, each of another file.
-func BenchmarkSustained(b *testing.B) { openStorm(b, 1, 200_000, 20_000, 50_000) }
+// BenchmarkSustained is a little over 20,000 events a second for 10 s, each of another file.
+func BenchmarkSustained(b *testing.B) { openStorm(b, 1, 210_000, 21_000, 50_000) }
 
 // BenchmarkMost is as many as two writers can make.
 func BenchmarkMost(b *testing.B) { openStorm(b, 2, 300_000, 0, 50_000) }
