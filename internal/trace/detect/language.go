@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
@@ -40,6 +41,7 @@ type language struct {
 	env   *cel.Env
 	sets  map[string]*matcher
 	marks map[string]bool
+	globs sync.Map // pattern → *pathMatcher
 }
 
 func newLanguage(sets map[string]*matcher) (*language, error) {
@@ -52,7 +54,7 @@ func newLanguage(sets map[string]*matcher) (*language, error) {
 		cel.Variable("process", processType), cel.Variable("marks", marksType), ext.Strings(),
 		cel.Function("isIn", cel.MemberOverload("string_is_in", []*cel.Type{cel.StringType, cel.StringType}, cel.BoolType, cel.BinaryBinding(l.isIn))),
 		cel.Function("glob", cel.MemberOverload("string_glob", []*cel.Type{cel.StringType, cel.StringType}, cel.BoolType, cel.BinaryBinding(func(p, g ref.Val) ref.Val {
-			return types.Bool(glob(text(g), text(p)))
+			return types.Bool(l.glob(text(g), text(p)))
 		}))),
 		cel.Function("below", cel.MemberOverload("string_below", []*cel.Type{cel.StringType, cel.StringType}, cel.BoolType, cel.BinaryBinding(func(p, dir ref.Val) ref.Val {
 			return types.Bool(below(text(p), text(dir)))
@@ -82,6 +84,19 @@ func below(p, dir string) bool {
 }
 
 func (l *language) isIn(s, set ref.Val) ref.Val { return types.Bool(l.sets[text(set)].has(text(s))) }
+
+// glob matches one path against one glob, as in sets. A glob that is none matches nothing.
+func (l *language) glob(pattern, p string) bool {
+	m, ok := l.globs.Load(pattern)
+	if !ok {
+		made := &pathMatcher{}
+		if made.add(pattern) != nil {
+			return false
+		}
+		m, _ = l.globs.LoadOrStore(pattern, made)
+	}
+	return strings.HasPrefix(p, "/") && m.(*pathMatcher).has(p)
+}
 
 func (l *language) processIs(p, set ref.Val) ref.Val {
 	n, _ := p.Value().(*node)
@@ -170,6 +185,10 @@ func (l *language) namesExist(tree *cel.Ast) (err error) {
 			return s, ok
 		}
 		switch c.FunctionName() {
+		case "glob":
+			if s, ok := name(); ok {
+				err = new(pathMatcher).add(s)
+			}
 		case "isIn", "is", "under":
 			if s, ok := name(); ok && l.sets[s] == nil {
 				err = fmt.Errorf("there is no set %q", s)

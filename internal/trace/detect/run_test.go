@@ -199,6 +199,7 @@ func TestLoadRefuses(t *testing.T) {
 		rule("on: [dns_qery], when: 'true'"):                                                `no events of type "dns_qery"`,
 		rule("on: [dns_query], when: 'host.isIn(\"no_such\")'"):                             `no set "no_such"`,
 		rule("on: [dns_query], when: 'marks.has(\"no_such\", path)'"):                       `no mark "no_such"`,
+		rule("on: [file_open], when: 'path.glob(\"x/*\")'"):                                 "begin it with /",
 		rule("on: [dns_query]"):                                                             "needs both on",
 		rule("on: [dns_query], when: 'true', subject: '{nobody}'"):                          "no such variable",
 		rule("on: [dns_query], when: 'true', subject: '{1.path}'"):                          "",

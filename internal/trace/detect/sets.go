@@ -242,9 +242,3 @@ func globParts(glob []string, p string) bool {
 	}
 	return false
 }
-
-// glob matches one path against one glob, as in sets.
-func glob(pattern, p string) bool {
-	var m pathMatcher
-	return m.add(pattern) == nil && strings.HasPrefix(p, "/") && m.has(p)
-}
