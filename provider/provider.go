@@ -56,6 +56,9 @@ type Spec struct {
 	MaxAge time.Duration
 	// TraceID follows the job through logs.
 	TraceID string
+	// Trace tells that the agent is to record its jobs. A provider whose instances share
+	// a kernel may see to a recorder that they share.
+	Trace bool
 }
 
 // Boot is what a machine is born with: where the control plane is and a token

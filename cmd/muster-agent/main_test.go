@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -146,7 +147,7 @@ echo "$(date -u '+%Y-%m-%d %H:%M:%SZ'): Job build completed with result: Succeed
 	mu.Lock()
 	began = time.Now()
 	mu.Unlock()
-	spec := provider.Spec{Runner: "r-real", Boot: provider.Boot{URL: srv.URL, Token: "boot-token"}, MaxAge: time.Hour}
+	spec := provider.Spec{Runner: "r-real", Boot: provider.Boot{URL: srv.URL, Token: "boot-token"}, MaxAge: time.Hour, Trace: true}
 	if _, err := p.Create(t.Context(), spec); err != nil {
 		t.Fatal(err)
 	}
@@ -191,6 +192,49 @@ echo "$(date -u '+%Y-%m-%d %H:%M:%SZ'): Job build completed with result: Succeed
 	if seal.Seal.Missing != "" || seal.Seal.Segments == 0 || seal.Seal.Events == 0 || len(seal.Seal.Lost) != 0 {
 		t.Errorf("the trace: %+v", seal)
 	}
+	if os.Geteuid() == 0 && !slices.Contains(seal.Recorder.Extras, "node") {
+		t.Errorf("the agent has a recorder of its own: %+v", seal.Recorder)
+	}
 	t.Logf("recorder: %+v", seal.Recorder)
 	t.Logf("from Create to the boot request: %s", booted.Sub(began))
+}
+
+// A machine's agents share one recorder: it is started once, outlives who started it, and ends
+// when it has nothing to record.
+func TestRecorderIsShared(t *testing.T) {
+	agent, socket := build(t), filepath.Join(t.TempDir(), "shared.sock")
+	start := func() {
+		t.Helper()
+		cmd := exec.Command(agent, "record", "--detach", "--socket", socket, "--idle", "2s")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	start()
+	first, err := os.Stat(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start()
+	second, err := os.Stat(socket)
+	if err != nil || !os.SameFile(first, second) {
+		t.Errorf("a second one was started: %v", err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; <-time.After(20 * time.Millisecond) {
+		left, err := filepath.Glob(socket + "*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(left) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it does not end, or leaves %v", left)
+		}
+	}
+	// One that cannot record says why at once.
+	cmd := exec.Command("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", agent, "record", "--detach", "--socket", socket, "--idle", "2s")
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "nothing can be recorded") {
+		t.Errorf("without rights: %v\n%s", err, out)
+	}
 }

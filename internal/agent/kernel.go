@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/muster-ci/muster/internal/agent/bpf"
+	"github.com/muster-ci/muster/internal/proc"
 	"github.com/muster-ci/muster/internal/trace"
 )
 
@@ -23,7 +24,11 @@ func (k kernel) Describe() trace.Recorder { return k.rec.Describe() }
 func (k kernel) Close() error             { return k.rec.Close() }
 
 func (k kernel) Follow(ctx context.Context, root int, egress trace.Egress) (scope, error) {
-	s, err := k.rec.Follow(ctx, bpf.Follow{Root: root, Egress: egress})
+	f := bpf.Follow{Root: root, Egress: egress}
+	if info, err := proc.Read(root); err == nil && info.PPID > 1 {
+		f.Protect = []int{info.PPID} // the agent, here or at the other end of a socket
+	}
+	s, err := k.rec.Follow(ctx, f)
 	if err != nil {
 		return nil, err // not s: a nil pointer in an interface is not nil
 	}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"time"
 
 	"github.com/muster-ci/muster/internal/trace"
 )
@@ -47,6 +49,8 @@ type lending struct {
 	mode    uint
 	perUser int // scopes of one user at a time
 	scopes  int // of all users
+	// idle is after how long without a job it ends; 0 is never.
+	idle time.Duration
 }
 
 // recordMain is "muster-agent record": it opens the recorder of this machine and lends it to
@@ -59,6 +63,9 @@ func recordMain(ctx context.Context, args []string, version string, log *slog.Lo
 	flags.UintVar(&l.mode, "mode", 0o666, "`permissions` of the socket: who may ask at all")
 	flags.IntVar(&l.perUser, "per-user", 64, "`jobs` of one user at a time")
 	flags.IntVar(&l.scopes, "jobs", 1024, "`jobs` of all users at a time")
+	flags.DurationVar(&l.idle, "idle", 0, "end after this `time` without a job; 0 is never")
+	detach := flags.Bool("detach", false, "return when the recorder listens, and leave it running; one that listens already will do")
+	quiet := flags.Bool("quiet", false, "log what goes wrong only")
 	flags.Usage = func() {
 		fmt.Fprint(help, "muster-agent record records the jobs of this machine for agents that have not the right to:\n"+
 			"each gets what its own processes do, and nothing else. It has to run as root, or with the\n"+
@@ -70,9 +77,19 @@ func recordMain(ctx context.Context, args []string, version string, log *slog.Lo
 	} else if err != nil {
 		return ExitUsage
 	}
-	if flags.NArg() > 0 || l.perUser < 1 || l.scopes < 1 || l.mode > 0o777 {
+	if flags.NArg() > 0 || l.perUser < 1 || l.scopes < 1 || l.mode > 0o777 || l.idle < 0 {
 		fmt.Fprintln(help, "muster-agent record: unexpected argument, or a limit below 1")
 		return ExitUsage
+	}
+	if *detach {
+		if err := l.detach(ctx); err != nil {
+			log.Error("nothing is recorded", "error", err)
+			return ExitInternal
+		}
+		return ExitDone
+	}
+	if *quiet {
+		log = slog.New(slog.NewTextHandler(help, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	}
 	rec, missing := checked(openKernel(recordOptions{log: log, agent: version}))
 	if missing != "" {
@@ -83,6 +100,9 @@ func recordMain(ctx context.Context, args []string, version string, log *slog.Lo
 	if err != nil {
 		log.Error("recorder ended", "error", err)
 		return ExitInternal
+	}
+	if *quiet {
+		_ = os.Remove(l.socket + ".log") // there is nothing in it that anybody looks for
 	}
 	return ExitDone
 }

@@ -44,12 +44,23 @@ func (l lending) serve(ctx context.Context, rec recorder, log *slog.Logger) erro
 	if err := os.Chmod(l.socket, os.FileMode(l.mode)); err != nil {
 		return errors.Join(fmt.Errorf("set permissions of %s: %w", l.socket, err), listener.Close())
 	}
-	desk := &lendingDesk{lending: l, rec: rec, log: log, users: map[uint32]int{}}
+	desk := &lendingDesk{lending: l, rec: rec, log: log, users: map[uint32]int{}, idle: stopped()}
+	desk.rest()
+	ctx, done := context.WithCancel(ctx)
+	defer done()
 	hangUp := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer hangUp()
 	log.Info("recording", "socket", l.socket, "kernel", rec.Describe().Kernel)
 	var serving sync.WaitGroup
 	defer serving.Wait()
+	serving.Go(func() {
+		select {
+		case <-desk.idle.C:
+			log.Info("nothing to record", "for", l.idle)
+			done()
+		case <-ctx.Done():
+		}
+	})
 	for {
 		conn, err := listener.AcceptUnix()
 		if err != nil {
@@ -94,9 +105,18 @@ type lendingDesk struct {
 	rec recorder
 	log *slog.Logger
 
+	idle *time.Timer // runs while nothing is recorded and that is to end
+
 	mu    sync.Mutex
 	users map[uint32]int // scopes by user
 	all   int
+}
+
+// rest starts the time without a job.
+func (d *lendingDesk) rest() {
+	if d.lending.idle > 0 {
+		d.idle.Reset(d.lending.idle)
+	}
 }
 
 // enter counts a scope of a user, or refuses it.
@@ -111,13 +131,16 @@ func (d *lendingDesk) enter(uid uint32) error {
 	}
 	d.users[uid]++
 	d.all++
+	d.idle.Stop()
 	return nil
 }
 
 func (d *lendingDesk) leave(uid uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.all--
+	if d.all--; d.all == 0 {
+		d.rest()
+	}
 	if d.users[uid]--; d.users[uid] == 0 {
 		delete(d.users, uid)
 	}

@@ -21,18 +21,25 @@ type recordOptions struct {
 const recorderSocket = "/run/muster/trace.sock"
 
 // openRecorder opens the recorder of this machine: the node's, if MUSTER_TRACE_SOCKET names
-// its socket; its own otherwise, and the node's where that can record nothing. missing is
+// its socket and it answers; its own otherwise, and the node's where that can record nothing. missing is
 // why there is none, in words.
 func (c Config) openRecorder(ctx context.Context, version string, egress trace.Egress, log *slog.Logger) (rec recorder, missing string) {
 	o := recordOptions{log: log, agent: version, egress: egress}
 	if c.record != nil {
 		return checked(c.record(ctx, o))
 	}
-	if c.TraceSocket != "" {
-		return checked(dialRecorder(ctx, c.TraceSocket, o))
+	socket, named := c.TraceSocket, c.TraceSocket != ""
+	var lent string // why the node's recorder is not used
+	if named {
+		if rec, lent = checked(dialRecorder(ctx, socket, o)); lent == "" {
+			return rec, ""
+		}
 	}
 	if rec, missing = checked(openKernel(o)); missing == "" {
 		return rec, ""
+	}
+	if named {
+		return nil, lent + "; and " + missing
 	}
 	if _, err := os.Stat(recorderSocket); err == nil {
 		if lent, why := checked(dialRecorder(ctx, recorderSocket, o)); why == "" {

@@ -334,6 +334,7 @@ func (a *Activities) Launch(ctx context.Context, ref RunnerRef) error {
 	in, r, err := a.create(ctx, backend, r, provider.Spec{
 		Runner: r.ID, Workspace: r.Workspace, Pool: pool.Name, Owner: a.Owner, Offering: offering,
 		Boot: provider.Boot{URL: a.URL, Token: boot}, MaxAge: pool.MaxAge, TraceID: r.TraceID, Build: token.Build,
+		Trace: !pool.Trace.Off && r.Purpose == "",
 	})
 	if err != nil {
 		return a.refused(ctx, r, backend.Name, err)

@@ -37,6 +37,8 @@ type Provider struct {
 	uid  int                 // -1: our own user
 	gid  int
 	who  *user.User
+
+	recorder sharedRecorder
 }
 
 var (
@@ -335,8 +337,14 @@ func (p *Provider) launch(ctx context.Context, spec provider.Spec, st *state) (e
 	if err := errors.Join(st.write(dir), ctx.Err()); err != nil {
 		return err
 	}
+	env := p.environment(spec, dir, runnerDir)
+	if spec.Trace {
+		if socket := p.recorder.start(ctx, p.cfg.Agent, p.cred, p.log); socket != "" {
+			env = append(env, "MUSTER_TRACE_SOCKET="+socket)
+		}
+	}
 	agent, err := p.start(name, &os.ProcAttr{
-		Dir: dir, Env: p.environment(spec, dir, runnerDir), Files: []*os.File{in, out, out}, Sys: sys,
+		Dir: dir, Env: env, Files: []*os.File{in, out, out}, Sys: sys,
 	})
 	if err != nil {
 		return fmt.Errorf("start agent: %w", err)

@@ -50,6 +50,9 @@ type Follow struct {
 	Cgroup string
 	// Egress is what it may reach; the zero value stands for the one of Options.
 	Egress trace.Egress
+	// Protect are processes that a job must not touch while this is followed, such as the
+	// agent that asks for it.
+	Protect []int
 }
 
 // Why events are dropped, as Event.Method and Scope.Lost have it.

@@ -353,6 +353,11 @@ func (r *Recorder) guard(kind, id uint32) {
 	}
 }
 
+// unguard lets a number go that may be somebody else's from now on.
+func (r *Recorder) unguard(kind, id uint32) {
+	_ = r.maps["guarded"].Delete(uint64(kind)<<32 | uint64(id)) // it may not be there
+}
+
 // settings writes what programs ask: the levels at which cgroups of scopes are.
 func (r *Recorder) settings(levels uint32) error {
 	reads := map[Reads]uint32{ReadsNone: 0, ReadsFirst: 1, ReadsSensitive: 1, ReadsAll: 2}[r.options.Reads]

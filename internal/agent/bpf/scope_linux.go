@@ -25,6 +25,8 @@ type Scope struct {
 	id     uint32
 	root   int
 	egress trace.Egress
+	// protect are processes that nobody is to touch while it is followed.
+	protect []int
 
 	cgroup   string // directory, "" if the scope is a tree only
 	own      bool   // it was made for this scope
@@ -78,7 +80,7 @@ func (r *Recorder) Follow(ctx context.Context, f Follow) (*Scope, error) {
 		return nil, fmt.Errorf("%w: %s", ErrNotRecording, r.missing["all"])
 	}
 	s := &Scope{
-		r: r, root: f.Root, egress: f.Egress,
+		r: r, root: f.Root, egress: f.Egress, protect: f.Protect,
 		out: make(chan []trace.Event, batches), done: make(chan struct{}),
 		lost: map[string]int64{}, dropped: map[drop]int64{}, repeats: map[repeatKey]*repeat{},
 		written: map[uint32]map[fileKey]trace.Event{}, names: map[string]string{},
@@ -110,6 +112,9 @@ func (r *Recorder) Follow(ctx context.Context, f Follow) (*Scope, error) {
 		r.mu.Unlock()
 		s.forget()
 		return nil, fmt.Errorf("follow process %d: %w", f.Root, err)
+	}
+	for _, pid := range s.protect {
+		r.guard(guardProcess, uint32(pid))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -402,6 +407,9 @@ type exiting struct {
 
 // forget takes the scope out of the kernel and removes its cgroup.
 func (s *Scope) forget() {
+	for _, pid := range s.protect {
+		s.r.unguard(guardProcess, uint32(pid))
+	}
 	if s.cgroupID != 0 {
 		_ = s.r.maps["cgroups"].Delete(s.cgroupID)
 	}

@@ -27,6 +27,7 @@ type node struct {
 	ended  uint64 // when, in µs since boot; 0 while it lives or if it is not known
 	root   int    // step in which the first of its ancestors below the runner began
 	host   string // the last host outside that it connected to
+	own    place  // of the runner itself
 	// being and under remember by set whether the process, or an ancestor, is in it.
 	being, under map[*matcher]bool
 }
@@ -48,7 +49,46 @@ type processes struct {
 	ended []trace.Process // a ring
 	at    int
 	order []trace.Process // by age, for the limit
+	first trace.Process   // with which the trace began
 }
+
+// place is where a process stands among the runner's own. It follows from how the runner is
+// started and not from names, which whoever wants to pass for the runner can choose: the
+// trace begins with the shell of run.sh, its only program that is told to run is the
+// listener, and what the listener starts from its own folder is a worker. Steps are
+// programs of other folders, and nothing below them is the runner's.
+type place int8
+
+const (
+	notOwn   place = iota
+	ownShell       // run.sh, run-helper.sh
+	ownListener
+	ownWorker
+)
+
+// ownName is a name that the runner's own processes have, for sets. No file can have it.
+const ownName = "runner/own"
+
+func (p *processes) place(n *node) place {
+	up := n.parent
+	isShell := shells[path.Base(n.exe)]
+	switch {
+	case up == nil && n.key == p.first && isShell:
+		return ownShell
+	case up == nil:
+		return notOwn
+	case up.own == ownShell && isShell:
+		return ownShell
+	case up.own == ownShell && len(n.args) > 1 && n.args[1] == "run":
+		return ownListener
+	case up.own >= ownListener && path.Dir(n.exe) == path.Dir(up.exe):
+		return ownWorker
+	}
+	return notOwn
+}
+
+// shells are those that run the runner's scripts.
+var shells = map[string]bool{"sh": true, "bash": true, "dash": true, "busybox": true}
 
 func newProcesses() *processes {
 	return &processes{byKey: map[trace.Process]*node{}, byPID: map[int]*node{}, ended: make([]trace.Process, lingering)}
@@ -85,6 +125,12 @@ func (p *processes) exec(e *trace.Event, old *node) *node {
 	default:
 		n.parent = p.parent(e)
 	}
+	if p.first == (trace.Process{}) {
+		p.first = n.key
+	}
+	if n.own = p.place(n); n.own != notOwn {
+		n.names = append(n.names, ownName)
+	}
 	n.count()
 	return n
 }
@@ -93,7 +139,7 @@ func (p *processes) exec(e *trace.Event, old *node) *node {
 func (p *processes) forked(e *trace.Event) *node {
 	n := &node{key: e.Process(), parent: p.parent(e), uid: e.UID, step: e.Step, forked: true, born: e.Seq}
 	if up := n.parent; up != nil {
-		n.exe, n.args, n.line, n.names, n.dir = up.exe, up.args, up.line, up.names, up.dir
+		n.exe, n.args, n.line, n.names, n.dir, n.own = up.exe, up.args, up.line, up.names, up.dir, up.own
 	} else {
 		n.exe, n.line, n.names = e.Command, e.Command, []string{e.Command}
 	}
@@ -119,7 +165,7 @@ func (n *node) count() {
 	if n.parent == nil {
 		return
 	}
-	if !strings.HasPrefix(n.parent.program(), "Runner.") && n.parent.root != 0 {
+	if n.parent.own == notOwn && !strings.HasPrefix(n.parent.program(), "Runner.") && n.parent.root != 0 {
 		n.root = n.parent.root
 	}
 	n.depth = n.parent.depth + 1
