@@ -47,6 +47,15 @@ want qemu-system-x86 command -v qemu-system-x86_64
 want qemu-utils command -v qemu-img
 want e2fsprogs test -x /sbin/mke2fs
 want kmod test -x /sbin/depmod
+# Traces: what looks at the recorder's programs, and the tools of the builds that are recorded.
+want bpftool sh -c 'PATH=$PATH:/usr/sbin command -v bpftool'
+want gcc command -v gcc
+want libc6-dev test -e /usr/include/stdio.h
+want make command -v make
+want python3 command -v python3
+want python3-setuptools python3 -c 'import setuptools'
+want cargo command -v cargo
+want default-jdk-headless command -v javac
 
 if [ ${#missing[@]} -gt 0 ]; then
 	if [ "$(id -u)" != 0 ]; then
