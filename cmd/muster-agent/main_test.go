@@ -66,7 +66,7 @@ func TestAgentIsSmallAndStatic(t *testing.T) {
 		switch dep {
 		case "github.com/muster-ci/muster", "github.com/muster-ci/muster/cmd/muster-agent",
 			"github.com/muster-ci/muster/internal/agent", "github.com/muster-ci/muster/internal/wire", "github.com/muster-ci/muster/internal/proc",
-			"github.com/muster-ci/muster/internal/guest", // the agent of a virtual machine without a network
+			"github.com/muster-ci/muster/internal/guest",                                                   // the agent of a virtual machine without a network
 			"github.com/muster-ci/muster/internal/trace", "github.com/muster-ci/muster/internal/agent/bpf": // what it records
 		default:
 			if strings.Contains(first, ".") && !carried(dep) || dep == "database/sql" {

@@ -128,7 +128,7 @@ func (p *plane) serve(w http.ResponseWriter, req *http.Request) (arrived bool) {
 		}
 		out = wire.Answer{}
 	case wire.TracePath, wire.TraceSealPath:
-		if status, message := p.vault.take(path, body); status != http.StatusOK {
+		if status, message := p.take(path, body); status != http.StatusOK {
 			w.WriteHeader(status)
 			out = wire.Error{Message: message}
 			break

@@ -99,7 +99,7 @@ func TestJobHook(t *testing.T) {
 	})
 	t.Run("CannotSpeak", func(t *testing.T) { // the job goes on
 		dir := directory(t)
-		h, env, err := newHook(dir, nil)
+		h, _, err := newHook(dir, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +107,7 @@ func TestJobHook(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		env = []string{hookVariable + "=" + write(t, filepath.Join(t.TempDir(), "moved.sh"), string(text))}
+		env := []string{hookVariable + "=" + write(t, filepath.Join(t.TempDir(), "moved.sh"), string(text))}
 		if err := os.RemoveAll(h.dir); err != nil {
 			t.Fatal(err)
 		}

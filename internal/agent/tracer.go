@@ -729,7 +729,7 @@ func (w *watch) newTracer(ctx context.Context, environ []string) (t *tracer, env
 		t.missing = fmt.Sprintf("the agent has nowhere to keep it: %v", err)
 	}
 	t.box = newTraceBox(w.send, w.log, t.dir)
-	env = environ
+	// Where there can be no hook, the environment is the same.
 	if t.hook, env, err = newHook(w.cfg.RunnerDir, environ); err != nil {
 		w.log.Warn("jobs are not asked for their names", "error", err)
 	}

@@ -112,7 +112,7 @@ func (s jobs) GetJob(ctx context.Context, req *v1.GetJobRequest) (*v1.GetJobResp
 		decision = firstAnswer(recent, j)
 	}
 	resp.Timeline = timeline(j, runner, decision)
-	if s.API.Traces != nil {
+	if s.Traces != nil {
 		resp.Traces, resp.NoTrace, err = traces(s).ofJob(ctx, j)
 	}
 	return resp, err

@@ -121,9 +121,10 @@ func inWords(e trace.Event) (style, string) {
 			text = strings.TrimSpace("muster-agent " + r.Agent + " on " + r.Kernel + " " + r.Scope)
 		}
 	}
-	if e.Verdict == trace.VerdictDenied {
+	switch e.Verdict {
+	case trace.VerdictDenied:
 		text += ", refused"
-	} else if e.Verdict == trace.VerdictWouldDeny {
+	case trace.VerdictWouldDeny:
 		text += ", would be refused"
 	}
 	if e.Count > 1 && e.Type != trace.Dropped {

@@ -102,7 +102,7 @@ func parseDestination(text string) (Destination, error) {
 // splitPort takes the port off an entry: behind a colon, and behind the bracket of an IPv6
 // address. An IPv6 address without brackets has none.
 func splitPort(text string) (host string, port uint16, err error) {
-	host, rest, found := text, "", false
+	rest, found := "", false
 	switch inner, bracketed := strings.CutPrefix(text, "["); {
 	case bracketed:
 		if host, rest, found = strings.Cut(inner, "]"); !found {

@@ -139,7 +139,7 @@ func valueOf(program, before, arg string) bool {
 
 // portOrPath is what -p means to the programs for which it is not a password.
 func portOrPath(arg string) bool {
-	return strings.Trim(arg, "0123456789.:-/tcpudps[]") == "" || strings.HasPrefix(arg, "/") || strings.HasPrefix(arg, "./")
+	return strings.Trim(arg, "0123456789.:-/tcpuds[]") == "" || strings.HasPrefix(arg, "/") || strings.HasPrefix(arg, "./")
 }
 
 // shortPassword splits -pSECRET, which clients of databases take.

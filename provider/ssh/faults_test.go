@@ -746,7 +746,9 @@ func TestSessionsRunOut(t *testing.T) {
 	var calls sync.WaitGroup
 	for range 2 { // sshd has ten
 		for range maxSessions {
-			calls.Go(func() { _, _ = h.exec(given, "trap '' HUP; until [ -e "+quote(gate)+" ] || ! [ -d "+quote(s.Dir)+" ]; do sleep 0.05; done", nil) })
+			calls.Go(func() {
+				_, _ = h.exec(given, "trap '' HUP; until [ -e "+quote(gate)+" ] || ! [ -d "+quote(s.Dir)+" ]; do sleep 0.05; done", nil)
+			})
 		}
 		until(t, "they do not run", func() bool { return len(h.sessions) == maxSessions })
 		giveUp()

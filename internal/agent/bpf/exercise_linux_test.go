@@ -4,6 +4,7 @@ package bpf
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -186,7 +187,7 @@ func exerciseMemory(args []string) error {
 	own.Close()
 	into := make([]byte, 1)
 	_, err = unix.ProcessVMReadv(pid, []unix.Iovec{{Base: &into[0], Len: 1}}, []unix.RemoteIovec{{Base: 0x400000, Len: 1}}, 0)
-	if err != nil && err != unix.EFAULT {
+	if err != nil && !errors.Is(err, unix.EFAULT) {
 		return err
 	}
 	return unix.PtraceSeize(pid)

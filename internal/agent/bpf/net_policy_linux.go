@@ -164,7 +164,7 @@ func (n *network) installHosts(p *installed, rules *trace.EgressRules) error {
 			continue
 		}
 		for _, r := range rules.Names() {
-			if r.Name != h.name && !(r.Below && strings.HasSuffix(h.name, "."+r.Name)) {
+			if r.Name != h.name && (!r.Below || !strings.HasSuffix(h.name, "."+r.Name)) {
 				continue
 			}
 			ports := r.Ports

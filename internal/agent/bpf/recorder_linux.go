@@ -144,7 +144,7 @@ func Open(o Options) (*Recorder, error) {
 		return r, nil
 	}
 	if err := r.load(); err != nil {
-		r.unload()
+		_ = r.unload() // what was half made
 		if why := refusal(err); why != "" {
 			r.missing = map[string]string{"all": why}
 			return r, nil

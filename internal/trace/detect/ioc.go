@@ -170,7 +170,7 @@ func (i *IOC) put(kind, value, note string, line int) error {
 			break
 		}
 		if kind == "ip" || !strings.Contains(host, ".") || strings.ContainsAny(host, " /\\:") {
-			return errors.New("this is neither a name nor an address; write what it is before it, such as path: or command:")
+			return errors.New("this is neither a name nor an address; write what it is before it, such as path:FILE or command:WORDS")
 		}
 		kind, value = "domain", host
 		i.hosts[host] = index

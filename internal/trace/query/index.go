@@ -122,11 +122,8 @@ func writeIndex(w io.Writer, events iter.Seq2[trace.Event, error], groupRows int
 }
 
 func value(f *field, e *trace.Event, column int) parquet.Value {
-	v := parquet.Int64Value(0)
 	if f.textual() {
-		v = parquet.ByteArrayValue([]byte(f.str(e)))
-	} else {
-		v = parquet.Int64Value(f.num(e))
+		return parquet.ByteArrayValue([]byte(f.str(e))).Level(0, 0, column)
 	}
-	return v.Level(0, 0, column)
+	return parquet.Int64Value(f.num(e)).Level(0, 0, column)
 }

@@ -178,9 +178,10 @@ func TestScanAgrees(t *testing.T) {
 				if ok != (v == yes) || (err != nil) != (v == fault) && (q.types == nil || v != fault) {
 					t.Fatalf("%s: Match says %v %v, CEL %v, of %+v", expr, ok, err, v, e)
 				}
-				if v == yes {
+				switch v {
+				case yes:
 					want = append(want, e)
-				} else if v == fault {
+				case fault:
 					faults++
 				}
 			}

@@ -111,7 +111,7 @@ func (b *Builder) file(s *step, p *proc, e *trace.Event) {
 		b.files.rename(e, program)
 	}
 	for _, t := range []*tally{&s.tally, &b.total} {
-		t.FileCounts.add(c)
+		t.add(c)
 		t.files.add(e.Path)
 	}
 	if p != nil {
@@ -136,7 +136,7 @@ func (b *Builder) touch(s *step, e *trace.Event, path, program string, c FileCou
 		n.Step, n.Seq = s.number, e.Seq
 		n.Sensitive = sensitiveTo(path, e.PID)
 	}
-	n.FileCounts.add(c)
+	n.add(c)
 	n.Programs = appendNew(n.Programs, program, 4)
 	if n.Sensitive != "" {
 		s.Sensitive += times(e)
