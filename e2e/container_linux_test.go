@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/muster-ci/muster/gen/muster/v1"
 	"github.com/muster-ci/muster/githubsim"
 	"github.com/muster-ci/muster/githubsim/runner"
 	"github.com/muster-ci/muster/provider/container/enginetest"
@@ -73,6 +74,19 @@ func TestContainers(t *testing.T) {
 	s.AwaitJobs(t, 5, time.Minute)
 	truth, receipts := s.calm(t, 30*time.Second)
 	once(t, truth, receipts, "success")
+	// The test has a pid namespace of its own, in which nothing can be recorded; it is told.
+	resp, err := s.traces().ListTraces(t.Context(), &v1.ListTracesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tr := range resp.Traces {
+		if tr.State != "not_recorded" || tr.Reason == "" {
+			t.Errorf("%v", tr)
+		}
+	}
+	if len(resp.Traces) != 5 {
+		t.Errorf("%d traces of 5 jobs", len(resp.Traces))
+	}
 	if left := e.Containers(t); len(left) > 0 {
 		t.Errorf("the engine has %v", left)
 	}

@@ -85,6 +85,23 @@ func (s *Stand) analysed(t *testing.T, n int) map[string]*v1.Trace {
 	return found
 }
 
+// traced demands that n jobs have a whole trace each, with programs in it.
+func (s *Stand) traced(t *testing.T, n int) {
+	t.Helper()
+	resp, err := s.traces().ListTraces(t.Context(), &v1.ListTracesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tr := range resp.Traces {
+		if tr.State != "complete" || tr.Events < 5 || tr.JobId == 0 || len(tr.Lost) > 0 {
+			t.Errorf("%v", tr)
+		}
+	}
+	if len(resp.Traces) != n {
+		t.Errorf("%d traces of %d jobs", len(resp.Traces), n)
+	}
+}
+
 // S0-20 S0-23 S0-24 S0-25 S4-56 S0-8: what a job did is recorded by the kernel, belongs to its job and
 // steps, is whole, outlives its machine, is the same by every way to it, and is looked at; the
 // machine is not told to have finished before its trace is sealed.

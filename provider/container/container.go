@@ -27,6 +27,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/recorder"
 	"github.com/muster-ci/muster/provider"
 )
 
@@ -45,6 +46,8 @@ type Provider struct {
 	network sync.RWMutex
 	// keeping is held while a kept machine is looked at and started or stopped.
 	keeping mutex
+	// recorder records jobs; containers have no right to.
+	recorder recorder.Shared
 }
 
 var (
@@ -328,6 +331,9 @@ func (p *Provider) make(ctx context.Context, spec provider.Spec, gpus []string, 
 	}
 	now := time.Now().Truncate(time.Microsecond)
 	req := p.cfg.request(spec, image.String(), gpus, p.engine.local(), p.engine.podman(), now)
+	if spec.Trace && p.engine.local() && p.cfg.Isolation == sharedKernel {
+		withRecorder(&req, p.recorder.Socket(ctx, p.cfg.Agent, true, p.log))
+	}
 	id, err := p.create(ctx, req)
 	if errdefs.IsNotFound(err) && noImage(err) {
 		if p.cfg.Pull == PullNever {

@@ -44,6 +44,7 @@ const (
 	mountDir    = "/muster"
 	agentPath   = mountDir + "/agent"
 	runnerFiles = mountDir + "/runner"
+	traceSocket = mountDir + "/trace.sock"
 )
 
 // networkWorkspace is the value of Config.Network for a network per workspace.
@@ -128,6 +129,19 @@ func (c Config) request(spec provider.Spec, image string, gpus []string, local, 
 		},
 		HostConfig: host,
 	}
+}
+
+// sharedKernel is the isolation whose processes the machine's kernel runs, and can record.
+const sharedKernel = "runc"
+
+// withRecorder lets a container's agent ask a recorder of the machine, by its socket; "" is
+// none. Whoever asks there is told of his own processes and no others.
+func withRecorder(req *client.ContainerCreateOptions, socket string) {
+	if socket == "" {
+		return
+	}
+	req.HostConfig.Mounts = append(req.HostConfig.Mounts, mount.Mount{Type: mount.TypeBind, Source: socket, Target: traceSocket, ReadOnly: true})
+	req.Config.Env = append(req.Config.Env, "MUSTER_TRACE_SOCKET="+traceSocket)
 }
 
 // limits are the sizes of an offering, and the configuration's where it has none (S4-51).

@@ -2,6 +2,7 @@ package container
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -222,5 +223,26 @@ func TestWhatASpecMayBe(t *testing.T) {
 		if err := p.check(spec); err == nil {
 			t.Errorf("%s is taken", name)
 		}
+	}
+}
+
+// A container of this kernel gets the socket of the machine's recorder, and nothing else of it.
+func TestWithRecorder(t *testing.T) {
+	c := plain()
+	without, with := c.request(sized(muster.Offering{}), "i", nil, true, false, noon), c.request(sized(muster.Offering{}), "i", nil, true, false, noon)
+	withRecorder(&with, "")
+	if !reflect.DeepEqual(without, with) {
+		t.Error("without a recorder something has changed")
+	}
+	withRecorder(&with, "/run/muster/agents-1.sock")
+	last := with.HostConfig.Mounts[len(with.HostConfig.Mounts)-1]
+	if len(with.HostConfig.Mounts) != len(without.HostConfig.Mounts)+1 || last.Source != "/run/muster/agents-1.sock" || last.Target != traceSocket || !last.ReadOnly {
+		t.Errorf("mounts %+v", with.HostConfig.Mounts)
+	}
+	if !slices.Contains(with.Config.Env, "MUSTER_TRACE_SOCKET="+traceSocket) || len(with.Config.Env) != len(without.Config.Env)+1 {
+		t.Errorf("environment %q", with.Config.Env)
+	}
+	if len(with.HostConfig.CapAdd) > 0 {
+		t.Error("it was given capabilities")
 	}
 }

@@ -65,6 +65,9 @@ type Config struct {
 	PullPolicy string     `json:"pull_policy"`
 	Registries []Registry `json:"registries"`
 
+	// Recorder mounts the socket of the node's recorder into pods.
+	Recorder bool `json:"recorder"`
+
 	// User and Group are whom containers run as; 0 is root.
 	User         int64             `json:"user"`
 	Group        int64             `json:"group"`

@@ -54,6 +54,7 @@ func description() provider.Description {
 			"registries":         "registries that want a password: `kind` custom (`username`, `password_file`), gcp (`key_file`) or aws (`access_key_id`, `secret_key_file`), each with `server`",
 			"user":               "the number of the user that containers run as; 0 is root",
 			"group":              "the number of the group",
+			"recorder":           "lets pods use the recorder of their node (`deploy/kubernetes/recorder.yaml`), by a hostPath of /run/muster, so that their jobs have traces; the namespace must admit that, and no RuntimeClass with a kernel of its own be set",
 			"runtime_class":      "the RuntimeClass of pods, such as gvisor or kata; empty is the nodes' own",
 			"node_selector":      "labels that a node must have",
 			"tolerations":        "taints that a node may have: `{key: ci, value: \"true\", effect: NoSchedule}`; without a value any will do",

@@ -119,6 +119,9 @@ func (c Config) pod(spec provider.Spec, ns string) (*corev1.Pod, error) {
 	if spec.MaxAge > 0 {
 		pod.Spec.ActiveDeadlineSeconds = seconds(spec.MaxAge)
 	}
+	if c.Recorder {
+		c.withRecorder(pod)
+	}
 	if c.RuntimeClass != "" {
 		pod.Spec.RuntimeClassName = &c.RuntimeClass
 	}
@@ -237,3 +240,16 @@ func mib(n int64) *resource.Quantity { return resource.NewQuantity(n<<20, resour
 
 // seconds rounds up: a pod lives no shorter than it was told.
 func seconds(d time.Duration) *int64 { return new(int64((d + time.Second - 1) / time.Second)) }
+
+// recorderDir is where a node's recorder listens, and where agents look for it.
+const recorderDir = "/run/muster"
+
+// withRecorder shows the runner's container the socket of its node's recorder. On a node
+// without one the folder is empty, and the agent says why it records nothing.
+func (c Config) withRecorder(pod *corev1.Pod) {
+	pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: "recorder", VolumeSource: corev1.VolumeSource{
+		HostPath: &corev1.HostPathVolumeSource{Path: recorderDir, Type: new(corev1.HostPathDirectoryOrCreate)},
+	}})
+	runner := &pod.Spec.Containers[0]
+	runner.VolumeMounts = append(runner.VolumeMounts, corev1.VolumeMount{Name: "recorder", MountPath: recorderDir, ReadOnly: true})
+}

@@ -125,6 +125,33 @@ func TestPodWithDocker(t *testing.T) {
 	}
 }
 
+// S0-20: pods find the recorder of their node where agents look for it, if they are to, and may
+// write nothing there.
+func TestPodWithRecorder(t *testing.T) {
+	c := plainConfig()
+	c.Recorder = true
+	pod, err := c.pod(plainSpec(), "ns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounted := func(m corev1.VolumeMount) bool {
+		return m.MountPath == "/run/muster" && m.ReadOnly && slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool {
+			return v.Name == m.Name && v.HostPath != nil && v.HostPath.Path == "/run/muster"
+		})
+	}
+	runner := pod.Spec.Containers[0]
+	if !slices.ContainsFunc(runner.VolumeMounts, mounted) {
+		t.Errorf("mounts %+v", runner.VolumeMounts)
+	}
+	if sc := runner.SecurityContext; sc.Privileged != nil || len(sc.Capabilities.Add) > 0 {
+		t.Errorf("rights %+v", sc)
+	}
+	// Kubernetes' own levels admit no hostPath below this one.
+	if l := c.namespaceObject("ns", "w").Labels["pod-security.kubernetes.io/enforce"]; l != "privileged" {
+		t.Errorf("level %s", l)
+	}
+}
+
 // reaches evaluates a policy as a network plugin would, for addresses.
 func reaches(np *netv1.NetworkPolicy, to string, port int, protocol corev1.Protocol) bool {
 	addr := netip.MustParseAddr(to)

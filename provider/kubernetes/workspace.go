@@ -138,7 +138,7 @@ func (p *Provider) makeNamespace(ctx context.Context, ns, workspace string) erro
 func (c Config) namespaceObject(ns, workspace string) *corev1.Namespace {
 	level := "restricted"
 	switch {
-	case c.Docker == dockerSidecar:
+	case c.Docker == dockerSidecar, c.Recorder:
 		level = "privileged"
 	case c.User == 0:
 		level = "baseline"

@@ -23,6 +23,7 @@ import (
 
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/proc"
+	"github.com/muster-ci/muster/internal/recorder"
 	"github.com/muster-ci/muster/provider"
 )
 
@@ -38,7 +39,7 @@ type Provider struct {
 	gid  int
 	who  *user.User
 
-	recorder sharedRecorder
+	recorder recorder.Shared
 }
 
 var (
@@ -339,7 +340,7 @@ func (p *Provider) launch(ctx context.Context, spec provider.Spec, st *state) (e
 	}
 	env := p.environment(spec, dir, runnerDir)
 	if spec.Trace {
-		if socket := p.recorder.start(ctx, p.cfg.Agent, p.cred, p.log); socket != "" {
+		if socket := p.recorder.Socket(ctx, p.cfg.Agent, p.cred != nil, p.log); socket != "" {
 			env = append(env, "MUSTER_TRACE_SOCKET="+socket)
 		}
 	}

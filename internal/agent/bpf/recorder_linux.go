@@ -162,8 +162,15 @@ func unable() string {
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); errors.Is(err, os.ErrNotExist) {
 		return "this kernel does not describe itself: it was built without BTF (/sys/kernel/btf/vmlinux)"
 	}
+	if own, err := os.Readlink("/proc/self/ns/pid"); err == nil && own != firstPIDs && os.Geteuid() == 0 {
+		return "the recorder is not in the machine's own pid namespace, whose numbers the kernel's programs see: start a recorder of the node (muster-agent record) outside of this container"
+	}
 	return ""
 }
+
+// firstPIDs is the pid namespace with which a machine begins: PROC_PID_INIT_INO of the
+// kernel's include/linux/proc_ns.h.
+const firstPIDs = "pid:[4026531836]"
 
 // refusal puts an error of the kernel into words, or returns "" if it is no refusal.
 func refusal(err error) string {
