@@ -136,6 +136,7 @@ func TestJobsInVirtualMachines(t *testing.T) {
 	s.AwaitJobs(t, 3, 2*time.Minute)
 	truth, receipts := s.calm(t, time.Minute)
 	once(t, truth, receipts, "success")
+	s.traced(t, 3) // by the kernel of each machine
 	if err := p.Stop(); err != nil {
 		t.Errorf("muster serve: %v", err)
 	}

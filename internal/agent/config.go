@@ -61,6 +61,8 @@ type Config struct {
 	// HTTP calls the control plane; nil means a client of its own.
 	HTTP *http.Client
 
+	// warm is a recorder that is open already; nil for none.
+	warm recorder
 	// start starts the runner; tests replace it.
 	start func(command) (runner, error)
 	// record opens the recorder, and so do tests.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -96,8 +97,15 @@ func overPort(dialer *guest.Dialer) *http.Transport {
 
 // rehearse calls a control plane that is in this program, by the way that the first
 // real call goes. A template is made afterwards, so that its copies have in memory
-// what the call needs, and do not begin with it.
-func rehearse(version string) {
+// what the call needs, and do not begin with it. In a template, it opens the recorder too, whose
+// programs the kernel verifies for seconds where it is emulated; nil otherwise.
+func rehearse(version string, log *slog.Logger) (warm recorder) {
+	if guest.Template() {
+		var missing string
+		if warm, missing = checked(openKernel(recordOptions{log: log, agent: version})); missing != "" {
+			log.Info("copies will look for a recorder themselves", "reason", missing)
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	near, far := net.Pipe()
@@ -121,6 +129,7 @@ func rehearse(version string) {
 	cancel()
 	wait.Wait()
 	runtime.GC() // not in every copy
+	return warm
 }
 
 // runKept runs the runner that is registered on the machine's own disk until ctx ends,

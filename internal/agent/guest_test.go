@@ -3,6 +3,7 @@ package agent
 import (
 	"go/parser"
 	"go/token"
+	"log/slog"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -14,7 +15,7 @@ import (
 // runs: a template is made of what is there after it.
 func TestRehearsalEnds(t *testing.T) {
 	before, began := runtime.NumGoroutine(), time.Now()
-	rehearse("test")
+	rehearse("test", slog.New(slog.DiscardHandler))
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("took %s: its call was not answered", took)
 	}

@@ -35,9 +35,10 @@ func Main(args []string, version string, stdout, stderr io.Writer) int {
 		return ExitDone
 	}
 	environ := os.Environ()
+	var warm recorder // opened before this machine was copied
 	if guest.Booting() {
 		var err error
-		if environ, err = guest.Init(func() { rehearse(version) }); err != nil {
+		if environ, err = guest.Init(func() { warm = rehearse(version, log) }); err != nil {
 			log.Error("machine not booted", "error", err)
 			guest.PowerOff()
 		}
@@ -64,7 +65,7 @@ func Main(args []string, version string, stdout, stderr io.Writer) int {
 	continued, forget := whenContinued()
 	defer forget()
 	cfg.continued = continued
-	cfg.Logger, cfg.Output = log, stdout
+	cfg.Logger, cfg.Output, cfg.warm = log, stdout, warm
 	if inside != "" {
 		guest.OnPowerButton(stop)
 	}

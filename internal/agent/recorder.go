@@ -28,6 +28,9 @@ func (c Config) openRecorder(ctx context.Context, version string, egress trace.E
 	if c.record != nil {
 		return checked(c.record(ctx, o))
 	}
+	if c.warm != nil {
+		return c.warm, ""
+	}
 	socket, named := c.TraceSocket, c.TraceSocket != ""
 	var lent string // why the node's recorder is not used
 	if named {

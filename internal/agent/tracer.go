@@ -714,6 +714,9 @@ func reaching(settings wire.TraceSettings, address string) wire.TraceSettings {
 // environment with the hook in it.
 func (w *watch) newTracer(ctx context.Context, environ []string) (t *tracer, env []string) {
 	if w.boot.Trace == nil {
+		if w.cfg.warm != nil {
+			_ = w.cfg.warm.Close() // it holds nothing yet, and nobody wants it
+		}
 		return nil, environ
 	}
 	t = &tracer{

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -100,6 +101,16 @@ func prepare() error {
 	return nil
 }
 
+// Template reports whether this machine is made to be copied, so that what takes long is better
+// done now.
+func Template() bool {
+	line, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return false
+	}
+	return slices.Contains(strings.Fields(string(line)), TemplateWord)
+}
+
 // bootID lies over the kernel's own, which copies of a template share.
 const bootID = "/run/boot_id"
 
@@ -116,9 +127,9 @@ func word(line, prefix string) string {
 func mounts(root string) error {
 	for _, m := range []struct{ kind, dir, options string }{
 		{"devtmpfs", "/dev", ""}, {"proc", "/proc", ""}, {"sysfs", "/sys", ""}, {"tmpfs", "/run", "mode=755"}, {"tmpfs", "/tmp", "mode=1777"},
-		{"devpts", "/dev/pts", ""}, {"tmpfs", "/dev/shm", "mode=1777"}, {"cgroup2", "/sys/fs/cgroup", ""},
+		{"devpts", "/dev/pts", ""}, {"tmpfs", "/dev/shm", "mode=1777"}, {"cgroup2", "/sys/fs/cgroup", ""}, {"tracefs", "/sys/kernel/tracing", ""},
 	} {
-		if err := os.MkdirAll(root+m.dir, 0o755); err != nil && m.dir != "/sys/fs/cgroup" {
+		if err := os.MkdirAll(root+m.dir, 0o755); err != nil && !strings.HasPrefix(m.dir, "/sys/") {
 			return err
 		}
 		err := syscall.Mount(m.kind, root+m.dir, m.kind, 0, m.options)

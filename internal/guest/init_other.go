@@ -13,6 +13,9 @@ func Booting() bool { return false }
 // Init is refused.
 func Init(func()) ([]string, error) { return nil, errors.ErrUnsupported }
 
+// Template is false.
+func Template() bool { return false }
+
 // OpenPort is refused.
 func OpenPort(string) (io.ReadWriteCloser, error) { return nil, errors.ErrUnsupported }
 

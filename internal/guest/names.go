@@ -13,6 +13,9 @@ const (
 	URLScheme = "virtio:"
 )
 
+// TemplateWord on the kernel's line marks a machine that is made to be copied.
+const TemplateWord = "muster.template"
+
 // RunnerDir is where an image has the runner.
 const RunnerDir = "/opt/actions-runner"
 

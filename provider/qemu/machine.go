@@ -111,6 +111,9 @@ func (r run) arguments() []string {
 	if r.tap != "" {
 		args = append(args, "-netdev", "tap,id=net,ifname="+escape(r.tap)+",script=no,downscript=no", "-device", "virtio-net-pci,netdev=net,mac="+r.mac+",romfile=")
 	}
+	if r.share {
+		line += " " + guest.TemplateWord
+	}
 	if r.incoming != nil {
 		// The kernel runs already. QEMU would read it and the initrd, and keep both.
 		return append(args, "-incoming", "defer")

@@ -20,7 +20,6 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
-	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	"github.com/muster-ci/muster/internal/trace"
@@ -193,7 +192,6 @@ func reason(err error) string {
 // load makes the maps and loads and attaches every program by itself, so that one that
 // is refused takes no other with it.
 func (r *Recorder) load() error {
-	_ = rlimit.RemoveMemlock() // kernels before 5.11 count; where it is refused, what follows is too
 	spec, err := loadRecord()
 	if err != nil {
 		return err
