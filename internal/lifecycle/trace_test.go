@@ -394,7 +394,11 @@ func TestTraceAgentDies(t *testing.T) {
 					return err.Error()
 				}
 				_, _ = a.report(ctx, wire.Report{Phase: wire.PhaseListening})
-				<-jobs
+				select {
+				case <-jobs:
+				case <-ctx.Done(): // one that came in the place of the first
+					return "killed"
+				}
 				_, _ = a.report(ctx, wire.Report{Phase: wire.PhaseRunning, Busy: true})
 				tr := a.tracer(t, 1)
 				for range c.segments {
@@ -437,7 +441,11 @@ func (w *world) enrolled(t *testing.T) (_ *agent, stop func()) {
 			return err.Error()
 		}
 		_, _ = a.report(ctx, wire.Report{Phase: wire.PhaseListening})
-		here <- a
+		select {
+		case here <- a:
+		case <-ctx.Done():
+			return "killed"
+		}
 		<-ctx.Done()
 		return ""
 	})

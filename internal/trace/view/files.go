@@ -134,7 +134,9 @@ func (b *Builder) touch(s *step, e *trace.Event, path, program string, c FileCou
 	n := b.files.find(path, e.Opened("directory"))
 	if n.Seq == 0 && n.Programs == nil {
 		n.Step, n.Seq = s.number, e.Seq
-		n.Sensitive = sensitiveTo(path, e.PID)
+		if n.Sensitive = sensitiveTo(path, e.PID); s.number == 0 && runnersOwn(path) {
+			n.Sensitive = "" // before the first step, only the runner is there
+		}
 	}
 	n.add(c)
 	n.Programs = appendNew(n.Programs, program, 4)
@@ -157,6 +159,12 @@ func sensitiveTo(path string, pid int) string {
 		return "another process's memory"
 	}
 	return ""
+}
+
+// runnersOwn reports whether a file is one in which a runner keeps its registration.
+func runnersOwn(path string) bool {
+	leaf := path[strings.LastIndexByte(path, '/')+1:]
+	return leaf == ".runner" || leaf == ".credentials" || leaf == ".credentials_rsaparams"
 }
 
 func (b *Builder) sensitive(s *step, e *trace.Event, path, what, kind, program string) {

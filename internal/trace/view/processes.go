@@ -116,6 +116,9 @@ func (b *Builder) adopt(p *proc, e *trace.Event) {
 	if q == nil && e.ParentStart == 0 {
 		q = b.procs.latest[e.PPID]
 	}
+	if q == nil && len(b.procs.all) == 1 {
+		return // the job's first process was started by the agent, who is not of the job
+	}
 	if q == nil {
 		q = b.newProcess(trace.Process{PID: e.PPID, Start: e.ParentStart})
 	}
