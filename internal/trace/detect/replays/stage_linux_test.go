@@ -116,10 +116,19 @@ type bound struct {
 // network namespaces of its own. On standard output it tells the worker's pid, and the
 // worker tells the bounds of steps; a line on standard input lets the worker begin.
 func stage(file string) error {
+	// The script may lie below what is covered in a moment.
+	script, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
 	for _, set := range []func() error{folders, network, files, serve} {
 		if err := set(); err != nil {
 			return err
 		}
+	}
+	file = filepath.Join("/run", filepath.Base(file))
+	if err := os.WriteFile(file, script, 0o644); err != nil {
+		return err
 	}
 	self := filepath.Join(runnerRoot, "bin", "Runner.Worker")
 	cmd := exec.Command(self, file)
