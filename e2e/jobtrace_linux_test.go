@@ -367,3 +367,58 @@ jobs:
 		t.Errorf("the job's page says nothing of what was refused: %d", status)
 	}
 }
+
+// A run that does what the last good one did not is told apart from it: what is new, and nothing
+// else.
+func TestTraceAgainstTheLastGoodOne(t *testing.T) {
+	t.Parallel()
+	changed := filepath.Join(t.TempDir(), "changed")
+	s := stand(t, Options{Sim: githubsim.Config{Seed: 74}, Settings: quick, World: repositoryWith(fmt.Sprintf(`name: steady
+on: workflow_dispatch
+jobs:
+  build:
+    runs-on: [self-hosted, linux]
+    steps:
+      - name: Build
+        run: |
+          /bin/cp /etc/hostname object
+          if [ -e %[1]s ]; then od object && sha256sum object; fi
+`, changed))})
+	s.Serve(t)
+	run := func(n int) string {
+		t.Helper()
+		if _, err := s.Sim.Dispatch(Repo, ".github/workflows/ci.yml", "workflow_dispatch", nil); err != nil {
+			t.Fatal(err)
+		}
+		s.AwaitJobs(t, n, time.Minute)
+		s.calm(t, 30*time.Second)
+		var newest *v1.Trace
+		eventually(t, 20*time.Second, func() (bool, string) {
+			resp, err := s.traces().ListTraces(t.Context(), &v1.ListTracesRequest{})
+			if err != nil || len(resp.Traces) != n {
+				return false, fmt.Sprint(resp, err)
+			}
+			newest = resp.Traces[0]
+			return newest.AnalysedAt != nil, newest.String()
+		})
+		return fmt.Sprint(newest.JobId)
+	}
+	run(1)
+	same := run(2)
+	if out, stderr, code := s.CLI(t, "trace", "diff", same); code != 0 || strings.Contains(out, "/usr/bin/") {
+		t.Errorf("twice the same:\n%s%s", out, stderr)
+	}
+	if err := os.WriteFile(changed, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	other := run(3)
+	out, stderr, code := s.CLI(t, "trace", "diff", other)
+	for _, want := range []string{"/usr/bin/od", "/usr/bin/sha256sum"} {
+		if code != 0 || !strings.Contains(out, want) {
+			t.Errorf("what is new has no %s:\n%s%s", want, out, stderr)
+		}
+	}
+	if strings.Contains(out, "/cp") {
+		t.Errorf("what was there before is new:\n%s", out)
+	}
+}
