@@ -157,6 +157,7 @@ func linger(ctx context.Context, opts cli.DemoOptions, stdout io.Writer) error {
 		return nil
 	}
 	fmt.Fprintf(stdout, "\nThe dashboard stays at http://%s. Interrupt (Ctrl-C) to end the demo.\n", opts.Listen)
+	fmt.Fprintf(stdout, "What did a job really do? Its page shows it, and so does: MUSTER_SERVER=http://%s muster trace list\n", opts.Listen)
 	<-ctx.Done()
 	return nil
 }
