@@ -33,13 +33,16 @@ type meta struct {
 	Domains map[string]any `json:"domains"`
 }
 
-// needed are the uses of domains that a runner or an action has.
-var needed = []string{"website", "packages", "actions", "actions_inbound", "artifact_attestations"}
+// needed are the uses of domains that a runner or an action has. "website" is not: it is a
+// wildcard under which there are gists.
+var needed = []string{"packages", "actions", "actions_inbound", "artifact_attestations"}
 
 // always is what GitHub's documentation says that self-hosted runners reach, for when
 // GET /meta tells less.
 var always = []string{
-	"github.com", "api.github.com", "codeload.github.com", "uploads.github.com", "ghcr.io", "*.pkg.github.com", "*.actions.githubusercontent.com", "*.githubusercontent.com",
+	"github.com", "api.github.com", "codeload.github.com", "uploads.github.com", "ghcr.io", "*.pkg.github.com", "pkg-containers.githubusercontent.com",
+	"actions.githubusercontent.com", "*.actions.githubusercontent.com", "objects.githubusercontent.com", "objects-origin.githubusercontent.com", "raw.githubusercontent.com",
+	"release-assets.githubusercontent.com", "github-releases.githubusercontent.com", "github-registry-files.githubusercontent.com", "github-cloud.githubusercontent.com",
 	"github-cloud.s3.amazonaws.com", "dependabot-actions.githubapp.com",
 }
 

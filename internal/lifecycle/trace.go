@@ -110,7 +110,7 @@ func (c *Client) traceSettings(ctx context.Context, gh GitHub, p muster.Pool) *w
 	if err != nil {
 		c.log.Warn("what GitHub's services need is not known now; runners get what was known last", "pool", p.Name, "error", err)
 	}
-	s.Egress.GitHub = needs
+	s.Egress.GitHub = trace.Reachable(needs)
 	return s
 }
 

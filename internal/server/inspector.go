@@ -85,7 +85,7 @@ func (s *Server) gitHubNeeds(ctx context.Context, app string, scope muster.Scope
 	if err != nil {
 		s.logger.WarnContext(ctx, "what GitHub's services need is not known now", "app", app, "error", err)
 	}
-	return needs // what was known last, with an error too
+	return trace.Reachable(needs) // of what was known last, with an error too
 }
 
 // traceBooks is the store with the inspector's own filters.
