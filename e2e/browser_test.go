@@ -144,6 +144,13 @@ func (p *page) js(expr string) string {
 	return out
 }
 
+// click finds what is to be clicked and clicks it in one go: a page that follows changes may
+// have put another in its place in between.
+func (p *page) click(css string) {
+	p.t.Helper()
+	p.until(fmt.Sprintf(`(found => found && (found.click(), true))(document.querySelector(%q))`, css))
+}
+
 // until waits for an expression to become true.
 func (p *page) until(expr string) {
 	p.t.Helper()
@@ -181,7 +188,7 @@ func TestDashboard(t *testing.T) {
 	row(first, "running")
 	second := s.Inject(t, 1, time.Second)[0] // waits: the pool takes one at a time
 	row(second, "queued")
-	p.do(chromedp.Click(chromedp.CSS(fmt.Sprintf(`#job-%d-1 a.row`, second))))
+	p.click(fmt.Sprintf(`#job-%d-1 a.row`, second))
 	p.until(`document.querySelector('main').innerText.includes('is at its limit: 1 of 1 runners live')`)
 	p.open("/jobs")
 	p.js(`window.same = true`)
@@ -203,12 +210,13 @@ func TestDashboard(t *testing.T) {
 	p.until(`document.getElementById('r-timeline').querySelectorAll('li').length >= 10`)
 	p.until(`document.getElementById('r-steps').innerText.includes('Work')`)
 	p.until(`document.getElementById('r-log').innerText.includes('Listening for Jobs')`)
-	p.do(chromedp.Click(chromedp.CSS(`#log a.button`)))
+	p.click(`#log a.button`)
 	p.until(`document.getElementById('log').innerText.includes('sleep 3.000')`)
 
 	// Disable the pool: a job waits and says why; enable it: the job runs.
 	p.open("/pools/linux")
-	p.do(chromedp.Click(chromedp.CSS(`details.confirm:has(button[value=disable]) summary`)), chromedp.Click(chromedp.CSS(`button[value=disable]`)))
+	p.click(`details.confirm:has(button[value=disable]) summary`)
+	p.click(`button[value=disable]`)
 	p.until(`document.getElementById('r-head')?.innerText.includes('disabled')`)
 	third := s.Inject(t, 1, 0)[0]
 	p.open("/jobs?state=queued")
@@ -216,7 +224,7 @@ func TestDashboard(t *testing.T) {
 	p.open(fmt.Sprintf("/jobs/%d/1", third))
 	p.until(`document.querySelector('ol.causes')?.innerText.includes('pool linux is disabled')`)
 	p.open("/pools/linux")
-	p.do(chromedp.Click(chromedp.CSS(`button[value=enable]`)))
+	p.click(`button[value=enable]`)
 	p.until(`document.getElementById('r-head')?.innerText.includes('enabled')`)
 	p.open("/jobs")
 	row(third, "succeeded")
