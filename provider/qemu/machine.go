@@ -66,7 +66,9 @@ const (
 )
 
 func (r run) arguments() []string {
-	cpu := "max,-erms" // translated, a fast copy of strings is one byte at a time
+	// Translated, a fast copy of strings is one byte at a time, and QEMU 7.2 gets cmpxchg16b
+	// wrong at times, upon which the kernel stops.
+	cpu := "max,-erms,-cx16"
 	accel := "tcg,thread=multi,tb-size=64"
 	if r.Accel == "kvm" {
 		cpu, accel = "host", "kvm"
