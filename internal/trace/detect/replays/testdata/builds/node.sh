@@ -7,9 +7,9 @@ echo 'require("fs").writeFileSync("built.js", "module.exports = 1\n")' > package
 echo '{"name":"two","version":"1.0.0"}' > packages/two/package.json
 echo '{"name":"app","version":"1.0.0","private":true,"scripts":{"test":"node --test","build":"node -e \"console.log(1)\""},"dependencies":{"one":"file:packages/one","two":"file:packages/two"}}' > package.json
 npm install --install-links
-npm install --registry http://registry.npmjs.org tiny
+npm install --registry http://packages.example tiny
 ## step: Test
 mkdir -p test && printf 'const t = require("node:test"); t("one", () => { require("node:assert").equal(require("one/built.js"), 1) });\n' > test/one.test.js
 npm run build && npm test
 ## step: Again
-rm -rf node_modules && npm ci --registry http://registry.npmjs.org --install-links
+rm -rf node_modules && npm ci --registry http://packages.example --install-links
