@@ -216,7 +216,7 @@ func TestTraceOfAJob(t *testing.T) {
 	}
 
 	// The bundle holds without the control plane, and no longer when a byte of it changes.
-	bundle, keys := filepath.Join(s.Dir, "job.tar"), filepath.Join(s.Dir, "keys.pem")
+	bundle, keys := filepath.Join(s.Dir, "job.bundle"), filepath.Join(s.Dir, "keys.pem")
 	if _, stderr, code := s.CLI(t, "trace", "get", job, "--bundle", "-o", bundle); code != 0 {
 		t.Fatalf("trace get --bundle: %s", stderr)
 	}

@@ -54,15 +54,18 @@ func (s *Shared) Socket(ctx context.Context, agent string, others bool, log *slo
 	if time.Now().Before(s.again) {
 		return ""
 	}
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	mode := "0600"
 	if others {
 		mode = "0666"
 	}
-	cmd := exec.CommandContext(ctx, agent, "record", "--detach", "--socket", socket, "--mode", mode, "--idle", idle.String(), "--per-user", "1024")
+	cmd := exec.CommandContext(starting, agent, "record", "--detach", "--socket", socket, "--mode", mode, "--idle", idle.String(), "--per-user", "1024")
 	cmd.Dir, cmd.Env = "/", []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	said, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		return "" // the caller left; that says nothing of the recorder
+	}
 	if err != nil {
 		s.again = time.Now().Add(retry)
 		log.Warn("no recorder for the jobs of this machine; agents try by themselves", "error", err, "said", strings.TrimSpace(string(said)))
