@@ -191,7 +191,8 @@ func (s traceSummary) Line() string {
 
 // lostWords are the reasons for which a recorder drops events.
 var lostWords = map[string]string{
-	"buffer_full": "the ring buffer was full", "job_limit": "the job's limit was reached",
+	"recorder_gone": "the recorder ended before the job",
+	"buffer_full":   "the ring buffer was full", "job_limit": "the job's limit was reached",
 	"rate_limit": "one process was too fast", "disk_full": "the machine's disk was full",
 }
 
