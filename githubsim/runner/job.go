@@ -490,9 +490,17 @@ func (j *job) setUp(hooks hooks) string {
 // tidy is "Complete job".
 func (j *job) tidy() string {
 	j.line("Cleaning up orphan processes")
-	for _, o := range orphans(j.tracking) {
-		j.line("Terminate orphan process: pid (%d) (%s)", o.pid, o.name)
-		o.kill()
+	// What an orphan started while it was looked for is found by the next look.
+	for seen, more := map[int]bool{}, true; more; {
+		more = false
+		for _, o := range orphans(j.tracking) {
+			if seen[o.pid] {
+				continue // it is ending
+			}
+			seen[o.pid], more = true, true
+			j.line("Terminate orphan process: pid (%d) (%s)", o.pid, o.name)
+			o.kill()
+		}
 	}
 	switch j.reason() {
 	case cancelledByShutdown:

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -133,12 +134,40 @@ func orphans(tracking string) []orphan {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		env, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
-		if err != nil || !strings.Contains("\x00"+string(env), "\x00RUNNER_TRACKING_ID="+tracking+"\x00") {
+		dir := filepath.Join("/proc", e.Name())
+		if !strings.Contains("\x00"+environ(dir), "\x00RUNNER_TRACKING_ID="+tracking+"\x00") {
 			continue
 		}
-		comm, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "comm"))
+		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
 		out = append(out, orphan{pid, strings.TrimSpace(string(comm))})
 	}
 	return out
+}
+
+// environ is the environment of a process, "" of one that has ended or that is
+// somebody else's. In the middle of an execve the kernel shows none, so that a
+// step's background process, which has just been started, would be left behind:
+// then it looks again, for at most 200 ms.
+func environ(dir string) string {
+	for range 200 {
+		env, err := os.ReadFile(filepath.Join(dir, "environ"))
+		if err != nil || len(env) > 0 {
+			return string(env)
+		}
+		if _, err := os.Readlink(filepath.Join(dir, "exe")); err != nil {
+			return "" // a thread of the kernel, or it has ended
+		}
+		stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+		if err != nil {
+			return ""
+		}
+		// After the name: field 27 is the end of the code, which execve sets last; 50 and 51
+		// enclose the environment (proc_pid_stat(5)).
+		f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		if len(f) <= 48 || f[24] != "0" && f[47] == f[48] {
+			return "" // it has an empty one
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return ""
 }

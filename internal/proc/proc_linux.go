@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Process is one process at the moment at which it was read.
@@ -126,12 +127,44 @@ func (p Process) Env(name string) string {
 	return ""
 }
 
+// execLooks bounds how often a process is looked at that is in the middle of an
+// execve, a millisecond apart. The kernel is in there for some tens of
+// microseconds; on a busy machine it may be preempted meanwhile.
+const execLooks = 200
+
+// environ reads the environment of a process. While an execve replaces the
+// memory of a process the kernel shows none, and who looked then would take it
+// for somebody else's: so it is looked at again.
 func environ(pid int) []byte {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
-	if err != nil {
-		return nil // ended, or not ours to read
+	dir := "/proc/" + strconv.Itoa(pid)
+	for range execLooks {
+		text, err := os.ReadFile(dir + "/environ")
+		if err != nil {
+			return nil // ended, or not ours to read
+		}
+		if len(text) > 0 || !inExec(dir) {
+			return text
+		}
+		time.Sleep(time.Millisecond)
 	}
-	return text
+	return nil
+}
+
+// inExec reports whether the process has a program whose code is not there yet:
+// field 27 of its state is written after the environment (load_elf_binary of
+// fs/binfmt_elf.c). Kernel threads and zombies have no program. A process that
+// finished its execve between two looks is in it, too, so that its environment is
+// read once more.
+func inExec(dir string) bool {
+	if _, err := os.Readlink(dir + "/exe"); err != nil {
+		return false
+	}
+	text, err := os.ReadFile(dir + "/stat")
+	if err != nil {
+		return false
+	}
+	f := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])) // f[0] is field 3
+	return len(f) > 48 && (f[24] == "0" || f[47] != f[48])               // 50 and 51 enclose the environment
 }
 
 // Descendants returns those of all that are children of pid, their children, and
