@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,6 +22,7 @@ import (
 	"github.com/muster-ci/muster/githubsim"
 	"github.com/muster-ci/muster/githubsim/runner"
 	"github.com/muster-ci/muster/internal/config"
+	"github.com/muster-ci/muster/internal/proc"
 	"github.com/muster-ci/muster/internal/server"
 )
 
@@ -242,22 +242,25 @@ func (s *Stand) RunnersRoot() string { return filepath.Join(s.Dir, "data", "runn
 func (s *Stand) Processes() []int { return tagged(s.Dir) }
 
 func tagged(dir string) (pids []int) {
-	all, _ := filepath.Glob("/proc/[0-9]*/environ")
-	for _, name := range all {
-		env, err := os.ReadFile(name)
-		if err != nil || !bytes.Contains(env, []byte("HOME="+dir+"/")) {
-			continue // ended meanwhile, or somebody else's
-		}
-		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil {
-			pids = append(pids, pid)
+	all, _ := proc.All() // this is Linux, which has them
+	for _, p := range all {
+		if bytes.Contains(proc.Environ(p.PID), []byte("HOME="+dir+"/")) {
+			pids = append(pids, p.PID)
 		}
 	}
 	return pids
 }
 
 func killTagged(dir string) {
-	for _, pid := range tagged(dir) {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+	for range 100 { // one that forks while it is looked for leaves a child
+		pids := tagged(dir)
+		if len(pids) == 0 {
+			return
+		}
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+		}
+		<-time.After(10 * time.Millisecond)
 	}
 }
 

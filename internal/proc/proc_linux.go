@@ -108,7 +108,7 @@ func (p Process) Signal(sig syscall.Signal) error {
 // HasEnv reports whether the process was started with the environment entry
 // "NAME=value". It is false for processes that the caller may not look into.
 func (p Process) HasEnv(entry string) bool {
-	for e := range bytes.SplitSeq(environ(p.PID), []byte{0}) {
+	for e := range bytes.SplitSeq(Environ(p.PID), []byte{0}) {
 		if string(e) == entry {
 			return true
 		}
@@ -119,7 +119,7 @@ func (p Process) HasEnv(entry string) bool {
 // Env returns the value with which the process was started for a variable, "" if
 // it has none or if the caller may not look into it.
 func (p Process) Env(name string) string {
-	for e := range bytes.SplitSeq(environ(p.PID), []byte{0}) {
+	for e := range bytes.SplitSeq(Environ(p.PID), []byte{0}) {
 		if v, ok := bytes.CutPrefix(e, []byte(name+"=")); ok {
 			return string(v)
 		}
@@ -132,10 +132,12 @@ func (p Process) Env(name string) string {
 // microseconds; on a busy machine it may be preempted meanwhile.
 const execLooks = 200
 
-// environ reads the environment of a process. While an execve replaces the
-// memory of a process the kernel shows none, and who looked then would take it
-// for somebody else's: so it is looked at again.
-func environ(pid int) []byte {
+// Environ returns the environment with which a process was started, its entries
+// separated by zero bytes; it is empty when the process has none, has ended or is
+// not the caller's to look into. While an execve replaces the memory of a process
+// the kernel shows none, and who looked then would take it for somebody else's:
+// so it is looked at again.
+func Environ(pid int) []byte {
 	dir := "/proc/" + strconv.Itoa(pid)
 	for range execLooks {
 		text, err := os.ReadFile(dir + "/environ")

@@ -36,6 +36,9 @@ func (p Process) Leader() bool { return false }
 // Env is empty.
 func (p Process) Env(string) string { return "" }
 
+// Environ returns nothing.
+func Environ(int) []byte { return nil }
+
 // Descendants returns nothing.
 func Descendants([]Process, int) []Process { return nil }
 

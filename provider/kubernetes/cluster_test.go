@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/proc"
 	"github.com/muster-ci/muster/provider"
 	"github.com/muster-ci/muster/provider/kubernetes/kubetest"
 	"github.com/muster-ci/muster/provider/providertest"
@@ -98,16 +99,14 @@ func kubectl(t providertest.T, args ...string) string {
 // processes are those of a runner's pod: their pids, and what everyone can read of them.
 func processes(owner string, id muster.RunnerID) map[int]string {
 	found := map[int]string{}
-	all, _ := filepath.Glob("/proc/[0-9]*/environ")
-	for _, name := range all {
-		env, err := os.ReadFile(name)
-		if err != nil || !bytes.Contains(env, []byte("HOSTNAME="+podName(owner, id)+"\x00")) {
+	all, _ := proc.All() // this is Linux, which has them
+	for _, p := range all {
+		env := proc.Environ(p.PID)
+		if !bytes.Contains(env, []byte("HOSTNAME="+podName(owner, id)+"\x00")) {
 			continue // ended meanwhile, or somebody else's
 		}
-		line, _ := os.ReadFile(filepath.Join(filepath.Dir(name), "cmdline"))
-		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil {
-			found[pid] = string(line) + "\n" + string(env)
-		}
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID))
+		found[p.PID] = string(line) + "\n" + string(env)
 	}
 	return found
 }

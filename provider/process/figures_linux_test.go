@@ -1,6 +1,7 @@
 package process
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/proc"
 	"github.com/muster-ci/muster/provider"
 	"github.com/muster-ci/muster/provider/providertest"
 )
@@ -97,16 +99,15 @@ func TestFigures(t *testing.T) {
 // shareOf adds up the proportional share of memory, in KiB, of all that lives below root.
 func shareOf(t *testing.T, root string) (kib int) {
 	t.Helper()
-	all, err := filepath.Glob("/proc/[0-9]*/environ")
+	all, err := proc.All()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range all {
-		env, err := os.ReadFile(name)
-		if err != nil || !strings.Contains(string(env), "HOME="+root+"/") {
+	for _, p := range all {
+		if !bytes.Contains(proc.Environ(p.PID), []byte("HOME="+root+"/")) {
 			continue
 		}
-		text, err := os.ReadFile(filepath.Join(filepath.Dir(name), "smaps_rollup"))
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.PID))
 		if err != nil {
 			continue // it has ended
 		}

@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/muster-ci/muster/internal/proc"
 )
 
 // Options change a cluster. Zero values take the defaults.
@@ -529,17 +531,11 @@ type process struct {
 
 // processes are those of this cluster, by the configuration in their environment.
 func (c *Cluster) processes() (out []process) {
-	all, _ := filepath.Glob("/proc/[0-9]*/environ")
-	for _, file := range all {
-		env, err := os.ReadFile(file)
-		if err != nil || !bytes.Contains(env, []byte("SLURM_CONF="+c.Conf)) {
-			continue
+	all, _ := proc.All() // this is Linux, which has them
+	for _, p := range all {
+		if env := proc.Environ(p.PID); p.PID != os.Getpid() && bytes.Contains(env, []byte("SLURM_CONF="+c.Conf)) {
+			out = append(out, process{p.PID, string(env)})
 		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		out = append(out, process{pid, string(env)})
 	}
 	return out
 }
@@ -650,6 +646,5 @@ func (c *Cluster) stop(tb testing.TB) {
 
 // ours reports whether a process runs and is one of this cluster's.
 func (c *Cluster) ours(pid int) bool {
-	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	return err == nil && bytes.Contains(env, []byte(c.Dir))
+	return bytes.Contains(proc.Environ(pid), []byte(c.Dir))
 }
