@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -28,6 +29,8 @@ type Env struct {
 	Stdout io.Writer
 	Stderr io.Writer
 	Getenv func(string) string
+	// Program is the name that this one was started by.
+	Program string
 	// IsTerminal says that Stdout is one: colours are used then. Width is how many columns
 	// it has; long lines are cut to it, unless it is 0.
 	IsTerminal bool
@@ -40,7 +43,7 @@ type Env struct {
 
 // OSEnv is the Env of this process.
 func OSEnv(version string) Env {
-	e := Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Version: version, Now: time.Now}
+	e := Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Program: os.Args[0], Version: version, Now: time.Now}
 	if info, err := os.Stdout.Stat(); err == nil {
 		e.IsTerminal = info.Mode()&os.ModeCharDevice != 0
 		e.Width = columns(os.Stdout)
@@ -76,6 +79,9 @@ func Main(ctx context.Context, args []string, env Env, p Programs) int {
 		env.Getenv = func(string) string { return "" }
 	}
 	a := &app{Env: env, programs: p}
+	if filepath.Base(env.Program) == simRunner {
+		args = append([]string{"sim", "runner"}, args...)
+	}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(env.Stdin)

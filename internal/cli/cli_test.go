@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	v1 "github.com/muster-ci/muster/gen/muster/v1"
+	"github.com/muster-ci/muster/githubsim/runner"
 	"github.com/muster-ci/muster/internal/cli"
 	"github.com/muster-ci/muster/internal/config"
 )
@@ -431,6 +432,21 @@ func TestSim(t *testing.T) {
 	cancel()
 	if r := <-ended; r.code != 0 || r.errOut != "" {
 		t.Errorf("%d %s", r.code, r.errOut)
+	}
+	// Its runner is started as the real one is, by which rules know it: under its name, with "run" first.
+	listener := filepath.Join(dir, "Runner.Listener")
+	if script, err := os.ReadFile(filepath.Join(dir, "actions-runner", "run.sh")); err != nil || !strings.Contains(string(script), "exec '"+listener+"' run ") {
+		t.Errorf("%s %v", script, err)
+	}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if to, err := os.Readlink(listener); err != nil || to != program {
+		t.Errorf("the listener is %s, %v", to, err)
+	}
+	if r := (call{program: listener}).run(t.Context(), "run", "--version"); r.code != 0 || r.out != runner.Version+"\n" {
+		t.Errorf("the runner says of its version %+v", r)
 	}
 	// A configuration of somebody else's is left alone.
 	if err := os.WriteFile(filepath.Join(dir, "muster.yaml"), []byte("mine"), 0o600); err != nil {

@@ -484,11 +484,13 @@ type call struct {
 	stdout io.Writer
 	stdin  string
 	width  int
+	// program is the name that muster was started by.
+	program string
 }
 
 func (c call) run(ctx context.Context, args ...string) result {
 	var out, errOut bytes.Buffer
-	env := cli.Env{Stdin: strings.NewReader(c.stdin), Width: c.width, Stdout: &out, Stderr: &errOut, Getenv: func(k string) string { return c.vars[k] }, IsTerminal: c.terminal, Version: "v9", Now: func() time.Time { return now }}
+	env := cli.Env{Program: c.program, Stdin: strings.NewReader(c.stdin), Width: c.width, Stdout: &out, Stderr: &errOut, Getenv: func(k string) string { return c.vars[k] }, IsTerminal: c.terminal, Version: "v9", Now: func() time.Time { return now }}
 	if c.stdout != nil {
 		env.Stdout = c.stdout
 	}

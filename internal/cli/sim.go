@@ -65,7 +65,7 @@ directory with a configuration, so that two commands are a whole installation:
 	c.Flags().BoolVar(&o.force, "force", false, "let --demo write into a directory that it did not make")
 	a.local(c, func(cmd *cobra.Command, _ []string) error { return a.sim(cmd.Context(), o) })
 
-	// What run.sh of the directory that --demo writes starts.
+	// What run.sh of the directory that --demo writes starts, by the name of simRunner.
 	run := &cobra.Command{Use: "runner", Hidden: true, Short: "The runner program of the simulated GitHub", DisableFlagParsing: true, Args: cobra.ArbitraryArgs}
 	c.AddCommand(a.local(run, func(cmd *cobra.Command, args []string) error {
 		env := os.Environ()
@@ -169,6 +169,19 @@ jobs:
       - run: sleep 2
 `
 
+// simRunner is the name under which this program is the runner of the simulated GitHub. It is
+// started as the real one is, "Runner.Listener run", so that the traces of its jobs look as
+// traces do, and rules know it for the runner.
+const simRunner = "Runner.Listener"
+
+// link makes path a symbolic link to program, in place of one that is there.
+func link(program, path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(program, path)
+}
+
 // simMark opens the configuration that --demo writes, and tells it from others.
 const simMark = "# Written by muster sim: a configuration for its simulated GitHub.\n"
 
@@ -215,15 +228,16 @@ func simDemo(s *githubsim.Server, url string, o simOptions) (next string, err er
 	if err != nil {
 		return "", err
 	}
-	listener := filepath.Join(dir, "listener.sh")
-	quoted := "'" + strings.ReplaceAll(program, "'", `'\''`) + "'"
+	listener := filepath.Join(dir, simRunner)
+	if err := link(program, listener); err != nil {
+		return "", err
+	}
 	for name, f := range map[string]struct {
 		text string
 		mode os.FileMode
 	}{
 		"app.pem":        {app.PEM, 0o600},
 		"webhook-secret": {app.WebhookSecret, 0o600},
-		"listener.sh":    {"#!/bin/sh\nexec " + quoted + " sim runner \"$@\"\n", 0o755},
 		"muster.yaml":    {simConfig(app, o.demo, url, filepath.Join(dir, "actions-runner")), 0o644},
 	} {
 		if err := writeNew(filepath.Join(dir, name), []byte(f.text), f.mode, true); err != nil {
