@@ -153,9 +153,33 @@ type Detection struct {
 	Ancestry []string `json:",omitempty"`
 	// Subject is what it is about and makes it one of its kind: the path, the host, ….
 	Subject string
+	// Fact is what a mature baseline of the job did not know, as "host:evil.example", "" for a
+	// rule that asks no baseline. Whoever expects it accepts it by this text.
+	Fact string `json:",omitempty"`
 	// Seq are the events that made the rule fire, the first ones if there are many; Count
 	// is how many there were.
 	Seq   []uint64
 	Count int
 	At    time.Time // of the first event
+}
+
+// Untraced says why there is no trace of a job. p is the job's pool, nil if it is not
+// known any more. "" stands for a job that may still get one: it waits.
+func Untraced(j Job, p *Pool) string {
+	kept := p != nil && p.Lifecycle == LifecycleKept
+	switch {
+	case j.State == JobQueued || j.State == JobWaiting:
+		return ""
+	case !j.RanOnRunner() && j.State != JobInProgress:
+		return "it never ran on a runner"
+	case kept:
+		return "not recorded, because a kept machine starts its runner by itself, and no agent of Muster's is beside it"
+	case j.Runner == "":
+		return fmt.Sprintf("it ran on %s, which is no runner of Muster's", cmp.Or(j.RunnerName, "another runner"))
+	case p != nil && p.Trace.Off:
+		return fmt.Sprintf("not recorded, because pool %s does not record its jobs: its configuration has trace off", p.Name)
+	case j.State == JobInProgress:
+		return "its agent has not delivered anything yet"
+	}
+	return "not recorded, because its agent delivered nothing: it is older than traces, or was gone before it could; muster runner log " + string(j.Runner) + " shows what the runner printed"
 }

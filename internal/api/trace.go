@@ -103,26 +103,14 @@ func (s traces) ofJob(ctx context.Context, j muster.Job) (all []*v1.Trace, why s
 
 // untraced says why a job has no trace.
 func (s traces) untraced(ctx context.Context, j muster.Job) (string, error) {
-	switch {
-	case j.State == muster.JobQueued || j.State == muster.JobWaiting:
-		return "it has not started", nil
-	case !j.RanOnRunner():
-		return "it never ran on a runner", nil
-	case j.Runner == "":
-		return fmt.Sprintf("it ran on %s, which is no runner of Muster's", cmp.Or(j.RunnerName, "another runner")), nil
-	}
 	p, err := s.Store.Pool(ctx, workspaceOf(ctx), j.Pool)
 	switch {
 	case muster.CodeOf(err) == muster.CodeNotFound: // it is history
+		return cmp.Or(muster.Untraced(j, nil), "it has not started"), nil
 	case err != nil:
 		return "", err
-	case p.Trace.Off:
-		return fmt.Sprintf("not recorded, because pool %s does not record its jobs: its configuration has trace off", p.Name), nil
 	}
-	if j.State == muster.JobInProgress {
-		return "its agent has not delivered anything yet", nil
-	}
-	return fmt.Sprintf("not recorded, because its agent delivered nothing: it is older than traces, or was gone before it could; muster runner log %s shows what the runner printed", j.Runner), nil
+	return cmp.Or(muster.Untraced(j, &p), "it has not started"), nil
 }
 
 // selection reads a selection: one trace, or a filter.

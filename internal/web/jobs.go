@@ -209,6 +209,8 @@ type jobView struct {
 	CanFetch bool // the job's log can be asked of GitHub
 	Sums     []share
 	Record   *traceSummary // nil without a trace
+	Untraced string        // why there is none, where there should be one
+	Kept     bool          // its pool starts machines that are there already
 }
 
 // share is one phase with its part in the whole.
@@ -277,6 +279,20 @@ func (s *site) job(w http.ResponseWriter, r *http.Request) error {
 	}
 	if v.Record, err = s.traceSection(ctx, v.Job); err != nil {
 		return err
+	}
+	if v.RanOnRunner() && (v.Ours == nil || v.Record == nil) {
+		pools, err := s.Reads.Pools(ctx)
+		if err != nil {
+			return err
+		}
+		var pool *muster.Pool
+		if i := slices.IndexFunc(pools, func(p PoolView) bool { return p.Name == v.Pool }); i >= 0 {
+			pool = &pools[i].Pool
+			v.Kept = pool.Lifecycle == muster.LifecycleKept
+		}
+		if v.Record == nil && s.Traces != nil {
+			v.Untraced = muster.Untraced(v.Job, pool)
+		}
 	}
 	v.Phases = phasesOf(v.Job, runner, now)
 	v.Sums = sumsOf(v.Phases)

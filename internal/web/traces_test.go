@@ -145,6 +145,25 @@ func TestWithoutTraces(t *testing.T) {
 	get(t, h, "/pools/linux-small")
 }
 
+// A job that ran and has no trace says why. 4-45
+func TestJobWithoutTrace(t *testing.T) {
+	f := newFake().addKept()
+	h := web.New(config(f))
+	page := words(get(t, h, "/jobs/61000000000"))
+	for _, want := range []string{"There is no trace: not recorded, because a kept machine starts its runner by itself", "a machine that is kept: it was there before the job"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("a job of a kept machine lacks %q: %s", want, page)
+		}
+	}
+	if page := words(get(t, h, "/jobs/61000000001")); strings.Contains(page, "There is no trace") {
+		t.Errorf("a job that waits tells of a trace: %s", page)
+	}
+	f.jobs[1].Pool = "gone"
+	if page := words(get(t, h, "/jobs/61000000000")); !strings.Contains(page, "There is no trace: it ran on gpu-box, which is no runner of Muster's") {
+		t.Errorf("a job of somebody else's runner: %s", page)
+	}
+}
+
 // what a trace may say to deceive: markup, characters that reorder, that are not seen,
 // that move the cursor, and length.
 const deceit = "\"><script>window.hacked=1</script>\u202egpj.exe\u2066 \u200b\u00ad\x1b[2J\x07\r\n\t\u2028\u3164\U000e0041</title></svg>'`{{.}}"
