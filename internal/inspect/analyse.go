@@ -285,16 +285,20 @@ func (i *Inspector) learnOnce(ctx context.Context, t muster.Trace, name string, 
 	if err != nil || slices.Contains(traces, t.ID.String()) {
 		return err
 	}
-	base.Learn(facts, t.EndedAt)
-	var k knowledge
-	if k.Baseline, err = base.Encode(); err != nil {
-		return err
-	}
+	base.Learn(facts, t.ID.String(), t.EndedAt)
 	traces = append(traces, t.ID.String())
-	k.Traces = traces[max(0, len(traces)-maxLearnt):]
-	doc, err := json.Marshal(k)
+	return i.keep(ctx, t.Workspace, name, base, traces[max(0, len(traces)-maxLearnt):], version)
+}
+
+// keep writes what is known under a name; CodeConflict if the version is not the last.
+func (i *Inspector) keep(ctx context.Context, ws, name string, base *detect.Baseline, traces []string, version int64) error {
+	text, err := base.Encode()
 	if err != nil {
-		return err
+		return fmt.Errorf("encode the baseline of %s: %w", name, err)
 	}
-	return i.Books.PutBaseline(ctx, t.Workspace, name, doc, version)
+	doc, err := json.Marshal(knowledge{text, traces})
+	if err != nil {
+		return fmt.Errorf("encode the baseline of %s: %w", name, err)
+	}
+	return i.Books.PutBaseline(ctx, ws, name, doc, version)
 }

@@ -65,6 +65,9 @@ func (i *Inspector) Traces(ctx context.Context, ws string, f TraceFilter) ([]mus
 type Found struct {
 	muster.Detection
 	Of muster.Trace
+	// Accepted is who said that the fact that was new is expected, nil if nobody did: as the
+	// baseline of the job has it now.
+	Accepted *detect.Act
 }
 
 // Findings are what rules found, newest first; of jobs with a key or name in their workflow
@@ -79,6 +82,7 @@ func (i *Inspector) Findings(ctx context.Context, ws string, f DetectionFilter, 
 		return nil, err
 	}
 	traces := map[muster.TraceID]muster.Trace{}
+	accepted := acceptances{i, map[string]*detect.Baseline{}}
 	out := make([]Found, 0, len(all))
 	for _, d := range all {
 		t, ok := traces[d.Trace]
@@ -91,7 +95,11 @@ func (i *Inspector) Findings(ctx context.Context, ws string, f DetectionFilter, 
 		if key != "" && t.Key != key && t.JobName != key {
 			continue
 		}
-		if out = append(out, Found{d, t}); len(out) == limit {
+		by, err := accepted.of(ctx, ws, t, d)
+		if err != nil {
+			return nil, err
+		}
+		if out = append(out, Found{d, t, by}); len(out) == limit {
 			break
 		}
 	}

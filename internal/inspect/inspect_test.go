@@ -354,6 +354,155 @@ func TestLearning(t *testing.T) {
 	}
 }
 
+// fresh are the facts that rules found new in a job, the last first, with who accepted each.
+func (j *job) fresh(t *testing.T) (out []string) {
+	t.Helper()
+	all, err := j.Findings(t.Context(), ws, inspect.DetectionFilter{Trace: j.id}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		if f.Fact == "" {
+			continue
+		}
+		by := ""
+		if f.Accepted != nil {
+			by = " by " + f.Accepted.By
+		}
+		out = append(out, f.Fact+by)
+	}
+	return out
+}
+
+// The story of a baseline: what is new to a mature one is a finding until somebody accepts it
+// or it is usual, a run with an attack in it teaches nothing, and what was forgotten is learnt
+// anew.
+func TestBaselineStory(t *testing.T) {
+	w := newWorld(t)
+	const name = "octo/app/ci/build"
+	_, err := w.Baseline(t.Context(), ws, name)
+	wantCode(t, err, muster.CodeNotFound, "muster trace baseline list")
+	for n := range detect.MatureAfter {
+		if b, err := w.Baseline(t.Context(), ws, name); n > 0 && (err != nil || b.Mature() || b.Runs != n) {
+			t.Fatalf("%+v %v", b, err)
+		}
+		w.done(t, "octo/app", "success", build("proxy.golang.org")...)
+	}
+	first := w.done(t, "octo/app", "success", build("proxy.golang.org", "evil.example", "mirror.example")...)
+	if d := cmp.Diff([]string{"host:evil.example", "host:mirror.example"}, first.fresh(t)); d != "" {
+		t.Fatal(d)
+	}
+	before, err := w.Inspector.Trace(t.Context(), ws, first.id)
+	if err != nil || before.Findings[muster.SeverityMedium] < 2 {
+		t.Fatalf("%+v %v", before, err)
+	}
+	second := w.done(t, "octo/app", "success", build("proxy.golang.org", "mirror.example")...)
+	if d := cmp.Diff([]string{"host:mirror.example"}, second.fresh(t)); d != "" {
+		t.Errorf("nobody accepted it, and it is not usual: %s", d)
+	}
+	b, err := w.Baseline(t.Context(), ws, name)
+	if err != nil || len(b.Fresh()) != 2 || b.Hosts["mirror.example"].Trace != first.id.String() || b.Hosts["mirror.example"].Runs != 2 {
+		t.Fatalf("%+v %v", b, err)
+	}
+	by := detect.Act{By: "operator", At: w.now, Reason: "our mirror"}
+	mirror := detect.Fact{Kind: "host", What: "mirror.example"}
+	_, _, err = w.AcceptBaseline(t.Context(), ws, name, inspect.Acceptance{Facts: []detect.Fact{mirror}, Version: b.Version - 1}, by)
+	wantCode(t, err, muster.CodeConflict, fmt.Sprintf("has version %d and not %d any more", b.Version, b.Version-1))
+	_, _, err = w.AcceptBaseline(t.Context(), "elsewhere", name, inspect.Acceptance{Facts: []detect.Fact{mirror}}, by)
+	wantCode(t, err, muster.CodeNotFound, "there is no baseline")
+	after, accepted, err := w.AcceptBaseline(t.Context(), ws, name, inspect.Acceptance{Facts: []detect.Fact{mirror}, Version: b.Version}, by)
+	if err != nil || len(accepted) != 1 || after.Version != b.Version+1 || len(after.Fresh()) != 1 {
+		t.Fatalf("%+v %v %v", after, accepted, err)
+	}
+	if again, accepted, err := w.AcceptBaseline(t.Context(), ws, name, inspect.Acceptance{Facts: []detect.Fact{mirror}}, by); err != nil || len(accepted) != 0 || again.Version != after.Version {
+		t.Errorf("accepted twice: %+v %v %v", again, accepted, err)
+	}
+	// What was found stays found, also when it is found again, and tells that it was accepted.
+	for range 2 {
+		if d := cmp.Diff([]string{"host:evil.example", "host:mirror.example by operator"}, first.fresh(t)); d != "" {
+			t.Error(d)
+		}
+		if tr, err := w.Analyse(t.Context(), ws, first.id); err != nil || !cmp.Equal(tr.Findings, before.Findings) {
+			t.Errorf("%+v %v", tr.Findings, err)
+		}
+	}
+	if got := w.done(t, "octo/app", "success", build("proxy.golang.org", "mirror.example")...).fresh(t); got != nil {
+		t.Errorf("what was accepted is found: %v", got)
+	}
+	w.done(t, "octo/app", "success", append(build("late.example"), attack()...)...)
+	if b, err = w.Baseline(t.Context(), ws, name); err != nil || b.Refused != 1 || b.Knows("host", "late.example") || len(b.Fresh()) != 1 {
+		t.Errorf("%+v %v", b, err)
+	}
+	if _, accepted, err = w.AcceptBaseline(t.Context(), ws, name, inspect.Acceptance{Fresh: true}, by); err != nil || len(accepted) != 1 || accepted[0].What != "evil.example" {
+		t.Errorf("%v %v", accepted, err)
+	}
+	_, err = w.ForgetBaseline(t.Context(), ws, name, 1, by)
+	wantCode(t, err, muster.CodeConflict, "has version")
+	if b, err = w.ForgetBaseline(t.Context(), ws, name, 0, by); err != nil || b.Runs != 0 || b.Forgotten == nil || len(b.Facts()) != 0 {
+		t.Fatalf("%+v %v", b, err)
+	}
+	if _, err := w.Analyse(t.Context(), ws, second.id); err != nil { // teaches nothing again
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"host:evil.example", "host:mirror.example"}, first.fresh(t)); d != "" {
+		t.Errorf("what is forgotten is not accepted: %s", d)
+	}
+	for n := range detect.MatureAfter {
+		if got := w.done(t, "octo/app", "success", build(fmt.Sprintf("host-%c.example", 'a'+n))...).fresh(t); got != nil {
+			t.Errorf("found while it is learnt anew: %v", got)
+		}
+	}
+	if got := w.done(t, "octo/app", "success", build("mirror.example")...).fresh(t); len(got) != 1 {
+		t.Errorf("%v", got)
+	}
+	// Somebody looks at a young one and calls it right.
+	w.done(t, "octo/lib", "success", build("proxy.golang.org")...)
+	if b, _, err = w.AcceptBaseline(t.Context(), ws, "octo/lib/ci/build", inspect.Acceptance{All: true}, by); err != nil || !b.Mature() || b.Runs != 1 {
+		t.Errorf("%+v %v", b, err)
+	}
+	if got := w.done(t, "octo/lib", "success", build("mirror.example")...).fresh(t); len(got) != 1 {
+		t.Errorf("%v", got)
+	}
+	all, err := w.Baselines(t.Context(), ws, "OCTO/", "octo/app/", 10)
+	if err != nil || len(all) != 2 || all[0].Name != name || all[1].Name != "octo/lib/ci/build" || all[1].Runs != 2 || all[1].Version == 0 {
+		t.Errorf("%+v %v", all, err)
+	}
+}
+
+// Whoever accepts while jobs are learnt loses nothing of them, nor they of it.
+func TestAcceptingWhileLearning(t *testing.T) {
+	w := newWorld(t)
+	w.done(t, "octo/app", "success", build("proxy.golang.org")...)
+	var all []*job
+	for range 4 {
+		j := w.begin(t, "octo/app")
+		j.send(t, build("proxy.golang.org")...)
+		j.seal(t, "success")
+		all = append(all, j)
+	}
+	errs := make(chan error)
+	for n, j := range all {
+		go func() {
+			_, err := w.Analyse(context.Background(), ws, j.id)
+			errs <- err
+		}()
+		go func() {
+			f := detect.Fact{Kind: "host", What: fmt.Sprintf("%c.example", 'a'+n)}
+			_, _, err := w.AcceptBaseline(context.Background(), ws, "octo/app/ci/build", inspect.Acceptance{Facts: []detect.Fact{f}}, detect.Act{By: "operator", At: w.now})
+			errs <- err
+		}()
+	}
+	for range 2 * len(all) {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	b, err := w.Baseline(t.Context(), ws, "octo/app/ci/build")
+	if err != nil || b.Runs != 5 || !b.Knows("host", "a.example") || !b.Knows("host", "d.example") || b.Version != 9 {
+		t.Errorf("%+v %v", b, err)
+	}
+}
+
 // Several control planes may analyse traces of one job at once: each is learnt.
 func TestLearningAtOnce(t *testing.T) {
 	w := newWorld(t)
@@ -624,6 +773,38 @@ func TestAllowlist(t *testing.T) {
 	}
 	_, err = w.Allowlist(t.Context(), ws, "mac", t0)
 	wantCode(t, err, muster.CodeNotFound, "")
+}
+
+// Every job reaches loopback and a resolver, which no entry is needed for: they are nobody's
+// use of an entry, and nothing new, whatever their port.
+func TestAllowlistLeavesOutWhatIsAlwaysAllowed(t *testing.T) {
+	w := newWorld(t)
+	w.books.policy = trace.Egress{Mode: trace.EgressLearn, Allow: []string{"registry.npmjs.org", "192.0.2.0/24"}}
+	for n := range 6 {
+		events := build("sum.golang.org")
+		local, resolver := events[5], events[5]
+		local.Command, local.Hostname, local.Address, local.Port = "muster", "", "127.0.0.1", 40000+n
+		resolver.Hostname, resolver.Address, resolver.Port, resolver.Protocol, resolver.Verdict = "", fmt.Sprintf("10.0.0.%d", n), 53, "udp", trace.VerdictAllowed
+		if local.Type != trace.NetConnect {
+			t.Fatalf("%+v is no connection", local)
+		}
+		w.done(t, "octo/app", "success", slices.Concat(events[:6], []trace.Event{local, resolver}, events[6:])...)
+	}
+	a, err := w.Allowlist(t.Context(), ws, "linux", t0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range a.Present {
+		if e.Jobs != 0 || e.Count != 0 || len(e.Programs) != 0 {
+			t.Errorf("nobody needed %s: %+v", e.Entry, e)
+		}
+	}
+	if len(a.Proposed) != 1 || !slices.Equal(a.Proposed[0].Programs, []string{"go"}) || a.Proposed[0].Jobs != 6 {
+		t.Errorf("%+v", a.Proposed)
+	}
+	if a.Stable != 5 || len(a.Notes) != 0 {
+		t.Errorf("stable for %d jobs: %q", a.Stable, a.Notes)
+	}
 }
 
 func TestFindings(t *testing.T) {

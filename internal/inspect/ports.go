@@ -52,6 +52,9 @@ type Books interface {
 	Baseline(ctx context.Context, workspace, name string) (doc []byte, version int64, err error)
 	// PutBaseline is CodeConflict if the version is not that of what is there.
 	PutBaseline(ctx context.Context, workspace, name string, doc []byte, version int64) error
+	// BaselineNames are those under which something was learnt, in their order: those after a
+	// name that contain a text, case ignored, and at most limit.
+	BaselineNames(ctx context.Context, workspace, text, after string, limit int) ([]string, error)
 	Job(ctx context.Context, workspace string, key muster.JobKey) (muster.Job, error)
 	// Egress is the policy of a pool as its next job would get it, with GitHub's own needs.
 	Egress(ctx context.Context, workspace, pool string) (trace.Egress, error)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/muster-ci/muster"
@@ -306,8 +307,31 @@ func (s *Store) PutBaseline(ctx context.Context, workspace, name string, doc []b
 		if err == nil && n == 0 {
 			err = muster.Errorf(muster.CodeConflict, "the baseline %q was learnt by somebody else since version %d", name, version)
 		}
+		t.changed("baseline", workspace, name)
 		return err
 	})
+}
+
+// BaselineNames returns the names under which something was learnt, in their order: those
+// that contain a text, case ignored, and come after a name; "" is no condition. A limit of 0
+// means 10,000.
+func (s *Store) BaselineNames(ctx context.Context, workspace, text, after string, limit int) ([]string, error) {
+	var w where
+	w.and("workspace = ? AND name > ?", workspace, after)
+	if text != "" {
+		w.and(`lower(name) LIKE ? ESCAPE '\'`, "%"+likeEscape.Replace(strings.ToLower(text))+"%")
+	}
+	w.limit("name", limit, maxRows)
+	var out []string
+	err := s.read(ctx, func(t *tx) error {
+		return t.rows("SELECT name FROM baselines"+w.text.String(), w.args, func(scan scanner) error {
+			var name string
+			err := scan(&name)
+			out = append(out, name)
+			return err
+		})
+	})
+	return out, err
 }
 
 // analysed reports whether there is nothing to analyse any more.

@@ -103,6 +103,7 @@ func isolation(t *testing.T, s *store.Store) {
 		"TraceCounts":    func() (any, error) { return s.TraceCounts(ctx, other) },
 		"Detections":     func() (any, error) { return s.Detections(ctx, other, store.DetectionFilter{}) },
 		"Baseline":       func() (any, error) { doc, _, err := s.Baseline(ctx, other, "baseline"); return doc, err },
+		"BaselineNames":  func() (any, error) { return s.BaselineNames(ctx, other, "", "", 0) },
 		"Machine":        func() (any, error) { return s.Machine(ctx, other, vm) },
 		"Machines":       func() (any, error) { return s.Machines(ctx, other) },
 		"MachineDemand": func() (any, error) {
@@ -210,7 +211,7 @@ func isolation(t *testing.T, s *store.Store) {
 			must(s.Pools(ctx, ws))(t), must(s.Offerings(ctx, ws))(t), must(s.Decisions(ctx, ws, "", 0))(t), must(s.Receipts(ctx, ws, store.UsageFilter{}))(t),
 			must(s.Wastes(ctx, ws, store.UsageFilter{}))(t), must(s.Findings(ctx, ws, 0))(t), must(s.Sightings(ctx, ws, one))(t), string(must(s.RunnerLog(ctx, ws, "r-0001"))(t)),
 			must(s.ScaleSet(ctx, ws, "a"))(t), must(s.ScaleSetJobs(ctx, ws, "a"))(t), must(s.Traces(ctx, ws, store.TraceFilter{}))(t),
-			must(s.Detections(ctx, ws, store.DetectionFilter{}))(t))
+			must(s.Detections(ctx, ws, store.DetectionFilter{}))(t), must(s.BaselineNames(ctx, ws, "", "", 0))(t))
 	}
 	before := here()
 	for name, try := range refused {

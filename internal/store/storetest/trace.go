@@ -274,4 +274,23 @@ func baselines(t *testing.T, s *store.Store) {
 	if len(doc) != 6 || version != 6 {
 		t.Errorf("%q, version %d", doc, version)
 	}
+	heard := s.Subscribe(ctx)
+	for _, name := range []string{"Octo/app/c_i/build", "octo/app/ci/100%", "octo/web/ci/build"} {
+		ok(t, s.PutBaseline(ctx, ws, name, []byte("x"), 0))
+	}
+	if c := <-heard; c.Kind != "baseline" || c.ID != "Octo/app/c_i/build" || c.Workspace != ws {
+		t.Errorf("heard of %+v", c)
+	}
+	for _, c := range []struct {
+		text, after string
+		limit       int
+		want        []string
+	}{
+		{"", "", 0, []string{"Octo/app/c_i/build", "name", "octo/app/ci/100%", "octo/web/ci/build"}},
+		{"OCTO/App", "", 0, []string{"Octo/app/c_i/build", "octo/app/ci/100%"}},
+		{"c_i", "", 0, []string{"Octo/app/c_i/build"}}, {"%", "", 0, []string{"octo/app/ci/100%"}},
+		{"octo", "Octo/app/c_i/build", 1, []string{"octo/app/ci/100%"}}, {"other", "", 0, nil},
+	} {
+		want(t, fmt.Sprintf("names with %q after %q", c.text, c.after), must(s.BaselineNames(ctx, ws, c.text, c.after, c.limit))(t), c.want)
+	}
 }

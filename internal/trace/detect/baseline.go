@@ -93,14 +93,65 @@ func (x *run) unknown(k kind, s *scene) string {
 // a run from being learnt, or nothing new could ever become known.
 func fromBaseline(rule string) bool { return strings.HasPrefix(rule, "new-") }
 
-// MatureAfter is how many runs a baseline learns before what is new is a finding.
-const MatureAfter = 5
+const (
+	// MatureAfter is how many runs a baseline learns before what is new is a finding.
+	MatureAfter = 5
+	// UsualAfter is how many runs have to have what was new to a mature baseline before it
+	// is taken for usual: it is a finding in each of them, unless somebody accepts it. What
+	// happened once is not what a job usually does.
+	UsualAfter = 3
+)
+
+// Act is what somebody did to a baseline, or to a fact in it.
+type Act struct {
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// Fact is one thing that a job did, in the words of baselines.
+type Fact struct {
+	// Kind is "host", "binary" or "sensitive".
+	Kind string
+	What string
+}
+
+// String is the fact as findings and rules write it: "host:proxy.golang.org".
+func (f Fact) String() string { return f.Kind + ":" + f.What }
+
+// maxFact bounds the text of a fact that somebody names, in bytes.
+const maxFact = 8 << 10
+
+// ParseFact reads what String wrote. What changes from run to run is written as baselines
+// write it, so that a fact may be named as a job has it: mirror7.example.com is
+// mirror*.example.com. CodeInvalid if it is none.
+func ParseFact(s string) (Fact, error) {
+	kind, what, _ := strings.Cut(s, ":")
+	f := Fact{kind, what}
+	switch {
+	case len(s) > maxFact:
+		return f, muster.Errorf(muster.CodeInvalid, "a fact has %d bytes, and %d are the most", len(s), maxFact)
+	case !slices.Contains(kindWords[:], kind) || strings.TrimSpace(what) == "":
+		return f, muster.Errorf(muster.CodeInvalid, "%q is no fact of a baseline: write host:NAME, binary:PATH or sensitive:PATH, as muster trace baseline show does", cut(s))
+	case kind == kindWords[factHost]:
+		f.What = normaliser{}.host(what)
+	default:
+		f.What = normaliser{}.path(what)
+	}
+	return f, nil
+}
 
 // Seen is when something was met in the runs of a job.
 type Seen struct {
 	Runs  int       `json:"runs"`
 	First time.Time `json:"first"`
 	Last  time.Time `json:"last"`
+	// Trace is the one that it was first met in, "" if that is not known.
+	Trace string `json:"trace,omitempty"`
+	// Fresh: it came after the baseline had matured, and is not taken for usual yet.
+	Fresh bool `json:"fresh,omitempty"`
+	// Accepted is who said that it is expected, nil if nobody did.
+	Accepted *Act `json:"accepted,omitempty"`
 }
 
 // Baseline is what the runs of one job have done. The zero value has learnt nothing. It is
@@ -112,12 +163,14 @@ type Baseline struct {
 	Refused int `json:"refused,omitempty"`
 	// MatureAfter is how many runs are needed, 0 for the default. Accepted makes the
 	// baseline mature at once: somebody looked at it.
-	MatureAfter int             `json:"mature_after,omitempty"`
-	Accepted    bool            `json:"accepted,omitempty"`
-	Hosts       map[string]Seen `json:"hosts,omitempty"`
-	Binaries    map[string]Seen `json:"binaries,omitempty"`
-	Sensitive   map[string]Seen `json:"sensitive,omitempty"`
-	UpdatedAt   time.Time       `json:"updated_at,omitzero"`
+	MatureAfter int  `json:"mature_after,omitempty"`
+	Accepted    *Act `json:"accepted,omitempty"`
+	// Forgotten is who had the baseline begin anew, the last time; nil if nobody did.
+	Forgotten *Act            `json:"forgotten,omitempty"`
+	Hosts     map[string]Seen `json:"hosts,omitempty"`
+	Binaries  map[string]Seen `json:"binaries,omitempty"`
+	Sensitive map[string]Seen `json:"sensitive,omitempty"`
+	UpdatedAt time.Time       `json:"updated_at,omitzero"`
 }
 
 const baselineVersion = 1
@@ -144,12 +197,14 @@ func (b *Baseline) Encode() ([]byte, error) {
 }
 
 // Mature reports whether what the baseline does not know is worth a finding.
-func (b *Baseline) Mature() bool {
-	need := b.MatureAfter
-	if need <= 0 {
-		need = MatureAfter
+func (b *Baseline) Mature() bool { return b.Accepted != nil || b.Runs >= b.Needs() }
+
+// Needs is how many runs the baseline has to learn before it is mature.
+func (b *Baseline) Needs() int {
+	if b.MatureAfter > 0 {
+		return b.MatureAfter
 	}
-	return b.Accepted || b.Runs >= need
+	return MatureAfter
 }
 
 func (b *Baseline) of(word string) *map[string]Seen {
@@ -164,53 +219,106 @@ func (b *Baseline) of(word string) *map[string]Seen {
 	return nil
 }
 
-// Knows reports whether something was learnt: kind is "host", "binary" or "sensitive".
+// Knows reports whether something is usual: learnt before the baseline was mature, met in
+// enough runs since, or accepted. kind is "host", "binary" or "sensitive".
 func (b *Baseline) Knows(kind, what string) bool {
-	of := b.of(kind)
-	if of == nil {
-		return false
-	}
-	_, ok := (*of)[what]
-	return ok
+	s, met := b.Seen(Fact{kind, what})
+	return met && !s.Fresh
 }
 
-// Accept takes one thing for known: somebody said that it is expected.
-func (b *Baseline) Accept(kind, what string, now time.Time) bool {
-	of := b.of(kind)
-	if of == nil || what == "" {
+// Seen is what is known of a fact, usual or not; false if it was never met.
+func (b *Baseline) Seen(f Fact) (Seen, bool) {
+	of := b.of(f.Kind)
+	if of == nil {
+		return Seen{}, false
+	}
+	s, met := (*of)[f.What]
+	return s, met
+}
+
+// Facts are all that the baseline holds, by kind and then by text.
+func (b *Baseline) Facts() []Fact {
+	var out []Fact
+	for _, kind := range kindWords {
+		for _, what := range slices.Sorted(maps.Keys(*b.of(kind))) {
+			out = append(out, Fact{kind, what})
+		}
+	}
+	return out
+}
+
+// Fresh are the facts that came after the baseline had matured and are not usual yet.
+func (b *Baseline) Fresh() []Fact {
+	return slices.DeleteFunc(b.Facts(), func(f Fact) bool { return b.Knows(f.Kind, f.What) })
+}
+
+// Accept takes a fact for usual from now on: somebody said that it is expected. It reports
+// whether that changed anything; who accepted it first stays.
+func (b *Baseline) Accept(f Fact, by Act) bool {
+	s, met := b.Seen(f)
+	if b.of(f.Kind) == nil || f.What == "" || s.Accepted != nil {
 		return false
 	}
-	if *of == nil {
-		*of = map[string]Seen{}
+	if !met {
+		s.First, s.Last = by.At, by.At
 	}
-	s, known := (*of)[what]
-	if !known {
-		s.First = now
-	}
-	s.Last = now
-	(*of)[what] = s
-	b.UpdatedAt = now
+	s.Fresh, s.Accepted = false, &by
+	b.put(f, s)
+	b.UpdatedAt = by.At
 	return true
 }
 
-// Learn takes the facts of one more run, and reports whether it did: a run with a finding
-// of high severity or worse teaches nothing, or an attack would become normal.
-func (b *Baseline) Learn(f Facts, now time.Time) bool {
+// AcceptAll takes all that the baseline holds for usual, and has it mature at once if it
+// is not: somebody looked at it. It reports whether that changed anything.
+func (b *Baseline) AcceptAll(by Act) bool {
+	changed := false
+	for _, f := range b.Fresh() {
+		changed = b.Accept(f, by) || changed
+	}
+	if b.Mature() {
+		return changed
+	}
+	b.Accepted, b.UpdatedAt = &by, by.At
+	return true
+}
+
+// Forget has the baseline begin anew, and keeps who wanted that.
+func (b *Baseline) Forget(by Act) {
+	*b = Baseline{MatureAfter: b.MatureAfter, Forgotten: &by, UpdatedAt: by.At}
+}
+
+func (b *Baseline) put(f Fact, s Seen) {
+	of := b.of(f.Kind)
+	if *of == nil {
+		*of = map[string]Seen{}
+	}
+	(*of)[f.What] = s
+}
+
+// Learn takes the facts of one more run, whose trace it names, and reports whether it did:
+// a run with a finding of high severity or worse teaches nothing, or an attack would become
+// normal.
+func (b *Baseline) Learn(f Facts, from string, now time.Time) bool {
 	if rank(f.Worst) >= rank(muster.SeverityHigh) {
 		b.Refused++
 		return false
 	}
+	mature := b.Mature()
 	b.Runs++
 	for k := range kinds {
 		for what := range f.of(k) {
-			of := b.of(kindWords[k])
-			if len(*of) >= maxFacts && !b.Knows(kindWords[k], what) {
-				continue
+			fact := Fact{kindWords[k], what}
+			s, met := b.Seen(fact)
+			if !met {
+				if len(*b.of(fact.Kind)) >= maxFacts {
+					continue
+				}
+				s = Seen{First: now, Trace: from, Fresh: mature}
 			}
-			b.Accept(kindWords[k], what, now)
-			s := (*of)[what]
 			s.Runs++
-			(*of)[what] = s
+			s.Last = now
+			s.Fresh = s.Fresh && s.Runs < UsualAfter
+			b.put(fact, s)
 		}
 	}
 	b.UpdatedAt = now

@@ -1,7 +1,10 @@
 package detect
 
 import (
+	"fmt"
+	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -26,7 +29,7 @@ func TestBaselineMatures(t *testing.T) {
 		if err != nil || len(report.Detections) != 0 {
 			t.Fatalf("run %d: %v %v", i, err, titles(report.Detections))
 		}
-		if !base.Learn(report.Facts, epoch.Add(time.Duration(i)*time.Hour)) {
+		if !base.Learn(report.Facts, "r-1", epoch.Add(time.Duration(i)*time.Hour)) {
 			t.Fatal("not learnt")
 		}
 		doc, err := base.Encode()
@@ -54,9 +57,9 @@ func TestBaselineMatures(t *testing.T) {
 	}
 	var got []string
 	for _, d := range report.Detections {
-		got = append(got, d.Rule+" "+d.Subject)
+		got = append(got, d.Rule+" "+d.Subject+" "+d.Fact)
 	}
-	want := []string{"new-sensitive-file ~/.aws/credentials", "new-host sfrclak.com", "new-binary /usr/bin/ncat"}
+	want := []string{"new-sensitive-file ~/.aws/credentials sensitive:~/.aws/credentials", "new-host sfrclak.com host:sfrclak.com", "new-binary /usr/bin/ncat binary:/usr/bin/ncat"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
@@ -75,16 +78,147 @@ func TestBaselineLearnsFromGoodRuns(t *testing.T) {
 	if err != nil || bad.Facts.Worst != muster.SeverityCritical {
 		t.Fatalf("%v %s", err, bad.Facts.Worst)
 	}
-	if base.Learn(bad.Facts, epoch) || base.Runs != 0 || base.Refused != 1 || base.Knows("host", "exfil.example.com") {
+	if base.Learn(bad.Facts, "r-1", epoch) || base.Runs != 0 || base.Refused != 1 || base.Knows("host", "exfil.example.com") {
 		t.Errorf("%+v", base)
 	}
-	base.Accepted = true
+	base.Accepted = &Act{By: "operator", At: epoch}
 	fresh, err := rules.Examine(trace.Job{}, base, each(trace.Event{Type: trace.FileOpen, PID: 1, Path: "/root/.kube/config", Flags: "read"}))
 	if err != nil || len(fresh.Detections) != 1 || fresh.Facts.Worst != "" {
 		t.Fatalf("%v %v %q", err, titles(fresh.Detections), fresh.Facts.Worst)
 	}
-	if !base.Learn(fresh.Facts, epoch) || !base.Knows("sensitive", "~/.kube/config") {
+	if !base.Learn(fresh.Facts, "r-2", epoch) {
 		t.Errorf("%+v", base)
+	}
+	if s, met := base.Seen(Fact{"sensitive", "~/.kube/config"}); !met || s.Trace != "r-2" {
+		t.Errorf("%+v", base)
+	}
+}
+
+// What is new to a mature baseline is a finding in each run that has it, until enough had it
+// or somebody accepts it; what was met while it learnt is usual at once.
+func TestNewUntilUsualOrAccepted(t *testing.T) {
+	base := &Baseline{}
+	run := func(n int, hosts ...string) {
+		t.Helper()
+		f := newFacts()
+		for _, h := range hosts {
+			f.Hosts[h] = 1
+		}
+		if !base.Learn(f, fmt.Sprintf("r-%d", n), epoch.Add(time.Duration(n)*time.Hour)) {
+			t.Fatal("not learnt")
+		}
+	}
+	for n := range MatureAfter {
+		run(n, fmt.Sprintf("early-%c.example", 'a'+n))
+	}
+	if !base.Mature() || len(base.Fresh()) != 0 || !base.Knows("host", "early-e.example") {
+		t.Fatalf("%+v", base)
+	}
+	slow, expected := Fact{"host", "slow.example"}, Fact{"host", "expected.example"}
+	for n := range UsualAfter - 1 {
+		run(10+n, slow.What, expected.What)
+		if base.Knows("host", slow.What) || base.Knows("host", expected.What) || len(base.Fresh()) != 2 {
+			t.Fatalf("usual after %d runs: %+v", n+1, base.Hosts)
+		}
+	}
+	if s, _ := base.Seen(slow); s.Trace != "r-10" || !s.First.Equal(epoch.Add(10*time.Hour)) || s.Runs != UsualAfter-1 {
+		t.Errorf("%+v", s)
+	}
+	by := Act{By: "operator", At: epoch.Add(20 * time.Hour), Reason: "the mirror moved"}
+	if !base.Accept(expected, by) || base.Accept(expected, Act{By: "somebody else"}) || base.Accept(Fact{"port", "1"}, by) || base.Accept(Fact{"host", ""}, by) {
+		t.Error("what is accepted is accepted once, and must be something")
+	}
+	if s, _ := base.Seen(expected); s.Accepted == nil || *s.Accepted != by || s.Runs != UsualAfter-1 || !base.Knows("host", expected.What) {
+		t.Errorf("%+v", s)
+	}
+	run(21, slow.What)
+	if !base.Knows("host", slow.What) || len(base.Fresh()) != 0 {
+		t.Errorf("%+v", base.Hosts)
+	}
+	// In advance, too.
+	mirror := Fact{"host", "next.example"}
+	if !base.Accept(mirror, by) || !base.Knows("host", mirror.What) {
+		t.Error("not accepted before it was met")
+	}
+	run(22, mirror.What)
+	if s, _ := base.Seen(mirror); s.Fresh || s.Runs != 1 || s.Accepted == nil {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Somebody may look at a young baseline and call it right, and have it begin anew.
+func TestBaselineAcceptedAndForgotten(t *testing.T) {
+	base := &Baseline{}
+	by := Act{By: "operator", At: epoch}
+	base.Learn(Facts{Hosts: map[string]int{"a.example": 2}}, "r-1", epoch)
+	if base.Mature() || !base.AcceptAll(by) || !base.Mature() || base.AcceptAll(by) {
+		t.Errorf("%+v", base)
+	}
+	base.Learn(Facts{Hosts: map[string]int{"b.example": 1}}, "r-2", epoch)
+	if got := base.Fresh(); len(got) != 1 || got[0].String() != "host:b.example" {
+		t.Error(got)
+	}
+	if !base.AcceptAll(Act{By: "another", At: epoch.Add(time.Hour)}) || base.Accepted.By != "operator" || base.Hosts["b.example"].Accepted.By != "another" || base.Hosts["a.example"].Accepted != nil {
+		t.Errorf("%+v", base)
+	}
+	doc, err := base.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := ParseBaseline(doc); err != nil || !cmp.Equal(again, base) {
+		t.Errorf("%v %s", err, cmp.Diff(base, again))
+	}
+	base.Forget(by)
+	if base.Mature() || len(base.Facts()) != 0 || base.Runs != 0 || base.Forgotten == nil || *base.Forgotten != by {
+		t.Errorf("%+v", base)
+	}
+}
+
+// Whoever names a fact may write it as a job had it.
+func TestParseFact(t *testing.T) {
+	for text, want := range map[string]string{
+		"host:evil.example": "host:evil.example", "host:mirror7.example.com": "host:mirror*.example.com", "host:2001:db8::1": "host:2001:db8::1", "binary:/opt/node/20.1.0/bin/node": "binary:/opt/node/*/bin/node",
+		"sensitive:/home/runner/.aws/credentials": "sensitive:~/.aws/credentials", "sensitive:~/.aws/credentials": "sensitive:~/.aws/credentials",
+	} {
+		if f, err := ParseFact(text); err != nil || f.String() != want {
+			t.Errorf("%s: %s %v", text, f, err)
+		}
+	}
+	for _, text := range []string{"", "evil.example", "host:", "host: ", "port:443", ":x", "host:" + strings.Repeat("x", maxFact)} {
+		if _, err := ParseFact(text); muster.CodeOf(err) != muster.CodeInvalid {
+			t.Errorf("%.20q is taken: %v", text, err)
+		}
+	}
+}
+
+// A rule of somebody's own that asks for what is new names the fact; one that only looks
+// like it does not, nor does the line that counts what is too much.
+func TestFindingsNameTheFact(t *testing.T) {
+	rules, err := Load(fstest.MapFS{"own.yaml": {Data: []byte(`rules:
+  - {name: own-host, title: "{program}", severity: low, on: [net_connect], when: 'new_host.endsWith(".example")', subject: "{program}", explanation: x, remedy: y}
+  - {name: any-host, title: "{new_host}", severity: low, on: [net_connect], when: 'port == 443', explanation: x, remedy: y}
+`)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := &Baseline{Accepted: &Act{By: "operator"}}
+	events := []trace.Event{{Type: trace.NetConnect, PID: 1, Address: "203.0.113.1", Port: 443, Hostname: "a.example"}}
+	for i := range maxPerRule + 1 {
+		events = append(events, trace.Event{Type: trace.ProcessExec, PID: 2, Path: "/bin/" + strings.Repeat("x", i+1), Args: []string{"x"}})
+	}
+	report, err := rules.Examine(trace.Job{}, base, each(events...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string][]string{}
+	for _, d := range report.Detections {
+		got[d.Rule] = append(got[d.Rule], d.Fact)
+	}
+	if n := len(got["new-binary"]); n != maxPerRule+1 || got["new-binary"][0] != "binary:/bin/x" || got["new-binary"][n-1] != "" {
+		t.Errorf("%d: %q", n, got["new-binary"])
+	}
+	if got["own-host"][0] != "host:a.example" || got["any-host"][0] != "" || got["new-host"][0] != "host:a.example" {
+		t.Error(got)
 	}
 }
 

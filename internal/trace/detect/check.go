@@ -78,10 +78,11 @@ func known(facts []string) *Baseline {
 	if facts == nil {
 		return nil
 	}
-	b := &Baseline{Accepted: true}
+	by := Act{By: "a rule's test", At: epoch}
+	b := &Baseline{Accepted: &by}
 	for _, f := range facts {
 		kind, what, _ := strings.Cut(f, ":")
-		b.Accept(kind, what, epoch)
+		b.Accept(Fact{kind, what}, by)
 	}
 	return b
 }

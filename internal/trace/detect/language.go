@@ -2,6 +2,7 @@ package detect
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -301,6 +302,8 @@ type stage struct {
 	tree bool
 	// beside the one of the stage before
 	beside bool
+	// asks are the kinds of facts that the condition wants to be new.
+	asks []kind
 }
 
 type compiledMark struct {
@@ -354,7 +357,19 @@ func (l *language) stage(g Stage) (stage, error) {
 		return stage{}, err
 	}
 	by, err := parseTemplate(g.By, 1)
-	return stage{on: g.On, when: when, by: by, tree: g.Tree, beside: g.Beside}, err
+	return stage{on: g.On, when: when, by: by, tree: g.Tree, beside: g.Beside, asks: asks(g.When)}, err
+}
+
+var asksFor = [kinds]*regexp.Regexp{regexp.MustCompile(`\bnew_host\b`), regexp.MustCompile(`\bnew_binary\b`), regexp.MustCompile(`\bnew_sensitive\b`)}
+
+// asks are the kinds of facts that an expression asks a baseline about.
+func asks(expr string) (out []kind) {
+	for k := range kinds {
+		if asksFor[k].MatchString(expr) {
+			out = append(out, k)
+		}
+	}
+	return out
 }
 
 func (c *compiled) templates(stages int) error {

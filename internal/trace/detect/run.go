@@ -240,7 +240,7 @@ func (f *findings) put(d muster.Detection) int {
 		return len(f.list) - 1
 	}
 	if f.more == 0 {
-		d.Title, d.Subject = "more of the same: "+d.Title, "…"
+		d.Title, d.Subject, d.Fact = "more of the same: "+d.Title, "…", ""
 		f.list = append(f.list, d)
 		f.more = len(f.list)
 	}
@@ -252,6 +252,12 @@ func (x *run) finding(c *compiled, subject string, kept []map[string]string) mus
 	d := muster.Detection{
 		Rule: c.Name, Severity: c.Severity, Title: cut(c.title.fill(s, kept)), Explanation: strings.TrimSpace(c.Explanation), Remedy: strings.TrimSpace(c.Remedy),
 		Step: s.run.step(s.e).name, PID: s.e.PID, Subject: subject, At: s.e.Timestamp,
+	}
+	for _, k := range c.stages[len(c.stages)-1].asks {
+		if what := x.unknown(k, s); what != "" {
+			d.Fact = Fact{kindWords[k], what}.String()
+			break
+		}
 	}
 	if s.node == nil {
 		return d
