@@ -195,7 +195,7 @@ func (l *learning) connection(n int, c view.Connection) {
 	}
 	for _, text := range c.Addresses {
 		address, err := netip.ParseAddr(text)
-		if err != nil {
+		if err != nil || address.Unmap().IsLoopback() || address.IsUnspecified() { // every entry would seem to allow it
 			continue
 		}
 		l.learner.Add(trace.Event{Type: trace.NetConnect, Timestamp: c.First, Hostname: host, Address: text, Port: c.Port, Protocol: c.Protocol, Count: c.Count, Verdict: c.Verdict})
@@ -207,7 +207,9 @@ func (l *learning) connection(n int, c view.Connection) {
 		if r == nil {
 			r = &reach{first: c.First}
 			l.reached[d] = r
-			l.stable = 0
+			if c.Port != 53 || c.Verdict != trace.VerdictAllowed { // a resolver, which each machine has its own of
+				l.stable = 0
+			}
 		}
 		if len(r.traces) == 0 || r.traces[len(r.traces)-1] != n {
 			r.traces = append(r.traces, n)
@@ -298,7 +300,11 @@ func (l *learning) notes(a Allowlist) (out []string) {
 		return append(out, "No job of the pool was recorded in that time.")
 	}
 	if a.Stable < 5 {
-		out = append(out, fmt.Sprintf("The list is young: one of the last %d jobs reached something that none before had. Let more run before you enforce it.", a.Stable+1))
+		which := "the last job"
+		if a.Stable > 0 {
+			which = fmt.Sprintf("one of the last %d jobs", a.Stable+1)
+		}
+		out = append(out, fmt.Sprintf("The list is young: %s reached something that none before had. Let more run before you enforce it.", which))
 	}
 	return out
 }
