@@ -7,6 +7,7 @@ import (
 
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/trace"
+	"github.com/muster-ci/muster/internal/trace/detect"
 	"github.com/muster-ci/muster/internal/trace/view"
 	"github.com/muster-ci/muster/internal/wire"
 )
@@ -305,6 +306,8 @@ type TraceStats struct {
 type TraceFinding struct {
 	muster.Detection
 	Of muster.Trace
+	// Accepted is who said that what was new is expected, nil if nobody did.
+	Accepted *detect.Act
 }
 
 // EgressProposal is an allow list for a pool.
@@ -324,6 +327,7 @@ type EgressEntry struct {
 	First, Last time.Time
 	Programs    []string
 	Known       bool
+	Warning     string // why it should be looked at twice
 }
 
 // TraceCheck is what came of reading a trace again.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/trace"
+	"github.com/muster-ci/muster/internal/trace/detect"
 	"github.com/muster-ci/muster/internal/trace/view"
 )
 
@@ -343,6 +344,8 @@ type DetectionQuery struct {
 type DetectionRow struct {
 	muster.Detection
 	Of muster.Trace
+	// Accepted is who said that what was new is expected, nil if nobody did.
+	Accepted *detect.Act
 }
 
 // Allowlist is the egress of a pool: what its jobs reached, and what they would need.
