@@ -5,15 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
@@ -33,8 +36,9 @@ import (
 // cannot be, not_found, conflict, and unavailable for whatever the bucket's service says.
 type Archive struct {
 	bucket *blob.Bucket
-	// dir is the folder of a file bucket, of which empty directories are removed.
-	dir string
+	// folder writes to a file bucket, nil for others; under is the part of it that is ours.
+	folder *folder
+	under  string
 }
 
 // schemes are the buckets that Open knows, with what their URLs look like.
@@ -63,22 +67,32 @@ func parse(text string) (*url.URL, error) {
 		return nil, muster.Errorf(muster.CodeInvalid, "the bucket's URL has a password in it; the service's own environment variables and files name credentials")
 	case u.Scheme == "file" && (u.Host != "" || !strings.HasPrefix(u.Path, "/")):
 		return nil, muster.Errorf(muster.CodeInvalid, "a folder is named in full, with three slashes: %s", example)
+	case u.Scheme == "file" && !goodPrefix(u.Query().Get("prefix")):
+		return nil, muster.Errorf(muster.CodeInvalid, "the prefix of a folder is a path below it, such as prefix=traces/")
 	case u.Scheme != "file" && u.Scheme != "mem" && u.Host == "":
 		return nil, muster.Errorf(muster.CodeInvalid, "the bucket has no name; write %s", example)
 	}
 	return u, nil
 }
 
+// goodPrefix reports whether a part of a folder is where gocloud.dev looks for it too.
+func goodPrefix(p string) bool {
+	return p == "" || fs.ValidPath(strings.TrimSuffix(p, "/")) && !strings.ContainsFunc(p, unicode.IsControl)
+}
+
 // Open opens the bucket at a URL: file:///DIR, s3://NAME, gs://NAME, azblob://NAME, or
 // mem:// for one that is gone with the process. Parameters are those of gocloud.dev; a
 // folder is made if it does not exist, for its owner alone, and files in it appear whole
-// or not at all. prefix=TEXT/ keeps the archive in a part of a bucket.
+// or not at all. What was written is still there after a crash of the machine: a folder's
+// files are brought to its disk first, and the services promise it. prefix=TEXT/ keeps the
+// archive in a part of a bucket.
 func Open(ctx context.Context, text string) (*Archive, error) {
 	u, err := parse(text)
 	if err != nil {
 		return nil, err
 	}
 	a := &Archive{}
+	var mode fs.FileMode
 	if u.Scheme == "file" {
 		q := u.Query()
 		for key, value := range map[string]string{"create_dir": "true", "no_tmp_dir": "true", "metadata": "skip", "dir_file_mode": "0700"} {
@@ -87,10 +101,16 @@ func Open(ctx context.Context, text string) (*Archive, error) {
 			}
 		}
 		u.RawQuery = q.Encode()
-		a.dir = filepath.Join(filepath.FromSlash(u.Path), filepath.FromSlash(q.Get("prefix")))
+		if mode, err = dirMode(q.Get("dir_file_mode")); err != nil {
+			return nil, err
+		}
+		a.under = q.Get("prefix")
 	}
 	if a.bucket, err = blob.OpenBucket(ctx, u.String()); err != nil {
 		return nil, fmt.Errorf("open the %s bucket of traces: %w", u.Scheme, err)
+	}
+	if u.Scheme == "file" {
+		a.folder = newFolder(filepath.FromSlash(u.Path), mode, (*os.File).Sync)
 	}
 	return a, nil
 }
@@ -143,17 +163,7 @@ func (a *Archive) Put(ctx context.Context, ws string, id muster.TraceID, name st
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	w, err := a.bucket.NewWriter(ctx, key, plain())
-	if err != nil {
-		return failed("write "+name, err)
-	}
-	if _, err := io.Copy(w, from); err != nil {
-		cancel() // or else Close would keep the half that was copied
-		return errors.Join(failed("write "+name, err), w.Close())
-	}
-	return failed("write "+name, w.Close())
+	return failed("write "+name, a.put(ctx, key, from, false))
 }
 
 // Get opens something derived. CodeNotFound if there is none of that name.
@@ -202,12 +212,12 @@ func (a *Archive) Delete(ctx context.Context, ws string, id muster.TraceID) erro
 
 // removeEmpty removes the directories that a trace leaves behind in a folder.
 func (a *Archive) removeEmpty(p string) {
-	if a.dir == "" {
+	if a.folder == nil {
 		return
 	}
-	_ = os.Remove(filepath.Join(a.dir, filepath.FromSlash(p+segmentsDir))) // there may be none, or another runner's
-	for dir := strings.TrimSuffix(p, "/"); dir != "."; dir = filepath.ToSlash(filepath.Dir(dir)) {
-		if os.Remove(filepath.Join(a.dir, filepath.FromSlash(dir))) != nil {
+	_ = os.Remove(a.folder.path(a.under + p + segmentsDir)) // there may be none, or another runner's
+	for dir := strings.TrimSuffix(p, "/"); dir != "."; dir = path.Dir(dir) {
+		if os.Remove(a.folder.path(a.under+dir)) != nil {
 			return
 		}
 	}
@@ -286,7 +296,7 @@ func (a *Archive) folders(ctx context.Context, under string) iter.Seq2[string, e
 }
 
 // list yields all objects below a prefix, in order of their keys. Half-written files of a
-// process that died are none: fileblob keeps them beside, under names that no object has.
+// process that died are none: they lie beside, under names that no object has.
 func (a *Archive) list(ctx context.Context, under string) iter.Seq2[*blob.ListObject, error] {
 	return func(yield func(*blob.ListObject, error) bool) {
 		it := a.bucket.List(&blob.ListOptions{Prefix: under})
@@ -304,18 +314,6 @@ func (a *Archive) list(ctx context.Context, under string) iter.Seq2[*blob.ListOb
 			}
 		}
 	}
-}
-
-// plain is how objects are written: no type is guessed from what hostile jobs say, and a
-// file is its owner's alone.
-func plain() *blob.WriterOptions {
-	return &blob.WriterOptions{ContentType: "application/octet-stream", BeforeWrite: func(as func(any) bool) error {
-		var f *os.File
-		if as(&f) {
-			return f.Chmod(0o600)
-		}
-		return nil
-	}}
 }
 
 // retryAfter is how long to leave a bucket alone that did not answer.

@@ -21,7 +21,7 @@ func (a *Archive) ReaderAt(ctx context.Context, ws string, id muster.TraceID, na
 	if err != nil {
 		return nil, 0, nil, err
 	}
-	if a.dir != "" {
+	if a.folder != nil {
 		return a.fileAt(ctx, key, name)
 	}
 	attrs, err := a.bucket.Attributes(ctx, key)

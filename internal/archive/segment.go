@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"strconv"
 	"strings"
@@ -72,8 +74,9 @@ func unpack(b []byte) (s trace.Segment, err error) {
 	return s, nil
 }
 
-// PutSegment keeps a segment. The same segment may be put again; CodeConflict if there is
-// another of its number. The chain is whoever calls this to follow.
+// PutSegment keeps a segment; when it returns nil, it outlives a crash of the machine. The
+// same segment may be put again; CodeConflict if there is another of its number. The chain
+// is whoever calls this to follow.
 func (a *Archive) PutSegment(ctx context.Context, ws string, id muster.TraceID, s trace.Segment) error {
 	key, err := segmentKey(ws, id, s.Seq)
 	if err != nil {
@@ -83,10 +86,8 @@ func (a *Archive) PutSegment(ctx context.Context, ws string, id muster.TraceID, 
 	if err != nil {
 		return err
 	}
-	opts := plain()
-	opts.IfNotExist = true
-	err = a.bucket.WriteAll(ctx, key, packed, opts)
-	if gcerrors.Code(err) != gcerrors.FailedPrecondition {
+	err = a.put(ctx, key, bytes.NewReader(packed), true)
+	if gcerrors.Code(err) != gcerrors.FailedPrecondition && !errors.Is(err, fs.ErrExist) {
 		return failed(fmt.Sprintf("write segment %d", s.Seq), err)
 	}
 	old, err := a.bucket.ReadAll(ctx, key)
@@ -95,6 +96,9 @@ func (a *Archive) PutSegment(ctx context.Context, ws string, id muster.TraceID, 
 	}
 	if !bytes.Equal(old, packed) {
 		return muster.Errorf(muster.CodeConflict, "trace %s has another segment %d", id, s.Seq)
+	}
+	if a.folder != nil {
+		return failed(fmt.Sprintf("write segment %d", s.Seq), a.folder.settle(a.under+key))
 	}
 	return nil
 }
