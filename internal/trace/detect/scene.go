@@ -98,6 +98,8 @@ var variables = map[string]variable{
 	"forked":         {"the process never ran a program of its own", func(s *scene) any { return s.node != nil && s.node.forked }},
 	"born_step":      {"number of the step in which the process, or what it came from, began", func(s *scene) any { return s.bornStep() }},
 	"last_host":      {"last host outside that the process connected to", func(s *scene) any { return s.of(func(n *node) string { return n.host }) }},
+	"began_uid":      {"user id with which the process's program began", func(s *scene) any { return s.began() }},
+	"before_uid":     {"user id of the program before it, or of the parent's; the process's own below the runner", func(s *scene) any { return s.before() }},
 	"target_program": {"program of the process aimed at", func(s *scene) any { return s.run.target(s.e).program() }},
 	"relation":       {"what the process aimed at is to this one: self, ancestor, descendant, same_program, other", func(s *scene) any { return s.relation() }},
 	"writes":         {"the event changes a file", func(s *scene) any { return changes(s.e) }},
@@ -168,6 +170,22 @@ func (s *scene) program() string {
 		return p
 	}
 	return s.e.Command
+}
+
+func (s *scene) began() int64 {
+	if s.node == nil {
+		return int64(s.e.UID)
+	}
+	return int64(s.node.uid)
+}
+
+// before takes a parent that is the runner's own for none: orphans of anybody are given to
+// it where it is the first process of a container.
+func (s *scene) before() int64 {
+	if s.node == nil || s.node.parent == nil || s.node.parent.own != notOwn {
+		return s.began()
+	}
+	return int64(s.node.parent.uid)
 }
 
 func (s *scene) bornStep() int64 {

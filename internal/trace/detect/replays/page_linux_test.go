@@ -22,8 +22,10 @@ func page(t *testing.T, rules *detect.Rules, incidents, builds []result) {
 	fmt.Fprint(&b, head)
 	fmt.Fprint(&b, "\n## Published incidents, played again\n\nEach is a script of a few lines under `internal/trace/detect/replays/testdata/incidents`.\n\n| incident | what the script does | caught by |\n| --- | --- | --- |\n")
 	for _, i := range incidents {
-		fmt.Fprintf(&b, "| %s (`%s`) | %s | %s |\n", i.play.Facts["incident"], i.play.Name, i.play.Facts["what"], code(strings.Split(i.play.Facts["rule"], ", ")))
+		fmt.Fprintf(&b, "| %s (`%s`) | %s | %s |\n", i.play.Facts["incident"], i.play.Name, i.play.Facts["what"], code(i.play.rules()))
 	}
+	live := proofs(t, rules, incidents)
+	fmt.Fprintf(&b, "\n%d of the %d rules are caught so, by the recorder in the kernel; under each rule below stands by which play.\nThe others have the tests beside them only, and the reason.\n", len(live), len(rules.List()))
 	fmt.Fprint(&b, "\n## Ordinary builds, which raise nothing\n\n| build | what it does | findings |\n| --- | --- | --- |\n")
 	for _, i := range builds {
 		fmt.Fprintf(&b, "| `%s` | %s | %d |\n", i.play.Name, i.play.Facts["what"], len(i.rules))
@@ -31,6 +33,11 @@ func page(t *testing.T, rules *detect.Rules, incidents, builds []result) {
 	fmt.Fprint(&b, "\n## The rules\n")
 	for _, r := range rules.List() {
 		describe(&b, r)
+		if plays := live[r.Name]; len(plays) > 0 {
+			fmt.Fprintf(&b, "\n*Proven:* live, by %s\n", code(plays))
+		} else {
+			fmt.Fprintf(&b, "\n*Proven:* by its tests only: %s\n", unplayed[r.Name])
+		}
 	}
 	if *update {
 		if err := os.WriteFile(pageFile, b.Bytes(), 0o644); err != nil { //nolint:gosec // a page of the manual
@@ -42,6 +49,28 @@ func page(t *testing.T, rules *detect.Rules, incidents, builds []result) {
 	if err != nil || !bytes.Equal(was, b.Bytes()) {
 		t.Errorf("docs/detections.md is not what the rules and the plays say now (%v): go test ./internal/trace/detect/replays -update", err)
 	}
+}
+
+// unplayed are the rules that no play can be made for, and why.
+var unplayed = map[string]string{
+	"kernel-module": "no module is loaded into the kernel of the machine that runs the tests; that attempts are recorded was tried with kernels that have modules ([traces.md](traces.md#which-machine-records-what))",
+}
+
+// proofs are the plays that catch each rule. Every rule has one, or a reason.
+func proofs(t *testing.T, rules *detect.Rules, incidents []result) map[string][]string {
+	t.Helper()
+	by := map[string][]string{}
+	for _, i := range incidents {
+		for _, rule := range i.play.rules() {
+			by[rule] = append(by[rule], i.play.Name)
+		}
+	}
+	for _, r := range rules.List() {
+		if (len(by[r.Name]) > 0) == (unplayed[r.Name] != "") {
+			t.Errorf("rule %s wants either a play that names it or a reason why there is none, and has %v and %q", r.Name, by[r.Name], unplayed[r.Name])
+		}
+	}
+	return by
 }
 
 // The example of the page is a folder that loads, and its tests pass.

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -82,15 +83,15 @@ func recorder(t *testing.T) *bpf.Recorder {
 }
 
 // perform runs a play under the recorder and returns its trace.
-func perform(t *testing.T, r *bpf.Recorder, p play, file string) []trace.Event {
+func perform(t *testing.T, r *bpf.Recorder, p play) []trace.Event {
 	t.Helper()
-	file, err := filepath.Abs(file)
-	if err != nil {
+	file := filepath.Join(t.TempDir(), p.Name+".sh")
+	if err := os.WriteFile(file, []byte(p.text()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("/proc/self/exe", file)
 	cmd.SysProcAttr = namespaces()
-	cmd.Env = append(os.Environ(), roleVariable+"=stage")
+	cmd.Env = append(os.Environ(), roleVariable+"=stage", fmt.Sprint("MUSTER_REPLAY_MAP=", ownMap(t)))
 	if out, err := exec.Command("go", "env", "GOCACHE").Output(); err == nil {
 		cmd.Env = append(cmd.Env, "MUSTER_REPLAY_GOCACHE="+strings.TrimSpace(string(out)))
 	}
@@ -119,8 +120,12 @@ func perform(t *testing.T, r *bpf.Recorder, p play, file string) []trace.Event {
 	if !lines.Scan() {
 		t.Fatal("the stage was not set")
 	}
-	pid := workerOf(t, cmd.Process.Pid)
-	scope, err := r.Follow(t.Context(), bpf.Follow{Root: pid})
+	pid, agent := members(t, cmd.Process.Pid, lines.Text())
+	mode, allow, _ := strings.Cut(p.Facts["egress"], " ")
+	scope, err := r.Follow(t.Context(), bpf.Follow{
+		Root: pid, Protect: []int{agent},
+		Egress: trace.Egress{Mode: trace.EgressMode(mode), Allow: strings.Fields(allow), NoGitHub: true},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,29 +166,56 @@ func perform(t *testing.T, r *bpf.Recorder, p play, file string) []trace.Event {
 	return told(p, bounds, events, r.Describe())
 }
 
-// workerOf is the worker's pid in this machine's own numbering: the stage's only child.
-func workerOf(t *testing.T, stage int) int {
+// members are the pids of the stage's worker and of its agent in this machine's own
+// numbering; line has them in that of the stage.
+func members(t *testing.T, stage int, line string) (worker, agent int) {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", stage, stage))
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", stage))
 	if err != nil {
 		t.Fatal(err)
 	}
-	pids := strings.Fields(string(text))
-	if len(pids) == 0 { // another thread of the stage has started it
-		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", stage))
-		for _, f := range tasks {
-			text, _ := os.ReadFile(f)
-			pids = append(pids, strings.Fields(string(text))...)
+	outside := map[string]int{}
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			continue // a thread of the stage that has ended
+		}
+		for pid := range strings.FieldsSeq(string(text)) {
+			status, err := os.ReadFile("/proc/" + pid + "/status")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, after, _ := strings.Cut(string(status), "NSpid:")
+			of, _, _ := strings.Cut(after, "\n")
+			own := strings.Fields(of)
+			outside[own[len(own)-1]], err = strconv.Atoi(own[0])
+			if err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
-	if len(pids) != 1 {
-		t.Fatalf("the stage has the children %v", pids)
+	inside := strings.Fields(line)
+	if len(inside) != 2 || outside[inside[0]] == 0 || outside[inside[1]] == 0 {
+		t.Fatalf("the stage has the processes %v, and says %q", outside, line)
 	}
-	pid, err := strconv.Atoi(pids[0])
+	return outside[inside[0]], outside[inside[1]]
+}
+
+// ownMap is the number of one of the recorder's own maps in the kernel.
+func ownMap(t *testing.T) string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/self/fdinfo/*")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pid
+	for _, f := range files {
+		text, _ := os.ReadFile(f)
+		if _, after, ok := strings.Cut(string(text), "map_id:"); ok {
+			return strings.Fields(after)[0]
+		}
+	}
+	t.Fatal("the recorder has no maps")
+	return ""
 }
 
 // ended waits for the worker's end.
@@ -242,21 +274,43 @@ func each(events []trace.Event) iter.Seq2[trace.Event, error] {
 	}
 }
 
-// found runs the shipped rules over a play.
-func found(t *testing.T, r *bpf.Recorder, rules *detect.Rules, folder string, p play) ([]muster.Detection, []trace.Event) {
+// found runs the shipped rules over a play. One that wants a baseline comes after as many
+// runs of an ordinary build as make one, and begins as that build does.
+func found(t *testing.T, r *bpf.Recorder, rules *detect.Rules, p play) []muster.Detection {
 	t.Helper()
-	p.Steps = append([]step{checkout}, p.Steps...)
+	var base *detect.Baseline
+	if name := p.Facts["baseline"]; name != "" {
+		build, err := read(filepath.Join("testdata", "builds", name+".sh"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		need(t, build.Facts["needs"])
+		base = &detect.Baseline{}
+		for !base.Mature() {
+			report := examine(t, r, rules, build, base)
+			if !base.Learn(report.Facts, fmt.Sprint("run ", base.Runs), time.Now()) {
+				t.Fatalf("an ordinary build teaches nothing: %v", report.Detections)
+			}
+		}
+		p.Steps = append(slices.Clone(build.Steps), p.Steps...)
+	}
+	return examine(t, r, rules, p, base).Detections
+}
+
+func examine(t *testing.T, r *bpf.Recorder, rules *detect.Rules, p play, base *detect.Baseline) detect.Report {
+	t.Helper()
 	began := time.Now()
-	events := perform(t, r, p, filepath.Join("testdata", folder, p.Name+".sh"))
+	p.Steps = append([]step{checkout}, p.Steps...)
+	events := perform(t, r, p)
 	t.Logf("%d events in %v", len(events), time.Since(began).Round(time.Millisecond))
 	if *keep != "" {
 		write(t, filepath.Join(*keep, p.Name+".jsonl"), events)
 	}
-	of, err := rules.Run(trace.Job{Workspace: workspace, Repository: "octo/app", Key: p.Name}, nil, each(events))
+	report, err := rules.Examine(trace.Job{Workspace: workspace, Repository: "octo/app", Key: p.Name}, base, each(events))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return of, events
+	return report
 }
 
 func write(t *testing.T, file string, events []trace.Event) {
@@ -293,37 +347,66 @@ func TestReplays(t *testing.T) { // S0-20
 		t.Fatal(err)
 	}
 	r := recorder(t)
-	var incidents, builds []result
-	whole := true
-	for _, p := range plays(t, "incidents") {
-		whole = t.Run("incident/"+p.Name, func(t *testing.T) {
-			of, _ := found(t, r, rules, "incidents", p)
-			res := result{p, fired(of)}
-			for rule := range strings.SplitSeq(p.Facts["rule"], ", ") {
-				if !slices.Contains(res.rules, rule) {
-					t.Errorf("%s did not fire, only %v did", rule, res.rules)
-				}
+	var (
+		mu                sync.Mutex
+		incidents, builds []result
+	)
+	for _, folder := range []struct {
+		name, prefix string
+		to           *[]result
+		judge        func(*testing.T, play, []muster.Detection)
+	}{
+		{"incidents", "incident/", &incidents, caught},
+		{"builds", "build/", &builds, quiet},
+	} {
+		t.Run(folder.name, func(t *testing.T) {
+			for _, p := range plays(t, folder.name) {
+				t.Run(folder.prefix+p.Name, func(t *testing.T) {
+					need(t, p.Facts["needs"])
+					t.Parallel() // most of a play is waiting
+					of := found(t, r, rules, p)
+					folder.judge(t, p, of)
+					if t.Failed() {
+						return
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					*folder.to = append(*folder.to, result{p, fired(of)})
+				})
 			}
-			for _, d := range of {
-				t.Logf("%s %s: %s", d.Severity, d.Rule, d.Title)
-			}
-			incidents = append(incidents, res)
-		}) && whole
+		})
 	}
-	for _, p := range plays(t, "builds") {
-		whole = t.Run("build/"+p.Name, func(t *testing.T) {
-			need(t, p.Facts["needs"])
-			of, _ := found(t, r, rules, "builds", p)
-			for _, d := range of {
-				t.Errorf("%s %s: %s (%s)", d.Severity, d.Rule, d.Title, cmp.Or(d.Process, d.Step))
-			}
-			builds = append(builds, result{p, fired(of)})
-		}) && whole
+	if len(incidents) < len(plays(t, "incidents")) || len(builds) < len(plays(t, "builds")) {
+		return // some were chosen by name, or failed or were skipped and have said so
 	}
-	if len(incidents) < 12 || len(builds) < 10 || !whole {
-		return // some were chosen by name, or failed and have said so
+	page(t, rules, sorted(incidents), sorted(builds))
+}
+
+// caught wants every rule that the play names.
+func caught(t *testing.T, p play, of []muster.Detection) {
+	t.Helper()
+	rules := fired(of)
+	for _, rule := range p.rules() {
+		if !slices.Contains(rules, rule) {
+			t.Errorf("%s did not fire, only %v did", rule, rules)
+		}
 	}
-	page(t, rules, incidents, builds)
+	for _, d := range of {
+		t.Logf("%s %s: %s", d.Severity, d.Rule, d.Title)
+	}
+}
+
+// quiet wants nothing.
+func quiet(t *testing.T, _ play, of []muster.Detection) {
+	t.Helper()
+	for _, d := range of {
+		t.Errorf("%s %s: %s (%s)", d.Severity, d.Rule, d.Title, cmp.Or(d.Process, d.Step))
+	}
+}
+
+func sorted(of []result) []result {
+	slices.SortFunc(of, func(a, b result) int { return strings.Compare(a.play.Name, b.play.Name) })
+	return of
 }
 
 func fired(of []muster.Detection) []string {

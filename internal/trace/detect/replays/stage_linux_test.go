@@ -29,9 +29,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test's own program is three processes of the play: the stage, in namespaces of its
-// own, with the stand-ins for the rest of the world; the runner's worker, below it; and
-// the programs that incidents bring along.
+// The test's own program is four processes of the play: the stage, in namespaces of its
+// own, with the stand-ins for the rest of the world; the runner's worker and a stand-in for
+// its agent, below it; and the programs that incidents bring along.
 const roleVariable = "MUSTER_REPLAY_ROLE"
 
 func TestMain(m *testing.M) {
@@ -45,6 +45,8 @@ func TestMain(m *testing.M) {
 		err = worker(os.Args[1])
 	case "prop":
 		err = prop()
+	case "agent":
+		err = unix.Pause() // it is there to be attacked
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -104,6 +106,25 @@ func read(file string) (play, error) {
 	return p, nil
 }
 
+// text is the script that read makes the play of.
+func (p play) text() string {
+	var b strings.Builder
+	for key, value := range p.Facts {
+		fmt.Fprintf(&b, "# %s: %s\n", key, value)
+	}
+	for _, s := range p.Steps {
+		fmt.Fprintf(&b, "## step: %s\n", s.Name)
+		if s.Uses != "" {
+			fmt.Fprintf(&b, "## uses: %s\n", s.Uses)
+		}
+		b.WriteString(s.Script)
+	}
+	return b.String()
+}
+
+// rules are those that the play is to be caught by.
+func (p play) rules() []string { return strings.Split(p.Facts["rule"], ", ") }
+
 // bound is a step's begin or end, as the worker tells it.
 type bound struct {
 	Number int
@@ -113,8 +134,8 @@ type bound struct {
 }
 
 // stage makes the world of a play and runs its worker. It has been started in mount and
-// network namespaces of its own. On standard output it tells the worker's pid, and the
-// worker tells the bounds of steps; a line on standard input lets the worker begin.
+// network namespaces of its own. On standard output it tells the worker's pid and that of
+// the stand-in for the agent, and the worker tells the bounds of steps; a line on standard input lets the worker begin.
 func stage(file string) error {
 	// The script may lie below what is covered in a moment.
 	script, err := os.ReadFile(file)
@@ -131,6 +152,17 @@ func stage(file string) error {
 		return err
 	}
 	self := filepath.Join(runnerRoot, "bin", "Runner.Worker")
+	if err := os.Symlink(self, "/run/muster-agent"); err != nil {
+		return err
+	}
+	agent := exec.Command("/run/muster-agent")
+	agent.Env = []string{roleVariable + "=agent"}
+	if err := agent.Start(); err != nil {
+		return err
+	}
+	if err := os.Setenv("AGENT", fmt.Sprint(agent.Process.Pid)); err != nil {
+		return err
+	}
 	cmd := exec.Command(self, file)
 	cmd.Dir = workspace
 	cmd.Env = environment()
@@ -138,7 +170,7 @@ func stage(file string) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	fmt.Println(cmd.Process.Pid)
+	fmt.Println(cmd.Process.Pid, agent.Process.Pid)
 	if err := cmd.Wait(); err != nil {
 		return err
 	}
@@ -153,6 +185,7 @@ func environment() []string {
 		}
 	}
 	return []string{
+		"AGENT=" + os.Getenv("AGENT"), "RECORDER_MAP=" + os.Getenv("MUSTER_REPLAY_MAP"),
 		roleVariable + "=worker", "PATH=" + path, "HOME=" + home, "LANG=C.UTF-8", "CI=true", "GITHUB_ACTIONS=true",
 		"GITHUB_WORKSPACE=" + workspace, "RUNNER_TEMP=" + temp, "GITHUB_ENV=" + temp + "/_runner_file_commands/set_env_1",
 		"MUSTER_FAKE_SECRET=not-a-secret", "GOFLAGS=-mod=mod", "GOPROXY=off", "GOTOOLCHAIN=local", "CGO_ENABLED=0", "GOTELEMETRY=off",
@@ -427,7 +460,6 @@ func worker(file string) error {
 	if err != nil {
 		return err
 	}
-	p.Steps = append([]step{checkout}, p.Steps...)
 	tell := json.NewEncoder(os.Stdout)
 	for i, s := range p.Steps {
 		name := filepath.Join(temp, fmt.Sprintf("00000000-0000-4000-8000-%012d.sh", i+1))
