@@ -279,8 +279,7 @@ func TestAnswerLost(t *testing.T) {
 	var waiting sync.WaitGroup
 	waiting.Go(func() {
 		until(t, "nothing waits for the lock", func() bool {
-			out, err := exec.Command("ps", "ax", "-o", "command=").Output()
-			return err == nil && strings.Contains(string(out), "sleep 0.05\n")
+			return s.waits(t)
 		})
 		between.silent.Store(true)
 		lock.Close()
@@ -345,7 +344,7 @@ func TestConnectionsKilled(t *testing.T) {
 			}
 			return err == nil
 		})
-		if run := s.of(t, "killed", id); len(run) != 1 {
+		if run := s.running(t, "killed", id); len(run) != 1 {
 			t.Errorf("%d agents of %s run", len(run), id)
 		}
 	}
@@ -389,7 +388,7 @@ func at(inst provider.Instance) string { _, host, _ := strings.Cut(inst.ID, "@")
 func TestTwoHosts(t *testing.T) {
 	s := newSite(t, waitForEver)
 	cfg, between := two(t, s, "two")
-	cfg.RetryAfter = provider.Duration(300 * time.Millisecond)
+	cfg.RetryAfter = provider.Duration(time.Minute)
 	p := open(t, cfg)
 	spread := map[string]int{}
 	for i := range 4 {
@@ -443,7 +442,7 @@ func TestTwoHosts(t *testing.T) {
 func TestHostComesBack(t *testing.T) {
 	s := newSite(t, waitForEver)
 	cfg := s.config("back")
-	cfg.RetryAfter = provider.Duration(200 * time.Millisecond)
+	cfg.RetryAfter = provider.Duration(4 * time.Second) // the second call comes within it
 	p := open(t, cfg)
 	s.Kill(t)
 	_, err := p.Get(t.Context(), "r-back")
@@ -547,13 +546,15 @@ func TestHalfMade(t *testing.T) {
 // S1-69 4-41: what a job leaves behind ends with its runner: in sessions of its own, without the tag, without
 // permissions on its directories, unwilling to go.
 func TestNothingStays(t *testing.T) {
+	// An argument tells these processes from others of the machine, with a tag or without.
+	mark := fmt.Sprintf("0.%d", os.Getpid())
 	s := newSite(t, `trap '' TERM
-setsid sleep 1001 &
-setsid env -i sleep 1002 &
-(setsid sh -c 'trap "" TERM; sleep 1003' &)
+setsid sleep 1001 `+mark+` &
+setsid env -i sleep 1002 `+mark+` &
+(setsid sh -c 'trap "" TERM; sleep 1003 `+mark+`' &)
 mkdir -p "$HOME/a/b"; echo x >"$HOME/a/b/c"; ln -s /etc "$HOME/a/link"; chmod 000 "$HOME/a/b"
 touch "$HOME/ready"
-sleep 1004
+sleep 1004 `+mark+`
 `)
 	cfg := s.config("stays")
 	cfg.Grace = provider.Duration(300 * time.Millisecond)
@@ -573,11 +574,48 @@ sleep 1004
 	if err != nil {
 		t.Fatal(err)
 	}
-	if left := regexp.MustCompile(`\d+ sleep 100[1-4]\n`).FindAllString(string(out), -1); len(left) > 0 {
+	if left := regexp.MustCompile(`\d+ sleep 100[1-4] `+regexp.QuoteMeta(mark)+`\n`).FindAllString(string(out), -1); len(left) > 0 {
 		t.Errorf("left: %q", left)
 	}
 	if _, err := os.Stat("/etc/passwd"); err != nil {
 		t.Fatal("a link was followed")
+	}
+}
+
+// 4-47: what has the tag is found also in the middle of an execve, when the kernel shows
+// no environment of it; or it would outlive its runner.
+func TestTaggedInTheMiddleOfAnExec(t *testing.T) {
+	again := filepath.Join(t.TempDir(), "again")
+	if err := os.WriteFile(again, []byte("#!/bin/sh\nexec \"$0\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const looks = 100
+	for _, shell := range [][]string{{"dash"}, {"busybox", "sh"}} {
+		if _, err := exec.LookPath(shell[0]); err != nil {
+			continue
+		}
+		t.Run(shell[0], func(t *testing.T) {
+			name := fmt.Sprintf("r-exec.%d", os.Getpid())
+			cmd := exec.Command(again)
+			cmd.Env = []string{"HOME=/nowhere", "MUSTER_INSTANCE=" + name}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+			text := program + "\n"
+			if shell[0] == "busybox" {
+				text += "grep() { busybox grep \"$@\"; }; awk() { busybox awk \"$@\"; }\n"
+			}
+			look := exec.Command(shell[0], shell[1:]...)
+			look.Stdin = strings.NewReader(text + fmt.Sprintf("name=%s n=0\nwhile [ $n -lt %d ]; do tagged; n=$((n + 1)); done\n", quote(name), looks))
+			out, err := look.Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := strings.Count(string(out), fmt.Sprintf("%d\n", cmd.Process.Pid)); n != looks || len(strings.Fields(string(out))) != looks {
+				t.Errorf("found %d times in %d looks", n, looks)
+			}
+		})
 	}
 }
 

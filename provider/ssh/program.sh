@@ -62,8 +62,8 @@ locked() {
 	} 8<"$locking"
 }
 
-# process PID sets p_state, p_parent, p_session and p_start. A process names itself as
-# it likes, so that the fields are counted from the last ')'.
+# process PID sets p_state, p_parent, p_session, p_start and p_exec. A process names itself
+# as it likes, so that the fields are counted from the last ')'.
 process() {
 	p_text=
 	[ -e "/proc/$1/stat" ] || return 1
@@ -78,7 +78,10 @@ fields() {
 	[ $# -gt 20 ] || return 1
 	p_state=$2 p_parent=$3 p_session=$5
 	shift 20
-	p_start=$1
+	# Its code and its environment are written in this order at the end of an execve; p_exec
+	# is set if there is no code yet, or an environment by now.
+	p_start=$1 p_exec=
+	[ "$6" != 0 ] && [ "${29}" = "${30}" ] || p_exec=1
 	case $p_state in Z | X) return 1 ;; esac
 }
 
@@ -103,13 +106,45 @@ agent() {
 	return 1
 }
 
-# tagged prints the pids of everything that was started with the runner's tag.
+# tagged prints the pids of everything that was started with the runner's tag. While an
+# execve replaces a process the kernel shows nothing of its environment: who has none to
+# be seen and is in there is looked at again.
 tagged() {
 	set +f
-	grep -lsF "MUSTER_INSTANCE=$name" /proc/[0-9]*/environ | while IFS=/ read -r _ _ p _; do
-		[ "$p" = "$$" ] || echo "$p"
-	done
+	set -- /proc/[0-9]*
 	set -f
+	looks=0
+	while :; do
+		again=
+		for p in $(whose "$@"); do
+			case $p in
+			"$$") ;;
+			\?*)
+				p=${p#?}
+				[ -e "/proc/$p/exe" ] && process "$p" && [ -n "$p_exec" ] && again="$again /proc/$p"
+				;;
+			*) echo "$p" ;;
+			esac
+		done
+		looks=$((looks + 1))
+		[ -n "$again" ] && [ "$looks" -lt 20 ] || return 0
+		sleep 0.01
+		set -- $again
+	done
+}
+
+# whose /proc/PID... prints the pids of those with the runner's tag, and those without
+# any environment after a question mark. Each is read once: what was read at two moments
+# could be of two programs.
+whose() {
+	{
+		printf '%s\n' "$@"
+		grep -Hzaos '..*' $(printf '%s/environ ' "$@") | tr '\0' '\n'
+	} | awk -F/ -v tag="environ:MUSTER_INSTANCE=$name" '
+		NF == 3 { all[$3] = 1; next }
+		{ seen[$3] = 1 }
+		$4 == tag { print $3 }
+		END { for (p in all) if (!(p in seen)) print "?" p }'
 }
 
 # tree prints PID:START of all that is in the session of a process or descends from it.

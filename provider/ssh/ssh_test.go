@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -105,6 +106,30 @@ func (s *site) of(t providertest.T, owner string, id muster.RunnerID) (found []p
 	return found
 }
 
+// running is of, waited for: what Create has started becomes the agent in its own time.
+func (s *site) running(t providertest.T, owner string, id muster.RunnerID) (found []proc.Process) {
+	for range 4000 {
+		if found = s.of(t, owner, id); len(found) > 0 {
+			break
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	return found
+}
+
+// waits reports whether a program of the host waits for a lock: it sleeps, over a
+// connection to this site's server.
+func (s *site) waits(t providertest.T) bool {
+	all, err := proc.All()
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	return slices.ContainsFunc(all, func(p proc.Process) bool {
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID))
+		return string(line) == "sleep\x000.05\x00" && strings.HasSuffix(p.Env("SSH_CONNECTION"), " "+strconv.Itoa(s.Port))
+	})
+}
+
 func (s *site) dir(t providertest.T, owner string) string {
 	p, err := New(s.config(owner))
 	if err != nil {
@@ -146,7 +171,7 @@ func destroy(t testing.TB, p *Provider, id muster.RunnerID) {
 // until polls real processes.
 func until(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for !done() {
 		select {
 		case <-deadline:
@@ -170,14 +195,14 @@ func TestConformance(t *testing.T) {
 			return open(t, c)
 		},
 		End: func(t providertest.T, owner string, id muster.RunnerID) {
-			for _, p := range s.of(t, owner, id) {
+			for _, p := range s.running(t, owner, id) {
 				_ = p.Signal(syscall.SIGTERM)
 			}
 		},
 		Remains: func(t providertest.T, owner string, id muster.RunnerID) []string { return s.remains(t, owner, id) },
 		Exposed: func(t providertest.T, owner string, id muster.RunnerID) map[string]string {
 			places := map[string]string{}
-			for _, p := range s.of(t, owner, id) {
+			for _, p := range s.running(t, owner, id) {
 				for _, file := range []string{"cmdline", "environ"} {
 					path := filepath.Join("/proc", strconv.Itoa(p.PID), file)
 					text, _ := os.ReadFile(path)
