@@ -249,6 +249,15 @@ type Traces interface {
 	// Attestation is a DSSE envelope in JSON.
 	Attestation(ctx context.Context, workspace string, id muster.TraceID) (muster.Trace, []byte, error)
 	VerifyTrace(ctx context.Context, workspace string, id muster.TraceID) (TraceCheck, error)
+	// Baselines are those whose names contain a text and come after a name, in the order of
+	// their names; BaselineOf is one of them, with its version: CodeNotFound if there is none.
+	Baselines(ctx context.Context, workspace, text, after string, limit int) ([]Baseline, error)
+	BaselineOf(ctx context.Context, workspace, name string) (Baseline, error)
+	// AcceptBaseline takes things for expected, and returns the facts that were not accepted
+	// before; ForgetBaseline has the job learnt anew. CodeConflict if the version is neither 0
+	// nor that of what is there.
+	AcceptBaseline(ctx context.Context, workspace, name string, a Acceptance, by detect.Act) (Baseline, []detect.Fact, error)
+	ForgetBaseline(ctx context.Context, workspace, name string, version int64, by detect.Act) (Baseline, error)
 	// RawTrace writes the JSON Lines of a trace, or, packed, zstd frames of them; TraceBundle
 	// its attestation and its segments for an offline check. ready is called before the first byte.
 	RawTrace(ctx context.Context, workspace string, id muster.TraceID, packed bool, w io.Writer, ready func(muster.Trace)) error
@@ -308,6 +317,21 @@ type TraceFinding struct {
 	Of muster.Trace
 	// Accepted is who said that what was new is expected, nil if nobody did.
 	Accepted *detect.Act
+}
+
+// Baseline is what a job usually does, and which of its versions that is.
+type Baseline struct {
+	Name    string
+	Version int64
+	*detect.Baseline
+}
+
+// Acceptance is what somebody says is expected of a job: facts, all that is fresh, or all
+// that there is. Version 0 is whatever the baseline holds now.
+type Acceptance struct {
+	Facts      []detect.Fact
+	Fresh, All bool
+	Version    int64
 }
 
 // EgressProposal is an allow list for a pool.

@@ -432,9 +432,9 @@ func (s traces) ProposeEgress(ctx context.Context, req *v1.ProposeEgressRequest)
 		return nil, err
 	}
 	return &v1.ProposeEgressResponse{
-		Pool: req.Pool, Mode: string(p.Policy.Mode), Unused: p.Unused, Jobs: int32(p.Traces), Notes: p.Notes,
+		Pool: req.Pool, Mode: string(p.Policy.Mode), Unused: p.Unused, Jobs: int32(p.Traces), Notes: p.Notes, NoGithub: p.Policy.NoGitHub,
 		Entries: each(p.Entries, func(e EgressEntry) *v1.EgressEntry {
-			return &v1.EgressEntry{Allow: e.Allow, Hosts: e.Hosts, Jobs: int32(e.Jobs), FirstAt: stamp(e.First), LastAt: stamp(e.Last), Processes: e.Programs, Known: e.Known}
+			return &v1.EgressEntry{Allow: e.Allow, Hosts: e.Hosts, Jobs: int32(e.Jobs), FirstAt: stamp(e.First), LastAt: stamp(e.Last), Processes: e.Programs, Known: e.Known, Warning: e.Warning}
 		}),
 	}, nil
 }
@@ -479,6 +479,7 @@ func findingOf(f TraceFinding) *v1.Finding {
 	return &v1.Finding{
 		Trace: f.Trace.String(), JobId: f.Of.Job.ID, JobAttempt: int32(f.Of.Job.Attempt), Rule: f.Rule, Severity: string(f.Severity), Title: f.Title, Explanation: f.Explanation, Remedy: f.Remedy,
 		Step: f.Step, Process: f.Process, Pid: int32(f.PID), Ancestry: f.Ancestry, Subject: f.Subject, Seq: f.Seq, Count: int32(f.Count), At: stamp(f.At), Repository: f.Of.Repository, JobName: f.Of.JobName,
+		Fact: f.Fact, Accepted: actOf(f.Accepted),
 	}
 }
 

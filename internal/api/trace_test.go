@@ -19,6 +19,7 @@ import (
 	v1 "github.com/muster-ci/muster/gen/muster/v1"
 	"github.com/muster-ci/muster/internal/api"
 	"github.com/muster-ci/muster/internal/trace"
+	"github.com/muster-ci/muster/internal/trace/detect"
 	"github.com/muster-ci/muster/internal/trace/view"
 )
 
@@ -26,6 +27,7 @@ import (
 type tracer struct {
 	workspace string
 	all       []muster.Trace
+	baselines []api.Baseline
 	asked     []string
 	broken    error // what a download or a stream ends with after its first part
 	refused   error
@@ -98,7 +100,28 @@ func (p *tracer) TraceFindings(_ context.Context, ws string, f api.FindingFilter
 	low := api.TraceFinding{Detection: muster.Detection{Trace: p.all[0].ID, Rule: "a", Severity: muster.SeverityLow, At: t0}, Of: p.all[0]}
 	high := low
 	high.Rule, high.Severity, high.At = "b", muster.SeverityHigh, t0.Add(time.Second)
+	high.Fact, high.Accepted = "host:evil.example", &detect.Act{By: "operator", At: t0}
 	return []api.TraceFinding{low, high}, p.in(ws, "findings of %q rule=%s severity=%s limit=%d", f.Trace.Runner, f.Rule, f.Severity, f.Limit)
+}
+func (p *tracer) Baselines(_ context.Context, ws, text, after string, limit int) (out []api.Baseline, err error) {
+	for _, b := range p.baselines {
+		if strings.Contains(b.Name, text) && b.Name > after && len(out) < limit {
+			out = append(out, b)
+		}
+	}
+	return out, p.in(ws, "baselines %q after %q limit=%d", text, after, limit)
+}
+func (p *tracer) BaselineOf(_ context.Context, ws, name string) (api.Baseline, error) {
+	if err := p.in(ws, "baseline %s", name); err != nil {
+		return api.Baseline{}, err
+	}
+	return find(p.baselines, "baseline", name, func(b api.Baseline) bool { return b.Name == name })
+}
+func (p *tracer) AcceptBaseline(_ context.Context, ws, name string, a api.Acceptance, by detect.Act) (api.Baseline, []detect.Fact, error) {
+	return p.baselines[0], a.Facts, p.in(ws, "accept %s %v fresh=%t all=%t version=%d by %s at %s because %q", name, a.Facts, a.Fresh, a.All, a.Version, by.By, by.At.Sub(t0), by.Reason)
+}
+func (p *tracer) ForgetBaseline(_ context.Context, ws, name string, version int64, by detect.Act) (api.Baseline, error) {
+	return p.baselines[0], p.in(ws, "forget %s version=%d by %s because %q", name, version, by.By, by.Reason)
 }
 func (p *tracer) ProposeEgress(_ context.Context, ws, pool string, since time.Time) (api.EgressProposal, error) {
 	return api.EgressProposal{Policy: trace.Egress{Mode: trace.EgressLearn}, Traces: 3, Unused: []string{"x.example"}, Entries: []api.EgressEntry{{Allow: "proxy.golang.org:443", Jobs: 3, Known: true}}}, p.in(ws, "egress of %s since %s", pool, t0.Sub(since))

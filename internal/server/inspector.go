@@ -184,12 +184,36 @@ func (t apiTraces) ProposeEgress(ctx context.Context, workspace, pool string, si
 			if e.Warning != "" {
 				out.Notes = append(out.Notes, e.Entry+": "+e.Warning)
 			}
-			out.Entries = append(out.Entries, api.EgressEntry{Allow: e.Entry, Hosts: e.Hosts, Jobs: e.Jobs, First: e.First, Last: e.Last, Programs: e.Programs, Known: known})
+			out.Entries = append(out.Entries, api.EgressEntry{Allow: e.Entry, Hosts: e.Hosts, Jobs: e.Jobs, First: e.First, Last: e.Last, Programs: e.Programs, Known: known, Warning: e.Warning})
 		}
 	}
 	add(a.Present, true)
 	add(a.Proposed, false)
 	return out, nil
+}
+
+func (t apiTraces) Baselines(ctx context.Context, workspace, text, after string, limit int) ([]api.Baseline, error) {
+	all, err := t.Inspector.Baselines(ctx, workspace, text, after, limit)
+	out := make([]api.Baseline, len(all))
+	for i, b := range all {
+		out[i] = api.Baseline(b)
+	}
+	return out, err
+}
+
+func (t apiTraces) BaselineOf(ctx context.Context, workspace, name string) (api.Baseline, error) {
+	b, err := t.Inspector.Baseline(ctx, workspace, name)
+	return api.Baseline(b), err
+}
+
+func (t apiTraces) AcceptBaseline(ctx context.Context, workspace, name string, a api.Acceptance, by detect.Act) (api.Baseline, []detect.Fact, error) {
+	b, accepted, err := t.Inspector.AcceptBaseline(ctx, workspace, name, inspect.Acceptance(a), by)
+	return api.Baseline(b), accepted, err
+}
+
+func (t apiTraces) ForgetBaseline(ctx context.Context, workspace, name string, version int64, by detect.Act) (api.Baseline, error) {
+	b, err := t.Inspector.ForgetBaseline(ctx, workspace, name, version, by)
+	return api.Baseline(b), err
 }
 
 func (t apiTraces) VerifyTrace(ctx context.Context, workspace string, id muster.TraceID) (api.TraceCheck, error) {

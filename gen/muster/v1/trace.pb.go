@@ -457,8 +457,12 @@ type Finding struct {
 	Count int32                  `protobuf:"varint,15,opt,name=count,proto3" json:"count,omitempty"`
 	At    *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=at,proto3" json:"at,omitempty"`
 	// repository and job_name are those of the trace.
-	Repository    string `protobuf:"bytes,17,opt,name=repository,proto3" json:"repository,omitempty"`
-	JobName       string `protobuf:"bytes,18,opt,name=job_name,json=jobName,proto3" json:"job_name,omitempty"`
+	Repository string `protobuf:"bytes,17,opt,name=repository,proto3" json:"repository,omitempty"`
+	JobName    string `protobuf:"bytes,18,opt,name=job_name,json=jobName,proto3" json:"job_name,omitempty"`
+	// fact is what was new to the job's baseline, as AcceptBaseline takes it; empty for a rule
+	// that asks no baseline. accepted is who said since that it is expected, absent if nobody did.
+	Fact          string       `protobuf:"bytes,19,opt,name=fact,proto3" json:"fact,omitempty"`
+	Accepted      *OperatorAct `protobuf:"bytes,20,opt,name=accepted,proto3" json:"accepted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -619,6 +623,408 @@ func (x *Finding) GetJobName() string {
 	return ""
 }
 
+func (x *Finding) GetFact() string {
+	if x != nil {
+		return x.Fact
+	}
+	return ""
+}
+
+func (x *Finding) GetAccepted() *OperatorAct {
+	if x != nil {
+		return x.Accepted
+	}
+	return nil
+}
+
+// OperatorAct is what somebody did, and when.
+type OperatorAct struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	By            string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorAct) Reset() {
+	*x = OperatorAct{}
+	mi := &file_muster_v1_trace_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorAct) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorAct) ProtoMessage() {}
+
+func (x *OperatorAct) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_trace_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorAct.ProtoReflect.Descriptor instead.
+func (*OperatorAct) Descriptor() ([]byte, []int) {
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *OperatorAct) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *OperatorAct) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *OperatorAct) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// BaselineRef names one baseline, by one of its fields.
+type BaselineRef struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name is OWNER/REPOSITORY/WORKFLOW/JOB, as ListBaselines returns it.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// trace is one of the job that it is about.
+	Trace         *TraceRef `protobuf:"bytes,2,opt,name=trace,proto3" json:"trace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BaselineRef) Reset() {
+	*x = BaselineRef{}
+	mi := &file_muster_v1_trace_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BaselineRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BaselineRef) ProtoMessage() {}
+
+func (x *BaselineRef) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_trace_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BaselineRef.ProtoReflect.Descriptor instead.
+func (*BaselineRef) Descriptor() ([]byte, []int) {
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *BaselineRef) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BaselineRef) GetTrace() *TraceRef {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
+}
+
+// Baseline is what the runs of one job of one workflow have done.
+type Baseline struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// version is one more with every change, also when a run was learnt.
+	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// runs were learnt; refused were not, because rules found something high or critical.
+	Runs    int32 `protobuf:"varint,3,opt,name=runs,proto3" json:"runs,omitempty"`
+	Refused int32 `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`
+	// mature says that what the baseline does not know is a finding: after mature_after runs,
+	// or because somebody accepted it as it is.
+	Mature      bool         `protobuf:"varint,5,opt,name=mature,proto3" json:"mature,omitempty"`
+	MatureAfter int32        `protobuf:"varint,6,opt,name=mature_after,json=matureAfter,proto3" json:"mature_after,omitempty"`
+	Accepted    *OperatorAct `protobuf:"bytes,7,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	// forgotten is who had it begin anew the last time.
+	Forgotten *OperatorAct `protobuf:"bytes,8,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
+	// How many facts of each kind there are, and how many of all are fresh.
+	Hosts     int32                  `protobuf:"varint,9,opt,name=hosts,proto3" json:"hosts,omitempty"`
+	Binaries  int32                  `protobuf:"varint,10,opt,name=binaries,proto3" json:"binaries,omitempty"`
+	Sensitive int32                  `protobuf:"varint,11,opt,name=sensitive,proto3" json:"sensitive,omitempty"`
+	Fresh     int32                  `protobuf:"varint,12,opt,name=fresh,proto3" json:"fresh,omitempty"`
+	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// facts are those of all kinds, the fresh ones first; absent in lists.
+	Facts []*BaselineFact `protobuf:"bytes,14,rep,name=facts,proto3" json:"facts,omitempty"`
+	// usual_after is how many runs have a fresh fact until it is fresh no more.
+	UsualAfter    int32 `protobuf:"varint,15,opt,name=usual_after,json=usualAfter,proto3" json:"usual_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Baseline) Reset() {
+	*x = Baseline{}
+	mi := &file_muster_v1_trace_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Baseline) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Baseline) ProtoMessage() {}
+
+func (x *Baseline) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_trace_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Baseline.ProtoReflect.Descriptor instead.
+func (*Baseline) Descriptor() ([]byte, []int) {
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Baseline) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Baseline) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Baseline) GetRuns() int32 {
+	if x != nil {
+		return x.Runs
+	}
+	return 0
+}
+
+func (x *Baseline) GetRefused() int32 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *Baseline) GetMature() bool {
+	if x != nil {
+		return x.Mature
+	}
+	return false
+}
+
+func (x *Baseline) GetMatureAfter() int32 {
+	if x != nil {
+		return x.MatureAfter
+	}
+	return 0
+}
+
+func (x *Baseline) GetAccepted() *OperatorAct {
+	if x != nil {
+		return x.Accepted
+	}
+	return nil
+}
+
+func (x *Baseline) GetForgotten() *OperatorAct {
+	if x != nil {
+		return x.Forgotten
+	}
+	return nil
+}
+
+func (x *Baseline) GetHosts() int32 {
+	if x != nil {
+		return x.Hosts
+	}
+	return 0
+}
+
+func (x *Baseline) GetBinaries() int32 {
+	if x != nil {
+		return x.Binaries
+	}
+	return 0
+}
+
+func (x *Baseline) GetSensitive() int32 {
+	if x != nil {
+		return x.Sensitive
+	}
+	return 0
+}
+
+func (x *Baseline) GetFresh() int32 {
+	if x != nil {
+		return x.Fresh
+	}
+	return 0
+}
+
+func (x *Baseline) GetUpdatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return nil
+}
+
+func (x *Baseline) GetFacts() []*BaselineFact {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *Baseline) GetUsualAfter() int32 {
+	if x != nil {
+		return x.UsualAfter
+	}
+	return 0
+}
+
+// BaselineFact is one thing that runs of a job did.
+type BaselineFact struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// kind is "host", "binary" or "sensitive" (a file with secrets); what is its name or path, with * for
+	// what changes from run to run.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	What string `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
+	// runs had it, the first and the last at these times; trace is the first of them, empty if
+	// it is not known.
+	Runs    int32                  `protobuf:"varint,3,opt,name=runs,proto3" json:"runs,omitempty"`
+	FirstAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=first_at,json=firstAt,proto3" json:"first_at,omitempty"`
+	LastAt  *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_at,json=lastAt,proto3" json:"last_at,omitempty"`
+	Trace   string                 `protobuf:"bytes,6,opt,name=trace,proto3" json:"trace,omitempty"`
+	// fresh says that it came after the baseline had matured: it is a finding until enough runs
+	// had it, or it is accepted.
+	Fresh         bool         `protobuf:"varint,7,opt,name=fresh,proto3" json:"fresh,omitempty"`
+	Accepted      *OperatorAct `protobuf:"bytes,8,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BaselineFact) Reset() {
+	*x = BaselineFact{}
+	mi := &file_muster_v1_trace_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BaselineFact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BaselineFact) ProtoMessage() {}
+
+func (x *BaselineFact) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_trace_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BaselineFact.ProtoReflect.Descriptor instead.
+func (*BaselineFact) Descriptor() ([]byte, []int) {
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *BaselineFact) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *BaselineFact) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *BaselineFact) GetRuns() int32 {
+	if x != nil {
+		return x.Runs
+	}
+	return 0
+}
+
+func (x *BaselineFact) GetFirstAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FirstAt
+	}
+	return nil
+}
+
+func (x *BaselineFact) GetLastAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastAt
+	}
+	return nil
+}
+
+func (x *BaselineFact) GetTrace() string {
+	if x != nil {
+		return x.Trace
+	}
+	return ""
+}
+
+func (x *BaselineFact) GetFresh() bool {
+	if x != nil {
+		return x.Fresh
+	}
+	return false
+}
+
+func (x *BaselineFact) GetAccepted() *OperatorAct {
+	if x != nil {
+		return x.Accepted
+	}
+	return nil
+}
+
 // TraceEvent is an event and where it is from.
 type TraceEvent struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -634,7 +1040,7 @@ type TraceEvent struct {
 
 func (x *TraceEvent) Reset() {
 	*x = TraceEvent{}
-	mi := &file_muster_v1_trace_proto_msgTypes[3]
+	mi := &file_muster_v1_trace_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +1052,7 @@ func (x *TraceEvent) String() string {
 func (*TraceEvent) ProtoMessage() {}
 
 func (x *TraceEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[3]
+	mi := &file_muster_v1_trace_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +1065,7 @@ func (x *TraceEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceEvent.ProtoReflect.Descriptor instead.
 func (*TraceEvent) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{3}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TraceEvent) GetTrace() string {
@@ -715,7 +1121,7 @@ type TraceSelection struct {
 
 func (x *TraceSelection) Reset() {
 	*x = TraceSelection{}
-	mi := &file_muster_v1_trace_proto_msgTypes[4]
+	mi := &file_muster_v1_trace_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -727,7 +1133,7 @@ func (x *TraceSelection) String() string {
 func (*TraceSelection) ProtoMessage() {}
 
 func (x *TraceSelection) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[4]
+	mi := &file_muster_v1_trace_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -740,7 +1146,7 @@ func (x *TraceSelection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceSelection.ProtoReflect.Descriptor instead.
 func (*TraceSelection) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{4}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TraceSelection) GetTrace() *TraceRef {
@@ -810,7 +1216,7 @@ type TraceStats struct {
 
 func (x *TraceStats) Reset() {
 	*x = TraceStats{}
-	mi := &file_muster_v1_trace_proto_msgTypes[5]
+	mi := &file_muster_v1_trace_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +1228,7 @@ func (x *TraceStats) String() string {
 func (*TraceStats) ProtoMessage() {}
 
 func (x *TraceStats) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[5]
+	mi := &file_muster_v1_trace_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +1241,7 @@ func (x *TraceStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceStats.ProtoReflect.Descriptor instead.
 func (*TraceStats) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{5}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TraceStats) GetTraces() int32 {
@@ -921,7 +1327,7 @@ type ListTracesRequest struct {
 
 func (x *ListTracesRequest) Reset() {
 	*x = ListTracesRequest{}
-	mi := &file_muster_v1_trace_proto_msgTypes[6]
+	mi := &file_muster_v1_trace_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -933,7 +1339,7 @@ func (x *ListTracesRequest) String() string {
 func (*ListTracesRequest) ProtoMessage() {}
 
 func (x *ListTracesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[6]
+	mi := &file_muster_v1_trace_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -946,7 +1352,7 @@ func (x *ListTracesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTracesRequest.ProtoReflect.Descriptor instead.
 func (*ListTracesRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{6}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListTracesRequest) GetSelection() *TraceSelection {
@@ -979,7 +1385,7 @@ type ListTracesResponse struct {
 
 func (x *ListTracesResponse) Reset() {
 	*x = ListTracesResponse{}
-	mi := &file_muster_v1_trace_proto_msgTypes[7]
+	mi := &file_muster_v1_trace_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1397,7 @@ func (x *ListTracesResponse) String() string {
 func (*ListTracesResponse) ProtoMessage() {}
 
 func (x *ListTracesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[7]
+	mi := &file_muster_v1_trace_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1410,7 @@ func (x *ListTracesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTracesResponse.ProtoReflect.Descriptor instead.
 func (*ListTracesResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{7}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListTracesResponse) GetTraces() []*Trace {
@@ -1023,7 +1429,7 @@ type GetTraceRequest struct {
 
 func (x *GetTraceRequest) Reset() {
 	*x = GetTraceRequest{}
-	mi := &file_muster_v1_trace_proto_msgTypes[8]
+	mi := &file_muster_v1_trace_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +1441,7 @@ func (x *GetTraceRequest) String() string {
 func (*GetTraceRequest) ProtoMessage() {}
 
 func (x *GetTraceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[8]
+	mi := &file_muster_v1_trace_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +1454,7 @@ func (x *GetTraceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTraceRequest.ProtoReflect.Descriptor instead.
 func (*GetTraceRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{8}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetTraceRequest) GetTrace() *TraceRef {
@@ -1069,7 +1475,7 @@ type GetTraceResponse struct {
 
 func (x *GetTraceResponse) Reset() {
 	*x = GetTraceResponse{}
-	mi := &file_muster_v1_trace_proto_msgTypes[9]
+	mi := &file_muster_v1_trace_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1487,7 @@ func (x *GetTraceResponse) String() string {
 func (*GetTraceResponse) ProtoMessage() {}
 
 func (x *GetTraceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[9]
+	mi := &file_muster_v1_trace_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1500,7 @@ func (x *GetTraceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTraceResponse.ProtoReflect.Descriptor instead.
 func (*GetTraceResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{9}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetTraceResponse) GetTrace() *Trace {
@@ -1123,7 +1529,7 @@ type GetTraceViewRequest struct {
 
 func (x *GetTraceViewRequest) Reset() {
 	*x = GetTraceViewRequest{}
-	mi := &file_muster_v1_trace_proto_msgTypes[10]
+	mi := &file_muster_v1_trace_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1135,7 +1541,7 @@ func (x *GetTraceViewRequest) String() string {
 func (*GetTraceViewRequest) ProtoMessage() {}
 
 func (x *GetTraceViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[10]
+	mi := &file_muster_v1_trace_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1148,7 +1554,7 @@ func (x *GetTraceViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTraceViewRequest.ProtoReflect.Descriptor instead.
 func (*GetTraceViewRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{10}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetTraceViewRequest) GetTrace() *TraceRef {
@@ -1177,7 +1583,7 @@ type GetTraceViewResponse struct {
 
 func (x *GetTraceViewResponse) Reset() {
 	*x = GetTraceViewResponse{}
-	mi := &file_muster_v1_trace_proto_msgTypes[11]
+	mi := &file_muster_v1_trace_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1595,7 @@ func (x *GetTraceViewResponse) String() string {
 func (*GetTraceViewResponse) ProtoMessage() {}
 
 func (x *GetTraceViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[11]
+	mi := &file_muster_v1_trace_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1608,7 @@ func (x *GetTraceViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTraceViewResponse.ProtoReflect.Descriptor instead.
 func (*GetTraceViewResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{11}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetTraceViewResponse) GetTrace() *Trace {
@@ -1240,7 +1646,7 @@ type QueryTracesRequest struct {
 
 func (x *QueryTracesRequest) Reset() {
 	*x = QueryTracesRequest{}
-	mi := &file_muster_v1_trace_proto_msgTypes[12]
+	mi := &file_muster_v1_trace_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1658,7 @@ func (x *QueryTracesRequest) String() string {
 func (*QueryTracesRequest) ProtoMessage() {}
 
 func (x *QueryTracesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[12]
+	mi := &file_muster_v1_trace_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1671,7 @@ func (x *QueryTracesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryTracesRequest.ProtoReflect.Descriptor instead.
 func (*QueryTracesRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{12}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *QueryTracesRequest) GetQuery() string {
@@ -1300,7 +1706,7 @@ type QueryTracesResponse struct {
 
 func (x *QueryTracesResponse) Reset() {
 	*x = QueryTracesResponse{}
-	mi := &file_muster_v1_trace_proto_msgTypes[13]
+	mi := &file_muster_v1_trace_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1718,7 @@ func (x *QueryTracesResponse) String() string {
 func (*QueryTracesResponse) ProtoMessage() {}
 
 func (x *QueryTracesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[13]
+	mi := &file_muster_v1_trace_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1731,7 @@ func (x *QueryTracesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryTracesResponse.ProtoReflect.Descriptor instead.
 func (*QueryTracesResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{13}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *QueryTracesResponse) GetEvents() []*TraceEvent {
@@ -1357,7 +1763,7 @@ type TailTraceRequest struct {
 
 func (x *TailTraceRequest) Reset() {
 	*x = TailTraceRequest{}
-	mi := &file_muster_v1_trace_proto_msgTypes[14]
+	mi := &file_muster_v1_trace_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1775,7 @@ func (x *TailTraceRequest) String() string {
 func (*TailTraceRequest) ProtoMessage() {}
 
 func (x *TailTraceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[14]
+	mi := &file_muster_v1_trace_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1788,7 @@ func (x *TailTraceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailTraceRequest.ProtoReflect.Descriptor instead.
 func (*TailTraceRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{14}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TailTraceRequest) GetTrace() *TraceRef {
@@ -1425,7 +1831,7 @@ type TailTraceResponse struct {
 
 func (x *TailTraceResponse) Reset() {
 	*x = TailTraceResponse{}
-	mi := &file_muster_v1_trace_proto_msgTypes[15]
+	mi := &file_muster_v1_trace_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1843,7 @@ func (x *TailTraceResponse) String() string {
 func (*TailTraceResponse) ProtoMessage() {}
 
 func (x *TailTraceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[15]
+	mi := &file_muster_v1_trace_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1856,7 @@ func (x *TailTraceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailTraceResponse.ProtoReflect.Descriptor instead.
 func (*TailTraceResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{15}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TailTraceResponse) GetEvents() []string {
@@ -1479,7 +1885,7 @@ type DiffTracesRequest struct {
 
 func (x *DiffTracesRequest) Reset() {
 	*x = DiffTracesRequest{}
-	mi := &file_muster_v1_trace_proto_msgTypes[16]
+	mi := &file_muster_v1_trace_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1897,7 @@ func (x *DiffTracesRequest) String() string {
 func (*DiffTracesRequest) ProtoMessage() {}
 
 func (x *DiffTracesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[16]
+	mi := &file_muster_v1_trace_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1910,7 @@ func (x *DiffTracesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffTracesRequest.ProtoReflect.Descriptor instead.
 func (*DiffTracesRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{16}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DiffTracesRequest) GetTrace() *TraceRef {
@@ -1533,7 +1939,7 @@ type DiffTracesResponse struct {
 
 func (x *DiffTracesResponse) Reset() {
 	*x = DiffTracesResponse{}
-	mi := &file_muster_v1_trace_proto_msgTypes[17]
+	mi := &file_muster_v1_trace_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +1951,7 @@ func (x *DiffTracesResponse) String() string {
 func (*DiffTracesResponse) ProtoMessage() {}
 
 func (x *DiffTracesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[17]
+	mi := &file_muster_v1_trace_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +1964,7 @@ func (x *DiffTracesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffTracesResponse.ProtoReflect.Descriptor instead.
 func (*DiffTracesResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{17}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DiffTracesResponse) GetTrace() *Trace {
@@ -1596,7 +2002,7 @@ type ListFindingsRequest struct {
 
 func (x *ListFindingsRequest) Reset() {
 	*x = ListFindingsRequest{}
-	mi := &file_muster_v1_trace_proto_msgTypes[18]
+	mi := &file_muster_v1_trace_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1608,7 +2014,7 @@ func (x *ListFindingsRequest) String() string {
 func (*ListFindingsRequest) ProtoMessage() {}
 
 func (x *ListFindingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[18]
+	mi := &file_muster_v1_trace_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1621,7 +2027,7 @@ func (x *ListFindingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFindingsRequest.ProtoReflect.Descriptor instead.
 func (*ListFindingsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{18}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListFindingsRequest) GetSelection() *TraceSelection {
@@ -1661,7 +2067,7 @@ type ListFindingsResponse struct {
 
 func (x *ListFindingsResponse) Reset() {
 	*x = ListFindingsResponse{}
-	mi := &file_muster_v1_trace_proto_msgTypes[19]
+	mi := &file_muster_v1_trace_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1673,7 +2079,7 @@ func (x *ListFindingsResponse) String() string {
 func (*ListFindingsResponse) ProtoMessage() {}
 
 func (x *ListFindingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[19]
+	mi := &file_muster_v1_trace_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1686,7 +2092,7 @@ func (x *ListFindingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFindingsResponse.ProtoReflect.Descriptor instead.
 func (*ListFindingsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{19}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListFindingsResponse) GetFindings() []*Finding {
@@ -1709,7 +2115,7 @@ type ScanTracesRequest struct {
 
 func (x *ScanTracesRequest) Reset() {
 	*x = ScanTracesRequest{}
-	mi := &file_muster_v1_trace_proto_msgTypes[20]
+	mi := &file_muster_v1_trace_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1721,7 +2127,7 @@ func (x *ScanTracesRequest) String() string {
 func (*ScanTracesRequest) ProtoMessage() {}
 
 func (x *ScanTracesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[20]
+	mi := &file_muster_v1_trace_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1734,7 +2140,7 @@ func (x *ScanTracesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanTracesRequest.ProtoReflect.Descriptor instead.
 func (*ScanTracesRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{20}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ScanTracesRequest) GetIndicators() string {
@@ -1769,7 +2175,7 @@ type ScanHit struct {
 
 func (x *ScanHit) Reset() {
 	*x = ScanHit{}
-	mi := &file_muster_v1_trace_proto_msgTypes[21]
+	mi := &file_muster_v1_trace_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1781,7 +2187,7 @@ func (x *ScanHit) String() string {
 func (*ScanHit) ProtoMessage() {}
 
 func (x *ScanHit) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[21]
+	mi := &file_muster_v1_trace_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1794,7 +2200,7 @@ func (x *ScanHit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanHit.ProtoReflect.Descriptor instead.
 func (*ScanHit) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{21}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ScanHit) GetIndicator() string {
@@ -1823,7 +2229,7 @@ type ScanTracesResponse struct {
 
 func (x *ScanTracesResponse) Reset() {
 	*x = ScanTracesResponse{}
-	mi := &file_muster_v1_trace_proto_msgTypes[22]
+	mi := &file_muster_v1_trace_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +2241,7 @@ func (x *ScanTracesResponse) String() string {
 func (*ScanTracesResponse) ProtoMessage() {}
 
 func (x *ScanTracesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[22]
+	mi := &file_muster_v1_trace_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +2254,7 @@ func (x *ScanTracesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanTracesResponse.ProtoReflect.Descriptor instead.
 func (*ScanTracesResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{22}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ScanTracesResponse) GetTrace() *Trace {
@@ -1883,7 +2289,7 @@ type ProposeEgressRequest struct {
 
 func (x *ProposeEgressRequest) Reset() {
 	*x = ProposeEgressRequest{}
-	mi := &file_muster_v1_trace_proto_msgTypes[23]
+	mi := &file_muster_v1_trace_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1895,7 +2301,7 @@ func (x *ProposeEgressRequest) String() string {
 func (*ProposeEgressRequest) ProtoMessage() {}
 
 func (x *ProposeEgressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[23]
+	mi := &file_muster_v1_trace_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +2314,7 @@ func (x *ProposeEgressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeEgressRequest.ProtoReflect.Descriptor instead.
 func (*ProposeEgressRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{23}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ProposeEgressRequest) GetPool() string {
@@ -1938,15 +2344,17 @@ type EgressEntry struct {
 	LastAt  *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_at,json=lastAt,proto3" json:"last_at,omitempty"`
 	// processes are some of the programs that did.
 	Processes []string `protobuf:"bytes,6,rep,name=processes,proto3" json:"processes,omitempty"`
-	// known says that the pool's present list has it, or that it is allowed anyway.
-	Known         bool `protobuf:"varint,7,opt,name=known,proto3" json:"known,omitempty"`
+	// known says that the pool's present list has it.
+	Known bool `protobuf:"varint,7,opt,name=known,proto3" json:"known,omitempty"`
+	// warning says why it should be looked at twice before it is allowed; empty if nothing speaks against it.
+	Warning       string `protobuf:"bytes,8,opt,name=warning,proto3" json:"warning,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EgressEntry) Reset() {
 	*x = EgressEntry{}
-	mi := &file_muster_v1_trace_proto_msgTypes[24]
+	mi := &file_muster_v1_trace_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2366,7 @@ func (x *EgressEntry) String() string {
 func (*EgressEntry) ProtoMessage() {}
 
 func (x *EgressEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[24]
+	mi := &file_muster_v1_trace_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2379,7 @@ func (x *EgressEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EgressEntry.ProtoReflect.Descriptor instead.
 func (*EgressEntry) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{24}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *EgressEntry) GetAllow() string {
@@ -2023,6 +2431,13 @@ func (x *EgressEntry) GetKnown() bool {
 	return false
 }
 
+func (x *EgressEntry) GetWarning() string {
+	if x != nil {
+		return x.Warning
+	}
+	return ""
+}
+
 type ProposeEgressResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Pool  string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
@@ -2031,16 +2446,18 @@ type ProposeEgressResponse struct {
 	Entries []*EgressEntry `protobuf:"bytes,3,rep,name=entries,proto3" json:"entries,omitempty"`
 	// unused are entries of the present list that no job needed.
 	Unused []string `protobuf:"bytes,4,rep,name=unused,proto3" json:"unused,omitempty"`
-	// jobs were looked at; notes say what the list cannot know.
-	Jobs          int32    `protobuf:"varint,5,opt,name=jobs,proto3" json:"jobs,omitempty"`
-	Notes         []string `protobuf:"bytes,6,rep,name=notes,proto3" json:"notes,omitempty"`
+	// jobs were looked at; notes say what the list cannot know, and repeat the warnings of entries.
+	Jobs  int32    `protobuf:"varint,5,opt,name=jobs,proto3" json:"jobs,omitempty"`
+	Notes []string `protobuf:"bytes,6,rep,name=notes,proto3" json:"notes,omitempty"`
+	// no_github is the policy's: what GitHub's own services need is not allowed by the way.
+	NoGithub      bool `protobuf:"varint,7,opt,name=no_github,json=noGithub,proto3" json:"no_github,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProposeEgressResponse) Reset() {
 	*x = ProposeEgressResponse{}
-	mi := &file_muster_v1_trace_proto_msgTypes[25]
+	mi := &file_muster_v1_trace_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2469,7 @@ func (x *ProposeEgressResponse) String() string {
 func (*ProposeEgressResponse) ProtoMessage() {}
 
 func (x *ProposeEgressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[25]
+	mi := &file_muster_v1_trace_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2482,7 @@ func (x *ProposeEgressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeEgressResponse.ProtoReflect.Descriptor instead.
 func (*ProposeEgressResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{25}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ProposeEgressResponse) GetPool() string {
@@ -2110,6 +2527,13 @@ func (x *ProposeEgressResponse) GetNotes() []string {
 	return nil
 }
 
+func (x *ProposeEgressResponse) GetNoGithub() bool {
+	if x != nil {
+		return x.NoGithub
+	}
+	return false
+}
+
 type GetAttestationRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Trace         *TraceRef              `protobuf:"bytes,1,opt,name=trace,proto3" json:"trace,omitempty"`
@@ -2119,7 +2543,7 @@ type GetAttestationRequest struct {
 
 func (x *GetAttestationRequest) Reset() {
 	*x = GetAttestationRequest{}
-	mi := &file_muster_v1_trace_proto_msgTypes[26]
+	mi := &file_muster_v1_trace_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2131,7 +2555,7 @@ func (x *GetAttestationRequest) String() string {
 func (*GetAttestationRequest) ProtoMessage() {}
 
 func (x *GetAttestationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[26]
+	mi := &file_muster_v1_trace_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2144,7 +2568,7 @@ func (x *GetAttestationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttestationRequest.ProtoReflect.Descriptor instead.
 func (*GetAttestationRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{26}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetAttestationRequest) GetTrace() *TraceRef {
@@ -2165,7 +2589,7 @@ type GetAttestationResponse struct {
 
 func (x *GetAttestationResponse) Reset() {
 	*x = GetAttestationResponse{}
-	mi := &file_muster_v1_trace_proto_msgTypes[27]
+	mi := &file_muster_v1_trace_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2177,7 +2601,7 @@ func (x *GetAttestationResponse) String() string {
 func (*GetAttestationResponse) ProtoMessage() {}
 
 func (x *GetAttestationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[27]
+	mi := &file_muster_v1_trace_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2190,7 +2614,7 @@ func (x *GetAttestationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttestationResponse.ProtoReflect.Descriptor instead.
 func (*GetAttestationResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{27}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetAttestationResponse) GetTrace() *Trace {
@@ -2216,7 +2640,7 @@ type VerifyTraceRequest struct {
 
 func (x *VerifyTraceRequest) Reset() {
 	*x = VerifyTraceRequest{}
-	mi := &file_muster_v1_trace_proto_msgTypes[28]
+	mi := &file_muster_v1_trace_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2652,7 @@ func (x *VerifyTraceRequest) String() string {
 func (*VerifyTraceRequest) ProtoMessage() {}
 
 func (x *VerifyTraceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[28]
+	mi := &file_muster_v1_trace_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2665,7 @@ func (x *VerifyTraceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyTraceRequest.ProtoReflect.Descriptor instead.
 func (*VerifyTraceRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{28}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *VerifyTraceRequest) GetTrace() *TraceRef {
@@ -2267,7 +2691,7 @@ type VerifyTraceResponse struct {
 
 func (x *VerifyTraceResponse) Reset() {
 	*x = VerifyTraceResponse{}
-	mi := &file_muster_v1_trace_proto_msgTypes[29]
+	mi := &file_muster_v1_trace_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2279,7 +2703,7 @@ func (x *VerifyTraceResponse) String() string {
 func (*VerifyTraceResponse) ProtoMessage() {}
 
 func (x *VerifyTraceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[29]
+	mi := &file_muster_v1_trace_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2292,7 +2716,7 @@ func (x *VerifyTraceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyTraceResponse.ProtoReflect.Descriptor instead.
 func (*VerifyTraceResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{29}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *VerifyTraceResponse) GetTrace() *Trace {
@@ -2335,6 +2759,456 @@ func (x *VerifyTraceResponse) GetEvents() int64 {
 		return x.Events
 	}
 	return 0
+}
+
+type ListBaselinesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// text is a part of the names, case ignored; after is the name to go on after.
+	Text  string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	After string `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	// limit is 50 when 0, and at most 500.
+	Limit         int32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBaselinesRequest) Reset() {
+	*x = ListBaselinesRequest{}
+	mi := &file_muster_v1_trace_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBaselinesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBaselinesRequest) ProtoMessage() {}
+
+func (x *ListBaselinesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_trace_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBaselinesRequest.ProtoReflect.Descriptor instead.
+func (*ListBaselinesRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ListBaselinesRequest) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *ListBaselinesRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *ListBaselinesRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ListBaselinesResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Baselines []*Baseline            `protobuf:"bytes,1,rep,name=baselines,proto3" json:"baselines,omitempty"`
+	// next is the name to go on after, empty at the end.
+	Next          string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBaselinesResponse) Reset() {
+	*x = ListBaselinesResponse{}
+	mi := &file_muster_v1_trace_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBaselinesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBaselinesResponse) ProtoMessage() {}
+
+func (x *ListBaselinesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_trace_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBaselinesResponse.ProtoReflect.Descriptor instead.
+func (*ListBaselinesResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ListBaselinesResponse) GetBaselines() []*Baseline {
+	if x != nil {
+		return x.Baselines
+	}
+	return nil
+}
+
+func (x *ListBaselinesResponse) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+type GetBaselineRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Baseline      *BaselineRef           `protobuf:"bytes,1,opt,name=baseline,proto3" json:"baseline,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetBaselineRequest) Reset() {
+	*x = GetBaselineRequest{}
+	mi := &file_muster_v1_trace_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetBaselineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetBaselineRequest) ProtoMessage() {}
+
+func (x *GetBaselineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_trace_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetBaselineRequest.ProtoReflect.Descriptor instead.
+func (*GetBaselineRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *GetBaselineRequest) GetBaseline() *BaselineRef {
+	if x != nil {
+		return x.Baseline
+	}
+	return nil
+}
+
+type GetBaselineResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Baseline      *Baseline              `protobuf:"bytes,1,opt,name=baseline,proto3" json:"baseline,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetBaselineResponse) Reset() {
+	*x = GetBaselineResponse{}
+	mi := &file_muster_v1_trace_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetBaselineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetBaselineResponse) ProtoMessage() {}
+
+func (x *GetBaselineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_trace_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetBaselineResponse.ProtoReflect.Descriptor instead.
+func (*GetBaselineResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *GetBaselineResponse) GetBaseline() *Baseline {
+	if x != nil {
+		return x.Baseline
+	}
+	return nil
+}
+
+type AcceptBaselineRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Baseline *BaselineRef           `protobuf:"bytes,1,opt,name=baseline,proto3" json:"baseline,omitempty"`
+	// facts are like host:proxy.golang.org, binary:/usr/bin/make or sensitive:~/.netrc; they may
+	// be written as a run had them, and before one had.
+	Facts []string `protobuf:"bytes,2,rep,name=facts,proto3" json:"facts,omitempty"`
+	// fresh accepts what findings of the named trace say was new or, of a baseline that is named
+	// itself, all of its fresh facts.
+	Fresh bool `protobuf:"varint,3,opt,name=fresh,proto3" json:"fresh,omitempty"`
+	// all accepts all that the baseline holds, and has it mature at once.
+	All bool `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`
+	// version, if not 0, must be that of the baseline: what was looked at is what is accepted.
+	Version       int64  `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
+	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptBaselineRequest) Reset() {
+	*x = AcceptBaselineRequest{}
+	mi := &file_muster_v1_trace_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptBaselineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptBaselineRequest) ProtoMessage() {}
+
+func (x *AcceptBaselineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_trace_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptBaselineRequest.ProtoReflect.Descriptor instead.
+func (*AcceptBaselineRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *AcceptBaselineRequest) GetBaseline() *BaselineRef {
+	if x != nil {
+		return x.Baseline
+	}
+	return nil
+}
+
+func (x *AcceptBaselineRequest) GetFacts() []string {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *AcceptBaselineRequest) GetFresh() bool {
+	if x != nil {
+		return x.Fresh
+	}
+	return false
+}
+
+func (x *AcceptBaselineRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *AcceptBaselineRequest) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *AcceptBaselineRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type AcceptBaselineResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Baseline *Baseline              `protobuf:"bytes,1,opt,name=baseline,proto3" json:"baseline,omitempty"`
+	// accepted are the facts that were not accepted before.
+	Accepted      []string `protobuf:"bytes,2,rep,name=accepted,proto3" json:"accepted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptBaselineResponse) Reset() {
+	*x = AcceptBaselineResponse{}
+	mi := &file_muster_v1_trace_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptBaselineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptBaselineResponse) ProtoMessage() {}
+
+func (x *AcceptBaselineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_trace_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptBaselineResponse.ProtoReflect.Descriptor instead.
+func (*AcceptBaselineResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *AcceptBaselineResponse) GetBaseline() *Baseline {
+	if x != nil {
+		return x.Baseline
+	}
+	return nil
+}
+
+func (x *AcceptBaselineResponse) GetAccepted() []string {
+	if x != nil {
+		return x.Accepted
+	}
+	return nil
+}
+
+type ForgetBaselineRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Baseline      *BaselineRef           `protobuf:"bytes,1,opt,name=baseline,proto3" json:"baseline,omitempty"`
+	Version       int64                  `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetBaselineRequest) Reset() {
+	*x = ForgetBaselineRequest{}
+	mi := &file_muster_v1_trace_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetBaselineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetBaselineRequest) ProtoMessage() {}
+
+func (x *ForgetBaselineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_trace_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetBaselineRequest.ProtoReflect.Descriptor instead.
+func (*ForgetBaselineRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ForgetBaselineRequest) GetBaseline() *BaselineRef {
+	if x != nil {
+		return x.Baseline
+	}
+	return nil
+}
+
+func (x *ForgetBaselineRequest) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ForgetBaselineRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ForgetBaselineResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Baseline      *Baseline              `protobuf:"bytes,1,opt,name=baseline,proto3" json:"baseline,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetBaselineResponse) Reset() {
+	*x = ForgetBaselineResponse{}
+	mi := &file_muster_v1_trace_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetBaselineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetBaselineResponse) ProtoMessage() {}
+
+func (x *ForgetBaselineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_trace_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetBaselineResponse.ProtoReflect.Descriptor instead.
+func (*ForgetBaselineResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ForgetBaselineResponse) GetBaseline() *Baseline {
+	if x != nil {
+		return x.Baseline
+	}
+	return nil
 }
 
 var File_muster_v1_trace_proto protoreflect.FileDescriptor
@@ -2401,7 +3275,7 @@ const file_muster_v1_trace_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a;\n" +
 	"\rFindingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xdc\x03\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xa4\x04\n" +
 	"\aFinding\x12\x14\n" +
 	"\x05trace\x18\x01 \x01(\tR\x05trace\x12\x15\n" +
 	"\x06job_id\x18\x02 \x01(\x03R\x05jobId\x12\x1f\n" +
@@ -2424,7 +3298,44 @@ const file_muster_v1_trace_proto_rawDesc = "" +
 	"\n" +
 	"repository\x18\x11 \x01(\tR\n" +
 	"repository\x12\x19\n" +
-	"\bjob_name\x18\x12 \x01(\tR\ajobName\"\x8a\x01\n" +
+	"\bjob_name\x18\x12 \x01(\tR\ajobName\x12\x12\n" +
+	"\x04fact\x18\x13 \x01(\tR\x04fact\x122\n" +
+	"\baccepted\x18\x14 \x01(\v2\x16.muster.v1.OperatorActR\baccepted\"a\n" +
+	"\vOperatorAct\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"L\n" +
+	"\vBaselineRef\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x05trace\x18\x02 \x01(\v2\x13.muster.v1.TraceRefR\x05trace\"\xfc\x03\n" +
+	"\bBaseline\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x12\n" +
+	"\x04runs\x18\x03 \x01(\x05R\x04runs\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\x05R\arefused\x12\x16\n" +
+	"\x06mature\x18\x05 \x01(\bR\x06mature\x12!\n" +
+	"\fmature_after\x18\x06 \x01(\x05R\vmatureAfter\x122\n" +
+	"\baccepted\x18\a \x01(\v2\x16.muster.v1.OperatorActR\baccepted\x124\n" +
+	"\tforgotten\x18\b \x01(\v2\x16.muster.v1.OperatorActR\tforgotten\x12\x14\n" +
+	"\x05hosts\x18\t \x01(\x05R\x05hosts\x12\x1a\n" +
+	"\bbinaries\x18\n" +
+	" \x01(\x05R\bbinaries\x12\x1c\n" +
+	"\tsensitive\x18\v \x01(\x05R\tsensitive\x12\x14\n" +
+	"\x05fresh\x18\f \x01(\x05R\x05fresh\x129\n" +
+	"\n" +
+	"updated_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12-\n" +
+	"\x05facts\x18\x0e \x03(\v2\x17.muster.v1.BaselineFactR\x05facts\x12\x1f\n" +
+	"\vusual_after\x18\x0f \x01(\x05R\n" +
+	"usualAfter\"\x96\x02\n" +
+	"\fBaselineFact\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\x12\x12\n" +
+	"\x04runs\x18\x03 \x01(\x05R\x04runs\x125\n" +
+	"\bfirst_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\afirstAt\x123\n" +
+	"\alast_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x06lastAt\x12\x14\n" +
+	"\x05trace\x18\x06 \x01(\tR\x05trace\x12\x14\n" +
+	"\x05fresh\x18\a \x01(\bR\x05fresh\x122\n" +
+	"\baccepted\x18\b \x01(\v2\x16.muster.v1.OperatorActR\baccepted\"\x8a\x01\n" +
 	"\n" +
 	"TraceEvent\x12\x14\n" +
 	"\x05trace\x18\x01 \x01(\tR\x05trace\x12\x15\n" +
@@ -2521,7 +3432,7 @@ const file_muster_v1_trace_proto_rawDesc = "" +
 	"\x05stats\x18\x03 \x01(\v2\x15.muster.v1.TraceStatsR\x05stats\"\\\n" +
 	"\x14ProposeEgressRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x120\n" +
-	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xed\x01\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x87\x02\n" +
 	"\vEgressEntry\x12\x14\n" +
 	"\x05allow\x18\x01 \x01(\tR\x05allow\x12\x14\n" +
 	"\x05hosts\x18\x02 \x03(\tR\x05hosts\x12\x12\n" +
@@ -2529,14 +3440,16 @@ const file_muster_v1_trace_proto_rawDesc = "" +
 	"\bfirst_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\afirstAt\x123\n" +
 	"\alast_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x06lastAt\x12\x1c\n" +
 	"\tprocesses\x18\x06 \x03(\tR\tprocesses\x12\x14\n" +
-	"\x05known\x18\a \x01(\bR\x05known\"\xb3\x01\n" +
+	"\x05known\x18\a \x01(\bR\x05known\x12\x18\n" +
+	"\awarning\x18\b \x01(\tR\awarning\"\xd0\x01\n" +
 	"\x15ProposeEgressResponse\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\tR\x04mode\x120\n" +
 	"\aentries\x18\x03 \x03(\v2\x16.muster.v1.EgressEntryR\aentries\x12\x16\n" +
 	"\x06unused\x18\x04 \x03(\tR\x06unused\x12\x12\n" +
 	"\x04jobs\x18\x05 \x01(\x05R\x04jobs\x12\x14\n" +
-	"\x05notes\x18\x06 \x03(\tR\x05notes\"B\n" +
+	"\x05notes\x18\x06 \x03(\tR\x05notes\x12\x1b\n" +
+	"\tno_github\x18\a \x01(\bR\bnoGithub\"B\n" +
 	"\x15GetAttestationRequest\x12)\n" +
 	"\x05trace\x18\x01 \x01(\v2\x13.muster.v1.TraceRefR\x05trace\"\\\n" +
 	"\x16GetAttestationResponse\x12&\n" +
@@ -2550,7 +3463,34 @@ const file_muster_v1_trace_proto_rawDesc = "" +
 	"\aproblem\x18\x03 \x01(\tR\aproblem\x12\x15\n" +
 	"\x06key_id\x18\x04 \x01(\tR\x05keyId\x12\x1a\n" +
 	"\bsegments\x18\x05 \x01(\x05R\bsegments\x12\x16\n" +
-	"\x06events\x18\x06 \x01(\x03R\x06events2\xeb\x06\n" +
+	"\x06events\x18\x06 \x01(\x03R\x06events\"V\n" +
+	"\x14ListBaselinesRequest\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\tR\x05after\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\x05R\x05limit\"^\n" +
+	"\x15ListBaselinesResponse\x121\n" +
+	"\tbaselines\x18\x01 \x03(\v2\x13.muster.v1.BaselineR\tbaselines\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\"H\n" +
+	"\x12GetBaselineRequest\x122\n" +
+	"\bbaseline\x18\x01 \x01(\v2\x16.muster.v1.BaselineRefR\bbaseline\"F\n" +
+	"\x13GetBaselineResponse\x12/\n" +
+	"\bbaseline\x18\x01 \x01(\v2\x13.muster.v1.BaselineR\bbaseline\"\xbb\x01\n" +
+	"\x15AcceptBaselineRequest\x122\n" +
+	"\bbaseline\x18\x01 \x01(\v2\x16.muster.v1.BaselineRefR\bbaseline\x12\x14\n" +
+	"\x05facts\x18\x02 \x03(\tR\x05facts\x12\x14\n" +
+	"\x05fresh\x18\x03 \x01(\bR\x05fresh\x12\x10\n" +
+	"\x03all\x18\x04 \x01(\bR\x03all\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\x03R\aversion\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\"e\n" +
+	"\x16AcceptBaselineResponse\x12/\n" +
+	"\bbaseline\x18\x01 \x01(\v2\x13.muster.v1.BaselineR\bbaseline\x12\x1a\n" +
+	"\baccepted\x18\x02 \x03(\tR\baccepted\"}\n" +
+	"\x15ForgetBaselineRequest\x122\n" +
+	"\bbaseline\x18\x01 \x01(\v2\x16.muster.v1.BaselineRefR\bbaseline\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"I\n" +
+	"\x16ForgetBaselineResponse\x12/\n" +
+	"\bbaseline\x18\x01 \x01(\v2\x13.muster.v1.BaselineR\bbaseline2\xbb\t\n" +
 	"\fTraceService\x12I\n" +
 	"\n" +
 	"ListTraces\x12\x1c.muster.v1.ListTracesRequest\x1a\x1d.muster.v1.ListTracesResponse\x12C\n" +
@@ -2565,7 +3505,11 @@ const file_muster_v1_trace_proto_rawDesc = "" +
 	"ScanTraces\x12\x1c.muster.v1.ScanTracesRequest\x1a\x1d.muster.v1.ScanTracesResponse0\x01\x12R\n" +
 	"\rProposeEgress\x12\x1f.muster.v1.ProposeEgressRequest\x1a .muster.v1.ProposeEgressResponse\x12U\n" +
 	"\x0eGetAttestation\x12 .muster.v1.GetAttestationRequest\x1a!.muster.v1.GetAttestationResponse\x12L\n" +
-	"\vVerifyTrace\x12\x1d.muster.v1.VerifyTraceRequest\x1a\x1e.muster.v1.VerifyTraceResponseB4Z2github.com/muster-ci/muster/gen/muster/v1;musterv1b\x06proto3"
+	"\vVerifyTrace\x12\x1d.muster.v1.VerifyTraceRequest\x1a\x1e.muster.v1.VerifyTraceResponse\x12R\n" +
+	"\rListBaselines\x12\x1f.muster.v1.ListBaselinesRequest\x1a .muster.v1.ListBaselinesResponse\x12L\n" +
+	"\vGetBaseline\x12\x1d.muster.v1.GetBaselineRequest\x1a\x1e.muster.v1.GetBaselineResponse\x12U\n" +
+	"\x0eAcceptBaseline\x12 .muster.v1.AcceptBaselineRequest\x1a!.muster.v1.AcceptBaselineResponse\x12U\n" +
+	"\x0eForgetBaseline\x12 .muster.v1.ForgetBaselineRequest\x1a!.muster.v1.ForgetBaselineResponseB4Z2github.com/muster-ci/muster/gen/muster/v1;musterv1b\x06proto3"
 
 var (
 	file_muster_v1_trace_proto_rawDescOnce sync.Once
@@ -2579,122 +3523,159 @@ func file_muster_v1_trace_proto_rawDescGZIP() []byte {
 	return file_muster_v1_trace_proto_rawDescData
 }
 
-var file_muster_v1_trace_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_muster_v1_trace_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_muster_v1_trace_proto_goTypes = []any{
 	(*TraceRef)(nil),               // 0: muster.v1.TraceRef
 	(*Trace)(nil),                  // 1: muster.v1.Trace
 	(*Finding)(nil),                // 2: muster.v1.Finding
-	(*TraceEvent)(nil),             // 3: muster.v1.TraceEvent
-	(*TraceSelection)(nil),         // 4: muster.v1.TraceSelection
-	(*TraceStats)(nil),             // 5: muster.v1.TraceStats
-	(*ListTracesRequest)(nil),      // 6: muster.v1.ListTracesRequest
-	(*ListTracesResponse)(nil),     // 7: muster.v1.ListTracesResponse
-	(*GetTraceRequest)(nil),        // 8: muster.v1.GetTraceRequest
-	(*GetTraceResponse)(nil),       // 9: muster.v1.GetTraceResponse
-	(*GetTraceViewRequest)(nil),    // 10: muster.v1.GetTraceViewRequest
-	(*GetTraceViewResponse)(nil),   // 11: muster.v1.GetTraceViewResponse
-	(*QueryTracesRequest)(nil),     // 12: muster.v1.QueryTracesRequest
-	(*QueryTracesResponse)(nil),    // 13: muster.v1.QueryTracesResponse
-	(*TailTraceRequest)(nil),       // 14: muster.v1.TailTraceRequest
-	(*TailTraceResponse)(nil),      // 15: muster.v1.TailTraceResponse
-	(*DiffTracesRequest)(nil),      // 16: muster.v1.DiffTracesRequest
-	(*DiffTracesResponse)(nil),     // 17: muster.v1.DiffTracesResponse
-	(*ListFindingsRequest)(nil),    // 18: muster.v1.ListFindingsRequest
-	(*ListFindingsResponse)(nil),   // 19: muster.v1.ListFindingsResponse
-	(*ScanTracesRequest)(nil),      // 20: muster.v1.ScanTracesRequest
-	(*ScanHit)(nil),                // 21: muster.v1.ScanHit
-	(*ScanTracesResponse)(nil),     // 22: muster.v1.ScanTracesResponse
-	(*ProposeEgressRequest)(nil),   // 23: muster.v1.ProposeEgressRequest
-	(*EgressEntry)(nil),            // 24: muster.v1.EgressEntry
-	(*ProposeEgressResponse)(nil),  // 25: muster.v1.ProposeEgressResponse
-	(*GetAttestationRequest)(nil),  // 26: muster.v1.GetAttestationRequest
-	(*GetAttestationResponse)(nil), // 27: muster.v1.GetAttestationResponse
-	(*VerifyTraceRequest)(nil),     // 28: muster.v1.VerifyTraceRequest
-	(*VerifyTraceResponse)(nil),    // 29: muster.v1.VerifyTraceResponse
-	nil,                            // 30: muster.v1.Trace.LostEntry
-	nil,                            // 31: muster.v1.Trace.MissingEntry
-	nil,                            // 32: muster.v1.Trace.FindingsEntry
-	nil,                            // 33: muster.v1.TraceStats.SkippedEntry
-	(*timestamppb.Timestamp)(nil),  // 34: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 35: google.protobuf.Duration
-	(*structpb.Struct)(nil),        // 36: google.protobuf.Struct
+	(*OperatorAct)(nil),            // 3: muster.v1.OperatorAct
+	(*BaselineRef)(nil),            // 4: muster.v1.BaselineRef
+	(*Baseline)(nil),               // 5: muster.v1.Baseline
+	(*BaselineFact)(nil),           // 6: muster.v1.BaselineFact
+	(*TraceEvent)(nil),             // 7: muster.v1.TraceEvent
+	(*TraceSelection)(nil),         // 8: muster.v1.TraceSelection
+	(*TraceStats)(nil),             // 9: muster.v1.TraceStats
+	(*ListTracesRequest)(nil),      // 10: muster.v1.ListTracesRequest
+	(*ListTracesResponse)(nil),     // 11: muster.v1.ListTracesResponse
+	(*GetTraceRequest)(nil),        // 12: muster.v1.GetTraceRequest
+	(*GetTraceResponse)(nil),       // 13: muster.v1.GetTraceResponse
+	(*GetTraceViewRequest)(nil),    // 14: muster.v1.GetTraceViewRequest
+	(*GetTraceViewResponse)(nil),   // 15: muster.v1.GetTraceViewResponse
+	(*QueryTracesRequest)(nil),     // 16: muster.v1.QueryTracesRequest
+	(*QueryTracesResponse)(nil),    // 17: muster.v1.QueryTracesResponse
+	(*TailTraceRequest)(nil),       // 18: muster.v1.TailTraceRequest
+	(*TailTraceResponse)(nil),      // 19: muster.v1.TailTraceResponse
+	(*DiffTracesRequest)(nil),      // 20: muster.v1.DiffTracesRequest
+	(*DiffTracesResponse)(nil),     // 21: muster.v1.DiffTracesResponse
+	(*ListFindingsRequest)(nil),    // 22: muster.v1.ListFindingsRequest
+	(*ListFindingsResponse)(nil),   // 23: muster.v1.ListFindingsResponse
+	(*ScanTracesRequest)(nil),      // 24: muster.v1.ScanTracesRequest
+	(*ScanHit)(nil),                // 25: muster.v1.ScanHit
+	(*ScanTracesResponse)(nil),     // 26: muster.v1.ScanTracesResponse
+	(*ProposeEgressRequest)(nil),   // 27: muster.v1.ProposeEgressRequest
+	(*EgressEntry)(nil),            // 28: muster.v1.EgressEntry
+	(*ProposeEgressResponse)(nil),  // 29: muster.v1.ProposeEgressResponse
+	(*GetAttestationRequest)(nil),  // 30: muster.v1.GetAttestationRequest
+	(*GetAttestationResponse)(nil), // 31: muster.v1.GetAttestationResponse
+	(*VerifyTraceRequest)(nil),     // 32: muster.v1.VerifyTraceRequest
+	(*VerifyTraceResponse)(nil),    // 33: muster.v1.VerifyTraceResponse
+	(*ListBaselinesRequest)(nil),   // 34: muster.v1.ListBaselinesRequest
+	(*ListBaselinesResponse)(nil),  // 35: muster.v1.ListBaselinesResponse
+	(*GetBaselineRequest)(nil),     // 36: muster.v1.GetBaselineRequest
+	(*GetBaselineResponse)(nil),    // 37: muster.v1.GetBaselineResponse
+	(*AcceptBaselineRequest)(nil),  // 38: muster.v1.AcceptBaselineRequest
+	(*AcceptBaselineResponse)(nil), // 39: muster.v1.AcceptBaselineResponse
+	(*ForgetBaselineRequest)(nil),  // 40: muster.v1.ForgetBaselineRequest
+	(*ForgetBaselineResponse)(nil), // 41: muster.v1.ForgetBaselineResponse
+	nil,                            // 42: muster.v1.Trace.LostEntry
+	nil,                            // 43: muster.v1.Trace.MissingEntry
+	nil,                            // 44: muster.v1.Trace.FindingsEntry
+	nil,                            // 45: muster.v1.TraceStats.SkippedEntry
+	(*timestamppb.Timestamp)(nil),  // 46: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 47: google.protobuf.Duration
+	(*structpb.Struct)(nil),        // 48: google.protobuf.Struct
 }
 var file_muster_v1_trace_proto_depIdxs = []int32{
-	30, // 0: muster.v1.Trace.lost:type_name -> muster.v1.Trace.LostEntry
-	31, // 1: muster.v1.Trace.missing:type_name -> muster.v1.Trace.MissingEntry
-	34, // 2: muster.v1.Trace.started_at:type_name -> google.protobuf.Timestamp
-	34, // 3: muster.v1.Trace.ended_at:type_name -> google.protobuf.Timestamp
-	34, // 4: muster.v1.Trace.sealed_at:type_name -> google.protobuf.Timestamp
-	34, // 5: muster.v1.Trace.expires_at:type_name -> google.protobuf.Timestamp
-	34, // 6: muster.v1.Trace.deleted_at:type_name -> google.protobuf.Timestamp
-	34, // 7: muster.v1.Trace.analysed_at:type_name -> google.protobuf.Timestamp
-	32, // 8: muster.v1.Trace.findings:type_name -> muster.v1.Trace.FindingsEntry
-	34, // 9: muster.v1.Finding.at:type_name -> google.protobuf.Timestamp
-	0,  // 10: muster.v1.TraceSelection.trace:type_name -> muster.v1.TraceRef
-	34, // 11: muster.v1.TraceSelection.since:type_name -> google.protobuf.Timestamp
-	34, // 12: muster.v1.TraceSelection.until:type_name -> google.protobuf.Timestamp
-	33, // 13: muster.v1.TraceStats.skipped:type_name -> muster.v1.TraceStats.SkippedEntry
-	35, // 14: muster.v1.TraceStats.took:type_name -> google.protobuf.Duration
-	4,  // 15: muster.v1.ListTracesRequest.selection:type_name -> muster.v1.TraceSelection
-	1,  // 16: muster.v1.ListTracesResponse.traces:type_name -> muster.v1.Trace
-	0,  // 17: muster.v1.GetTraceRequest.trace:type_name -> muster.v1.TraceRef
-	1,  // 18: muster.v1.GetTraceResponse.trace:type_name -> muster.v1.Trace
-	2,  // 19: muster.v1.GetTraceResponse.findings:type_name -> muster.v1.Finding
-	0,  // 20: muster.v1.GetTraceViewRequest.trace:type_name -> muster.v1.TraceRef
-	1,  // 21: muster.v1.GetTraceViewResponse.trace:type_name -> muster.v1.Trace
-	2,  // 22: muster.v1.GetTraceViewResponse.findings:type_name -> muster.v1.Finding
-	36, // 23: muster.v1.GetTraceViewResponse.views:type_name -> google.protobuf.Struct
-	4,  // 24: muster.v1.QueryTracesRequest.selection:type_name -> muster.v1.TraceSelection
-	3,  // 25: muster.v1.QueryTracesResponse.events:type_name -> muster.v1.TraceEvent
-	5,  // 26: muster.v1.QueryTracesResponse.stats:type_name -> muster.v1.TraceStats
-	0,  // 27: muster.v1.TailTraceRequest.trace:type_name -> muster.v1.TraceRef
-	1,  // 28: muster.v1.TailTraceResponse.trace:type_name -> muster.v1.Trace
-	0,  // 29: muster.v1.DiffTracesRequest.trace:type_name -> muster.v1.TraceRef
-	0,  // 30: muster.v1.DiffTracesRequest.against:type_name -> muster.v1.TraceRef
-	1,  // 31: muster.v1.DiffTracesResponse.trace:type_name -> muster.v1.Trace
-	1,  // 32: muster.v1.DiffTracesResponse.against:type_name -> muster.v1.Trace
-	36, // 33: muster.v1.DiffTracesResponse.diff:type_name -> google.protobuf.Struct
-	4,  // 34: muster.v1.ListFindingsRequest.selection:type_name -> muster.v1.TraceSelection
-	2,  // 35: muster.v1.ListFindingsResponse.findings:type_name -> muster.v1.Finding
-	4,  // 36: muster.v1.ScanTracesRequest.selection:type_name -> muster.v1.TraceSelection
-	1,  // 37: muster.v1.ScanTracesResponse.trace:type_name -> muster.v1.Trace
-	21, // 38: muster.v1.ScanTracesResponse.hits:type_name -> muster.v1.ScanHit
-	5,  // 39: muster.v1.ScanTracesResponse.stats:type_name -> muster.v1.TraceStats
-	34, // 40: muster.v1.ProposeEgressRequest.since:type_name -> google.protobuf.Timestamp
-	34, // 41: muster.v1.EgressEntry.first_at:type_name -> google.protobuf.Timestamp
-	34, // 42: muster.v1.EgressEntry.last_at:type_name -> google.protobuf.Timestamp
-	24, // 43: muster.v1.ProposeEgressResponse.entries:type_name -> muster.v1.EgressEntry
-	0,  // 44: muster.v1.GetAttestationRequest.trace:type_name -> muster.v1.TraceRef
-	1,  // 45: muster.v1.GetAttestationResponse.trace:type_name -> muster.v1.Trace
-	0,  // 46: muster.v1.VerifyTraceRequest.trace:type_name -> muster.v1.TraceRef
-	1,  // 47: muster.v1.VerifyTraceResponse.trace:type_name -> muster.v1.Trace
-	6,  // 48: muster.v1.TraceService.ListTraces:input_type -> muster.v1.ListTracesRequest
-	8,  // 49: muster.v1.TraceService.GetTrace:input_type -> muster.v1.GetTraceRequest
-	10, // 50: muster.v1.TraceService.GetTraceView:input_type -> muster.v1.GetTraceViewRequest
-	12, // 51: muster.v1.TraceService.QueryTraces:input_type -> muster.v1.QueryTracesRequest
-	14, // 52: muster.v1.TraceService.TailTrace:input_type -> muster.v1.TailTraceRequest
-	16, // 53: muster.v1.TraceService.DiffTraces:input_type -> muster.v1.DiffTracesRequest
-	18, // 54: muster.v1.TraceService.ListFindings:input_type -> muster.v1.ListFindingsRequest
-	20, // 55: muster.v1.TraceService.ScanTraces:input_type -> muster.v1.ScanTracesRequest
-	23, // 56: muster.v1.TraceService.ProposeEgress:input_type -> muster.v1.ProposeEgressRequest
-	26, // 57: muster.v1.TraceService.GetAttestation:input_type -> muster.v1.GetAttestationRequest
-	28, // 58: muster.v1.TraceService.VerifyTrace:input_type -> muster.v1.VerifyTraceRequest
-	7,  // 59: muster.v1.TraceService.ListTraces:output_type -> muster.v1.ListTracesResponse
-	9,  // 60: muster.v1.TraceService.GetTrace:output_type -> muster.v1.GetTraceResponse
-	11, // 61: muster.v1.TraceService.GetTraceView:output_type -> muster.v1.GetTraceViewResponse
-	13, // 62: muster.v1.TraceService.QueryTraces:output_type -> muster.v1.QueryTracesResponse
-	15, // 63: muster.v1.TraceService.TailTrace:output_type -> muster.v1.TailTraceResponse
-	17, // 64: muster.v1.TraceService.DiffTraces:output_type -> muster.v1.DiffTracesResponse
-	19, // 65: muster.v1.TraceService.ListFindings:output_type -> muster.v1.ListFindingsResponse
-	22, // 66: muster.v1.TraceService.ScanTraces:output_type -> muster.v1.ScanTracesResponse
-	25, // 67: muster.v1.TraceService.ProposeEgress:output_type -> muster.v1.ProposeEgressResponse
-	27, // 68: muster.v1.TraceService.GetAttestation:output_type -> muster.v1.GetAttestationResponse
-	29, // 69: muster.v1.TraceService.VerifyTrace:output_type -> muster.v1.VerifyTraceResponse
-	59, // [59:70] is the sub-list for method output_type
-	48, // [48:59] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	42, // 0: muster.v1.Trace.lost:type_name -> muster.v1.Trace.LostEntry
+	43, // 1: muster.v1.Trace.missing:type_name -> muster.v1.Trace.MissingEntry
+	46, // 2: muster.v1.Trace.started_at:type_name -> google.protobuf.Timestamp
+	46, // 3: muster.v1.Trace.ended_at:type_name -> google.protobuf.Timestamp
+	46, // 4: muster.v1.Trace.sealed_at:type_name -> google.protobuf.Timestamp
+	46, // 5: muster.v1.Trace.expires_at:type_name -> google.protobuf.Timestamp
+	46, // 6: muster.v1.Trace.deleted_at:type_name -> google.protobuf.Timestamp
+	46, // 7: muster.v1.Trace.analysed_at:type_name -> google.protobuf.Timestamp
+	44, // 8: muster.v1.Trace.findings:type_name -> muster.v1.Trace.FindingsEntry
+	46, // 9: muster.v1.Finding.at:type_name -> google.protobuf.Timestamp
+	3,  // 10: muster.v1.Finding.accepted:type_name -> muster.v1.OperatorAct
+	46, // 11: muster.v1.OperatorAct.at:type_name -> google.protobuf.Timestamp
+	0,  // 12: muster.v1.BaselineRef.trace:type_name -> muster.v1.TraceRef
+	3,  // 13: muster.v1.Baseline.accepted:type_name -> muster.v1.OperatorAct
+	3,  // 14: muster.v1.Baseline.forgotten:type_name -> muster.v1.OperatorAct
+	46, // 15: muster.v1.Baseline.updated_at:type_name -> google.protobuf.Timestamp
+	6,  // 16: muster.v1.Baseline.facts:type_name -> muster.v1.BaselineFact
+	46, // 17: muster.v1.BaselineFact.first_at:type_name -> google.protobuf.Timestamp
+	46, // 18: muster.v1.BaselineFact.last_at:type_name -> google.protobuf.Timestamp
+	3,  // 19: muster.v1.BaselineFact.accepted:type_name -> muster.v1.OperatorAct
+	0,  // 20: muster.v1.TraceSelection.trace:type_name -> muster.v1.TraceRef
+	46, // 21: muster.v1.TraceSelection.since:type_name -> google.protobuf.Timestamp
+	46, // 22: muster.v1.TraceSelection.until:type_name -> google.protobuf.Timestamp
+	45, // 23: muster.v1.TraceStats.skipped:type_name -> muster.v1.TraceStats.SkippedEntry
+	47, // 24: muster.v1.TraceStats.took:type_name -> google.protobuf.Duration
+	8,  // 25: muster.v1.ListTracesRequest.selection:type_name -> muster.v1.TraceSelection
+	1,  // 26: muster.v1.ListTracesResponse.traces:type_name -> muster.v1.Trace
+	0,  // 27: muster.v1.GetTraceRequest.trace:type_name -> muster.v1.TraceRef
+	1,  // 28: muster.v1.GetTraceResponse.trace:type_name -> muster.v1.Trace
+	2,  // 29: muster.v1.GetTraceResponse.findings:type_name -> muster.v1.Finding
+	0,  // 30: muster.v1.GetTraceViewRequest.trace:type_name -> muster.v1.TraceRef
+	1,  // 31: muster.v1.GetTraceViewResponse.trace:type_name -> muster.v1.Trace
+	2,  // 32: muster.v1.GetTraceViewResponse.findings:type_name -> muster.v1.Finding
+	48, // 33: muster.v1.GetTraceViewResponse.views:type_name -> google.protobuf.Struct
+	8,  // 34: muster.v1.QueryTracesRequest.selection:type_name -> muster.v1.TraceSelection
+	7,  // 35: muster.v1.QueryTracesResponse.events:type_name -> muster.v1.TraceEvent
+	9,  // 36: muster.v1.QueryTracesResponse.stats:type_name -> muster.v1.TraceStats
+	0,  // 37: muster.v1.TailTraceRequest.trace:type_name -> muster.v1.TraceRef
+	1,  // 38: muster.v1.TailTraceResponse.trace:type_name -> muster.v1.Trace
+	0,  // 39: muster.v1.DiffTracesRequest.trace:type_name -> muster.v1.TraceRef
+	0,  // 40: muster.v1.DiffTracesRequest.against:type_name -> muster.v1.TraceRef
+	1,  // 41: muster.v1.DiffTracesResponse.trace:type_name -> muster.v1.Trace
+	1,  // 42: muster.v1.DiffTracesResponse.against:type_name -> muster.v1.Trace
+	48, // 43: muster.v1.DiffTracesResponse.diff:type_name -> google.protobuf.Struct
+	8,  // 44: muster.v1.ListFindingsRequest.selection:type_name -> muster.v1.TraceSelection
+	2,  // 45: muster.v1.ListFindingsResponse.findings:type_name -> muster.v1.Finding
+	8,  // 46: muster.v1.ScanTracesRequest.selection:type_name -> muster.v1.TraceSelection
+	1,  // 47: muster.v1.ScanTracesResponse.trace:type_name -> muster.v1.Trace
+	25, // 48: muster.v1.ScanTracesResponse.hits:type_name -> muster.v1.ScanHit
+	9,  // 49: muster.v1.ScanTracesResponse.stats:type_name -> muster.v1.TraceStats
+	46, // 50: muster.v1.ProposeEgressRequest.since:type_name -> google.protobuf.Timestamp
+	46, // 51: muster.v1.EgressEntry.first_at:type_name -> google.protobuf.Timestamp
+	46, // 52: muster.v1.EgressEntry.last_at:type_name -> google.protobuf.Timestamp
+	28, // 53: muster.v1.ProposeEgressResponse.entries:type_name -> muster.v1.EgressEntry
+	0,  // 54: muster.v1.GetAttestationRequest.trace:type_name -> muster.v1.TraceRef
+	1,  // 55: muster.v1.GetAttestationResponse.trace:type_name -> muster.v1.Trace
+	0,  // 56: muster.v1.VerifyTraceRequest.trace:type_name -> muster.v1.TraceRef
+	1,  // 57: muster.v1.VerifyTraceResponse.trace:type_name -> muster.v1.Trace
+	5,  // 58: muster.v1.ListBaselinesResponse.baselines:type_name -> muster.v1.Baseline
+	4,  // 59: muster.v1.GetBaselineRequest.baseline:type_name -> muster.v1.BaselineRef
+	5,  // 60: muster.v1.GetBaselineResponse.baseline:type_name -> muster.v1.Baseline
+	4,  // 61: muster.v1.AcceptBaselineRequest.baseline:type_name -> muster.v1.BaselineRef
+	5,  // 62: muster.v1.AcceptBaselineResponse.baseline:type_name -> muster.v1.Baseline
+	4,  // 63: muster.v1.ForgetBaselineRequest.baseline:type_name -> muster.v1.BaselineRef
+	5,  // 64: muster.v1.ForgetBaselineResponse.baseline:type_name -> muster.v1.Baseline
+	10, // 65: muster.v1.TraceService.ListTraces:input_type -> muster.v1.ListTracesRequest
+	12, // 66: muster.v1.TraceService.GetTrace:input_type -> muster.v1.GetTraceRequest
+	14, // 67: muster.v1.TraceService.GetTraceView:input_type -> muster.v1.GetTraceViewRequest
+	16, // 68: muster.v1.TraceService.QueryTraces:input_type -> muster.v1.QueryTracesRequest
+	18, // 69: muster.v1.TraceService.TailTrace:input_type -> muster.v1.TailTraceRequest
+	20, // 70: muster.v1.TraceService.DiffTraces:input_type -> muster.v1.DiffTracesRequest
+	22, // 71: muster.v1.TraceService.ListFindings:input_type -> muster.v1.ListFindingsRequest
+	24, // 72: muster.v1.TraceService.ScanTraces:input_type -> muster.v1.ScanTracesRequest
+	27, // 73: muster.v1.TraceService.ProposeEgress:input_type -> muster.v1.ProposeEgressRequest
+	30, // 74: muster.v1.TraceService.GetAttestation:input_type -> muster.v1.GetAttestationRequest
+	32, // 75: muster.v1.TraceService.VerifyTrace:input_type -> muster.v1.VerifyTraceRequest
+	34, // 76: muster.v1.TraceService.ListBaselines:input_type -> muster.v1.ListBaselinesRequest
+	36, // 77: muster.v1.TraceService.GetBaseline:input_type -> muster.v1.GetBaselineRequest
+	38, // 78: muster.v1.TraceService.AcceptBaseline:input_type -> muster.v1.AcceptBaselineRequest
+	40, // 79: muster.v1.TraceService.ForgetBaseline:input_type -> muster.v1.ForgetBaselineRequest
+	11, // 80: muster.v1.TraceService.ListTraces:output_type -> muster.v1.ListTracesResponse
+	13, // 81: muster.v1.TraceService.GetTrace:output_type -> muster.v1.GetTraceResponse
+	15, // 82: muster.v1.TraceService.GetTraceView:output_type -> muster.v1.GetTraceViewResponse
+	17, // 83: muster.v1.TraceService.QueryTraces:output_type -> muster.v1.QueryTracesResponse
+	19, // 84: muster.v1.TraceService.TailTrace:output_type -> muster.v1.TailTraceResponse
+	21, // 85: muster.v1.TraceService.DiffTraces:output_type -> muster.v1.DiffTracesResponse
+	23, // 86: muster.v1.TraceService.ListFindings:output_type -> muster.v1.ListFindingsResponse
+	26, // 87: muster.v1.TraceService.ScanTraces:output_type -> muster.v1.ScanTracesResponse
+	29, // 88: muster.v1.TraceService.ProposeEgress:output_type -> muster.v1.ProposeEgressResponse
+	31, // 89: muster.v1.TraceService.GetAttestation:output_type -> muster.v1.GetAttestationResponse
+	33, // 90: muster.v1.TraceService.VerifyTrace:output_type -> muster.v1.VerifyTraceResponse
+	35, // 91: muster.v1.TraceService.ListBaselines:output_type -> muster.v1.ListBaselinesResponse
+	37, // 92: muster.v1.TraceService.GetBaseline:output_type -> muster.v1.GetBaselineResponse
+	39, // 93: muster.v1.TraceService.AcceptBaseline:output_type -> muster.v1.AcceptBaselineResponse
+	41, // 94: muster.v1.TraceService.ForgetBaseline:output_type -> muster.v1.ForgetBaselineResponse
+	80, // [80:95] is the sub-list for method output_type
+	65, // [65:80] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_trace_proto_init() }
@@ -2708,7 +3689,7 @@ func file_muster_v1_trace_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_trace_proto_rawDesc), len(file_muster_v1_trace_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -74,6 +74,18 @@ const (
 	// TraceServiceVerifyTraceProcedure is the fully-qualified name of the TraceService's VerifyTrace
 	// RPC.
 	TraceServiceVerifyTraceProcedure = "/muster.v1.TraceService/VerifyTrace"
+	// TraceServiceListBaselinesProcedure is the fully-qualified name of the TraceService's
+	// ListBaselines RPC.
+	TraceServiceListBaselinesProcedure = "/muster.v1.TraceService/ListBaselines"
+	// TraceServiceGetBaselineProcedure is the fully-qualified name of the TraceService's GetBaseline
+	// RPC.
+	TraceServiceGetBaselineProcedure = "/muster.v1.TraceService/GetBaseline"
+	// TraceServiceAcceptBaselineProcedure is the fully-qualified name of the TraceService's
+	// AcceptBaseline RPC.
+	TraceServiceAcceptBaselineProcedure = "/muster.v1.TraceService/AcceptBaseline"
+	// TraceServiceForgetBaselineProcedure is the fully-qualified name of the TraceService's
+	// ForgetBaseline RPC.
+	TraceServiceForgetBaselineProcedure = "/muster.v1.TraceService/ForgetBaseline"
 )
 
 // TraceServiceClient is a client for the muster.v1.TraceService service.
@@ -103,6 +115,14 @@ type TraceServiceClient interface {
 	GetAttestation(context.Context, *v1.GetAttestationRequest) (*v1.GetAttestationResponse, error)
 	// VerifyTrace reads all of a trace again and checks the chain, the seal and the signature.
 	VerifyTrace(context.Context, *v1.VerifyTraceRequest) (*v1.VerifyTraceResponse, error)
+	// ListBaselines returns what jobs usually do, in the order of their names, without facts.
+	ListBaselines(context.Context, *v1.ListBaselinesRequest) (*v1.ListBaselinesResponse, error)
+	// GetBaseline returns what one job usually does.
+	GetBaseline(context.Context, *v1.GetBaselineRequest) (*v1.GetBaselineResponse, error)
+	// AcceptBaseline takes things for expected from now on. It may be repeated.
+	AcceptBaseline(context.Context, *v1.AcceptBaselineRequest) (*v1.AcceptBaselineResponse, error)
+	// ForgetBaseline has a job learnt anew, as if nothing were known of it.
+	ForgetBaseline(context.Context, *v1.ForgetBaselineRequest) (*v1.ForgetBaselineResponse, error)
 }
 
 // NewTraceServiceClient constructs a client for the muster.v1.TraceService service. By default, it
@@ -182,6 +202,30 @@ func NewTraceServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(traceServiceMethods.ByName("VerifyTrace")),
 			connect.WithClientOptions(opts...),
 		),
+		listBaselines: connect.NewClient[v1.ListBaselinesRequest, v1.ListBaselinesResponse](
+			httpClient,
+			baseURL+TraceServiceListBaselinesProcedure,
+			connect.WithSchema(traceServiceMethods.ByName("ListBaselines")),
+			connect.WithClientOptions(opts...),
+		),
+		getBaseline: connect.NewClient[v1.GetBaselineRequest, v1.GetBaselineResponse](
+			httpClient,
+			baseURL+TraceServiceGetBaselineProcedure,
+			connect.WithSchema(traceServiceMethods.ByName("GetBaseline")),
+			connect.WithClientOptions(opts...),
+		),
+		acceptBaseline: connect.NewClient[v1.AcceptBaselineRequest, v1.AcceptBaselineResponse](
+			httpClient,
+			baseURL+TraceServiceAcceptBaselineProcedure,
+			connect.WithSchema(traceServiceMethods.ByName("AcceptBaseline")),
+			connect.WithClientOptions(opts...),
+		),
+		forgetBaseline: connect.NewClient[v1.ForgetBaselineRequest, v1.ForgetBaselineResponse](
+			httpClient,
+			baseURL+TraceServiceForgetBaselineProcedure,
+			connect.WithSchema(traceServiceMethods.ByName("ForgetBaseline")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -198,6 +242,10 @@ type traceServiceClient struct {
 	proposeEgress  *connect.Client[v1.ProposeEgressRequest, v1.ProposeEgressResponse]
 	getAttestation *connect.Client[v1.GetAttestationRequest, v1.GetAttestationResponse]
 	verifyTrace    *connect.Client[v1.VerifyTraceRequest, v1.VerifyTraceResponse]
+	listBaselines  *connect.Client[v1.ListBaselinesRequest, v1.ListBaselinesResponse]
+	getBaseline    *connect.Client[v1.GetBaselineRequest, v1.GetBaselineResponse]
+	acceptBaseline *connect.Client[v1.AcceptBaselineRequest, v1.AcceptBaselineResponse]
+	forgetBaseline *connect.Client[v1.ForgetBaselineRequest, v1.ForgetBaselineResponse]
 }
 
 // ListTraces calls muster.v1.TraceService.ListTraces.
@@ -287,6 +335,42 @@ func (c *traceServiceClient) VerifyTrace(ctx context.Context, req *v1.VerifyTrac
 	return nil, err
 }
 
+// ListBaselines calls muster.v1.TraceService.ListBaselines.
+func (c *traceServiceClient) ListBaselines(ctx context.Context, req *v1.ListBaselinesRequest) (*v1.ListBaselinesResponse, error) {
+	response, err := c.listBaselines.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetBaseline calls muster.v1.TraceService.GetBaseline.
+func (c *traceServiceClient) GetBaseline(ctx context.Context, req *v1.GetBaselineRequest) (*v1.GetBaselineResponse, error) {
+	response, err := c.getBaseline.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// AcceptBaseline calls muster.v1.TraceService.AcceptBaseline.
+func (c *traceServiceClient) AcceptBaseline(ctx context.Context, req *v1.AcceptBaselineRequest) (*v1.AcceptBaselineResponse, error) {
+	response, err := c.acceptBaseline.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ForgetBaseline calls muster.v1.TraceService.ForgetBaseline.
+func (c *traceServiceClient) ForgetBaseline(ctx context.Context, req *v1.ForgetBaselineRequest) (*v1.ForgetBaselineResponse, error) {
+	response, err := c.forgetBaseline.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // TraceServiceHandler is an implementation of the muster.v1.TraceService service.
 type TraceServiceHandler interface {
 	// ListTraces returns traces, newest first, without their findings.
@@ -314,6 +398,14 @@ type TraceServiceHandler interface {
 	GetAttestation(context.Context, *v1.GetAttestationRequest) (*v1.GetAttestationResponse, error)
 	// VerifyTrace reads all of a trace again and checks the chain, the seal and the signature.
 	VerifyTrace(context.Context, *v1.VerifyTraceRequest) (*v1.VerifyTraceResponse, error)
+	// ListBaselines returns what jobs usually do, in the order of their names, without facts.
+	ListBaselines(context.Context, *v1.ListBaselinesRequest) (*v1.ListBaselinesResponse, error)
+	// GetBaseline returns what one job usually does.
+	GetBaseline(context.Context, *v1.GetBaselineRequest) (*v1.GetBaselineResponse, error)
+	// AcceptBaseline takes things for expected from now on. It may be repeated.
+	AcceptBaseline(context.Context, *v1.AcceptBaselineRequest) (*v1.AcceptBaselineResponse, error)
+	// ForgetBaseline has a job learnt anew, as if nothing were known of it.
+	ForgetBaseline(context.Context, *v1.ForgetBaselineRequest) (*v1.ForgetBaselineResponse, error)
 }
 
 // NewTraceServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -389,6 +481,30 @@ func NewTraceServiceHandler(svc TraceServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(traceServiceMethods.ByName("VerifyTrace")),
 		connect.WithHandlerOptions(opts...),
 	)
+	traceServiceListBaselinesHandler := connect.NewUnaryHandlerSimple(
+		TraceServiceListBaselinesProcedure,
+		svc.ListBaselines,
+		connect.WithSchema(traceServiceMethods.ByName("ListBaselines")),
+		connect.WithHandlerOptions(opts...),
+	)
+	traceServiceGetBaselineHandler := connect.NewUnaryHandlerSimple(
+		TraceServiceGetBaselineProcedure,
+		svc.GetBaseline,
+		connect.WithSchema(traceServiceMethods.ByName("GetBaseline")),
+		connect.WithHandlerOptions(opts...),
+	)
+	traceServiceAcceptBaselineHandler := connect.NewUnaryHandlerSimple(
+		TraceServiceAcceptBaselineProcedure,
+		svc.AcceptBaseline,
+		connect.WithSchema(traceServiceMethods.ByName("AcceptBaseline")),
+		connect.WithHandlerOptions(opts...),
+	)
+	traceServiceForgetBaselineHandler := connect.NewUnaryHandlerSimple(
+		TraceServiceForgetBaselineProcedure,
+		svc.ForgetBaseline,
+		connect.WithSchema(traceServiceMethods.ByName("ForgetBaseline")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/muster.v1.TraceService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case TraceServiceListTracesProcedure:
@@ -413,6 +529,14 @@ func NewTraceServiceHandler(svc TraceServiceHandler, opts ...connect.HandlerOpti
 			traceServiceGetAttestationHandler.ServeHTTP(w, r)
 		case TraceServiceVerifyTraceProcedure:
 			traceServiceVerifyTraceHandler.ServeHTTP(w, r)
+		case TraceServiceListBaselinesProcedure:
+			traceServiceListBaselinesHandler.ServeHTTP(w, r)
+		case TraceServiceGetBaselineProcedure:
+			traceServiceGetBaselineHandler.ServeHTTP(w, r)
+		case TraceServiceAcceptBaselineProcedure:
+			traceServiceAcceptBaselineHandler.ServeHTTP(w, r)
+		case TraceServiceForgetBaselineProcedure:
+			traceServiceForgetBaselineHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -464,4 +588,20 @@ func (UnimplementedTraceServiceHandler) GetAttestation(context.Context, *v1.GetA
 
 func (UnimplementedTraceServiceHandler) VerifyTrace(context.Context, *v1.VerifyTraceRequest) (*v1.VerifyTraceResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.TraceService.VerifyTrace is not implemented"))
+}
+
+func (UnimplementedTraceServiceHandler) ListBaselines(context.Context, *v1.ListBaselinesRequest) (*v1.ListBaselinesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.TraceService.ListBaselines is not implemented"))
+}
+
+func (UnimplementedTraceServiceHandler) GetBaseline(context.Context, *v1.GetBaselineRequest) (*v1.GetBaselineResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.TraceService.GetBaseline is not implemented"))
+}
+
+func (UnimplementedTraceServiceHandler) AcceptBaseline(context.Context, *v1.AcceptBaselineRequest) (*v1.AcceptBaselineResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.TraceService.AcceptBaseline is not implemented"))
+}
+
+func (UnimplementedTraceServiceHandler) ForgetBaseline(context.Context, *v1.ForgetBaselineRequest) (*v1.ForgetBaselineResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.TraceService.ForgetBaseline is not implemented"))
 }
