@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/muster-ci/muster/internal/trace/view"
@@ -17,8 +18,13 @@ type flame struct {
 	Label         string
 	// Thin is how many bars were too thin to draw.
 	Thin int
-	// Zoomed is the bar that fills the width, -1 if all of the job does.
+	// Zoomed is the bar that fills the width, -1 if all of the job does. About says how much
+	// it is, and Name is what its processes are looked for by, "" for a step.
 	Zoomed int
+	About  string
+	Name   string
+	// Found says how much a search found, "" without one.
+	Found string
 }
 
 // flameBar is one bar.
@@ -48,6 +54,7 @@ type flameDrawing struct {
 	link   func(int) string // the address of the drawing zoomed to a frame, -1 for all
 	below  [][]int          // children of each frame; those of none are at the end
 	sum    []int64          // of a frame and all below it
+	search string           // what is looked for, in lower case; "" for nothing
 }
 
 func newFlame(frames []view.Frame, cpu bool, link func(int) string) *flameDrawing {
@@ -85,6 +92,15 @@ func (d *flameDrawing) draw(zoom int) flame {
 		zoom = -1
 	}
 	f := flame{Width: flameWidth, Zoomed: zoom}
+	if d.search != "" {
+		f.Found = d.found()
+	}
+	if zoom >= 0 {
+		f.About = d.title(zoom)
+		if d.frames[zoom].Parent >= 0 {
+			f.Name = d.frames[zoom].Name
+		}
+	}
 	depth, at := 0, top
 	if zoom >= 0 {
 		at = zoom
@@ -133,6 +149,34 @@ func (d *flameDrawing) widest(i int) []int {
 	return slices.SortedStableFunc(slices.Values(d.below[i]), func(a, b int) int { return int(min(max(d.sum[b]-d.sum[a], -1), 1)) })
 }
 
+// hit reports whether a search finds a frame. Steps are not looked for.
+func (d *flameDrawing) hit(i int) bool {
+	return i < len(d.frames) && d.frames[i].Parent >= 0 && strings.Contains(strings.ToLower(d.frames[i].Name), d.search)
+}
+
+// found says how much of the job is of the frames that a search finds. What is within
+// another that it finds counts once.
+func (d *flameDrawing) found() string {
+	var bars int
+	var processes, sum int64
+	within := make([]bool, len(d.frames))
+	for i, f := range d.frames {
+		inside := f.Parent >= 0 && f.Parent < i && within[f.Parent]
+		hit := d.hit(i)
+		within[i] = inside || hit
+		if hit {
+			bars, processes = bars+1, processes+f.Count
+			if !inside {
+				sum += d.sum[i]
+			}
+		}
+	}
+	if bars == 0 {
+		return "is in no bar"
+	}
+	return fmt.Sprintf("is in %s of %s: %s, %s of all", plural(bars, "bar", "bars"), plural(int(processes), "process", "processes"), d.amount(sum), formatPercent(float64(sum), float64(d.sum[len(d.frames)])))
+}
+
 func (d *flameDrawing) measure() string {
 	if d.cpu {
 		return "CPU time"
@@ -154,15 +198,18 @@ func (f *flame) add(b flameBar, above bool) {
 
 func (d *flameDrawing) bar(i, depth, x, w int) flameBar {
 	b := flameBar{X: x, Y: depth * flameRow, W: max(w-1, 1), H: flameRow - 2, TextX: x + 5, TextY: depth*flameRow + 13}
-	name, count, self := "job", int64(1), int64(0)
+	name, count := "job", int64(1)
 	if i < len(d.frames) {
-		name, count, self = d.frames[i].Name, d.frames[i].Count, d.own(i)
+		name, count = d.frames[i].Name, d.frames[i].Count
 		b.Class, b.Link = flameClass(name), d.link(i)
 		if d.frames[i].Parent < 0 {
 			b.Class = "f-step"
 		}
 	} else {
 		b.Class, b.Link = "f-step", d.link(-1)
+	}
+	if d.search != "" && i < len(d.frames) && !d.hit(i) {
+		b.Class += " f-miss"
 	}
 	text := name
 	if count > 1 {
@@ -171,11 +218,24 @@ func (d *flameDrawing) bar(i, depth, x, w int) flameBar {
 	if room := (w - 8) / flameLetter; room >= 3 {
 		b.Text = clip(room, text).Text
 	}
-	b.Title = fmt.Sprintf("%s: %s, %s of all", clip(maxShown, text).Text, d.amount(d.sum[i]), formatPercent(float64(d.sum[i]), float64(d.sum[len(d.frames)])))
-	if self > 0 && self < d.sum[i] {
-		b.Title += fmt.Sprintf("; %s of it by itself", d.amount(self))
-	}
+	b.Title = d.title(i)
 	return b
+}
+
+// title says of a frame what it used; of the number after the last, what all did.
+func (d *flameDrawing) title(i int) string {
+	text, self := "job", int64(0)
+	if i < len(d.frames) {
+		text, self = d.frames[i].Name, d.own(i)
+		if n := d.frames[i].Count; n > 1 {
+			text = fmt.Sprintf("%s ×%s", text, formatNumber(n))
+		}
+	}
+	s := fmt.Sprintf("%s: %s, %s of all", clip(maxShown, text).Text, d.amount(d.sum[i]), formatPercent(float64(d.sum[i]), float64(d.sum[len(d.frames)])))
+	if self > 0 && self < d.sum[i] {
+		s += fmt.Sprintf("; %s of it by itself", d.amount(self))
+	}
+	return s
 }
 
 // flameClass gives every name one of a few colours, the same on each page.

@@ -21,11 +21,13 @@ var funcs = template.FuncMap{
 	"money":    formatMoney,
 	"num":      formatNumber[int],
 	// plain takes the marks of Markdown off a text that documents share.
-	"plain": func(s string) string { return strings.ReplaceAll(s, "`", "") },
-	"num64": formatNumber[int64],
-	"clock": func(t time.Time) string { return t.UTC().Format("15:04:05") },
-	"stamp": formatStamp,
-	"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
+	"plain":    func(s string) string { return strings.ReplaceAll(s, "`", "") },
+	"num64":    formatNumber[int64],
+	"about":    formatAbout,
+	"writings": writings,
+	"clock":    func(t time.Time) string { return t.UTC().Format("15:04:05") },
+	"stamp":    formatStamp,
+	"iso":      func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 	"ago": func(now, t time.Time) moment {
 		return moment{At: t, Text: formatCoarse(now.Sub(t)) + " ago", Mode: "ago"}
 	},
@@ -118,6 +120,19 @@ func formatStamp(t time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04:05")
 }
 
+// formatAbout says a count that is exact up to 65,536 and an estimate above, which is
+// shown with as many digits as it is good for.
+func formatAbout(n int64) string {
+	if n <= 65_536 {
+		return formatNumber(n)
+	}
+	unit := int64(1000)
+	for n >= 1000*unit {
+		unit *= 10
+	}
+	return "≈ " + formatNumber((n+unit/2)/unit*unit)
+}
+
 // formatMoney says an amount in millionths of a US dollar. Amounts under ten
 // cents keep the digits that make them more than nothing.
 func formatMoney(micro int64) string {
@@ -187,7 +202,7 @@ func tone(v any) string {
 		return "ok"
 	case "failure", "timed_out", "startup_failure", "lost_runner", "leaked_instance", "stopped", "lost", "refused", "denied", "findings", "critical", "high":
 		return "bad"
-	case "queued", "waiting", "warned", "lowered", "suspended", "action_required", "provisioning", "draining", "ghost_registration", "truncated", "incomplete", "would_deny", "medium":
+	case "queued", "waiting", "warned", "lowered", "suspended", "action_required", "provisioning", "draining", "ghost_registration", "truncated", "incomplete", "cut_off", "would_deny", "medium":
 		return "wait"
 	case "in_progress", "active", "scale_up", "recording", "low":
 		return "info"

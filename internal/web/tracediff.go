@@ -119,7 +119,7 @@ func (p *tracePage) diffRows(t *diffTab) {
 		t.Secrets = append(t.Secrets, sensitiveRow{f, clipPath(80, f.Path)})
 	}
 	for _, n := range t.NewNotable {
-		t.Notables = append(t.Notables, notableRow{n, clip(maxShown, n.Text), p.processLink(n.Process)})
+		t.Notables = append(t.Notables, notableRow{Notable: n, Say: clip(maxShown, n.Text), Link: p.processLink(n.Process)})
 	}
 	for _, g := range []struct {
 		what  string

@@ -33,7 +33,10 @@ type executionTab struct {
 	CPU           bool
 	ByCPU, ByTime string
 	Tree, Whole   string // addresses
+	Clear         string // of the same without the search
 	Total, Hidden int64
+	// Step is the step whose processes alone are shown, nil of all.
+	Step *timelineRow
 }
 
 // Part is what the script asks for when a process is unfolded.
@@ -46,6 +49,7 @@ type processRow struct {
 	Name    clipped
 	Line    clipped // its command line
 	StepOf  clipped
+	Enters  string // address of its step, "" if its parent is of the same one
 	Ended   string // how it ended, "" if as it should
 	Tone    string
 	X, W    int
@@ -115,6 +119,9 @@ func newForest(p *tracePage) *forest {
 func (f *forest) row(i int) processRow {
 	pr := &f.p.Views.Processes[i]
 	r := processRow{Process: pr, Index: i, Name: clip(40, cmp.Or(pr.Command, "?")), StepOf: f.p.Step(pr.Step), Link: f.p.processLink(i)}
+	if pr.Step > 0 && (pr.Parent < 0 || pr.Parent >= i || f.p.Views.Processes[pr.Parent].Step != pr.Step) {
+		r.Enters = f.p.With("timeline", "step", pr.Step) + "#r-events"
+	}
 	if line := mainLine(pr); line != "" {
 		r.Line = clip(maxShown, line)
 	}
@@ -196,7 +203,7 @@ func (f *forest) rows(of, nth, budget int) (rows []processRow, more int) {
 
 func (s *site) traceExecution(_ *http.Request, p *tracePage) (any, error) {
 	v := p.Views
-	t := executionTab{View: "tree", Query: text(p.params, "q"), Total: int64(len(v.Processes)) + v.HiddenProcesses, Hidden: v.HiddenProcesses, Tree: p.With("execution"), Whole: p.With("execution", "view", "flame")}
+	t := executionTab{View: "tree", Query: text(p.params, "q"), Total: int64(len(v.Processes)) + v.HiddenProcesses, Hidden: v.HiddenProcesses, Tree: p.With("execution"), Clear: p.With("execution"), Whole: p.With("execution", "view", "flame")}
 	if p.params.Get("view") == "flame" {
 		return p.flameTab(t)
 	}
@@ -208,22 +215,51 @@ func (s *site) traceExecution(_ *http.Request, p *tracePage) (any, error) {
 		t.Found, t.Cut = f.find(t.Query)
 		return t, nil
 	}
-	of, nth := -1, 0
+	of, nth, step := -1, 0, ""
+	if pid, err := strconv.Atoi(p.params.Get("pid")); err == nil {
+		var one bool
+		if of, one = ofPID(v.Processes, pid); !one {
+			t.Query = strconv.Itoa(pid)
+			t.Found, t.Cut = f.find(t.Query)
+			return t, nil
+		}
+		t.Of = f.facts(of)
+	}
 	if text := p.params.Get("of"); text != "" {
 		var err error
 		if of, err = strconv.Atoi(text); err != nil || of < 0 || of >= len(v.Processes) {
 			return nil, muster.Errorf(muster.CodeNotFound, "the trace has no process %q in its list", clip(20, text).Text)
 		}
 		t.Of = f.facts(of)
+	} else if t.Of == nil {
+		rows := timelineOfSteps(p)
+		switch i, err := stepOf(p.params, rows); {
+		case err != nil:
+			return nil, err
+		case i >= 0:
+			t.Step, step = &rows[i], strconv.Itoa(rows[i].Number)
+			f.only(rows[i].Number)
+		}
 	}
 	if n, err := strconv.Atoi(p.params.Get("from")); err == nil {
 		nth = n
 	}
 	t.Rows, t.More = f.rows(of, nth, treeBudget)
 	if t.More > 0 {
-		t.Next = p.With("execution", "of", ofText(of), "from", max(nth, 0)+len(t.Rows))
+		t.Next = p.With("execution", "of", ofText(of), "step", step, "from", max(nth, 0)+len(t.Rows))
 	}
 	return t, nil
+}
+
+// only leaves the trees that a step began.
+func (f *forest) only(step int) {
+	var roots []int
+	for i, pr := range f.p.Views.Processes {
+		if pr.Step == step && (pr.Parent < 0 || pr.Parent >= i || f.p.Views.Processes[pr.Parent].Step != step) {
+			roots = append(roots, i)
+		}
+	}
+	f.below[-1] = roots
 }
 
 // ofText names a process in an address; "" stands for all.
@@ -313,10 +349,15 @@ func (p *tracePage) flameTab(t executionTab) (any, error) {
 		}
 		zoom = n
 	}
-	link := func(i int) string { return p.With("execution", "view", "flame", "by", by, "zoom", ofText(i)) }
-	drawn := newFlame(p.Views.Flame, t.CPU, link).draw(zoom)
+	link := func(i int) string {
+		return p.With("execution", "view", "flame", "by", by, "zoom", ofText(i), "q", t.Query)
+	}
+	d := newFlame(p.Views.Flame, t.CPU, link)
+	d.search = strings.ToLower(t.Query)
+	drawn := d.draw(zoom)
 	t.Flame = &drawn
 	t.Whole = link(-1)
-	t.ByCPU, t.ByTime = p.With("execution", "view", "flame", "zoom", ofText(zoom)), p.With("execution", "view", "flame", "by", "time", "zoom", ofText(zoom))
+	t.Clear = p.With("execution", "view", "flame", "by", by, "zoom", ofText(zoom))
+	t.ByCPU, t.ByTime = p.With("execution", "view", "flame", "zoom", ofText(zoom), "q", t.Query), p.With("execution", "view", "flame", "by", "time", "zoom", ofText(zoom), "q", t.Query)
 	return t, nil
 }

@@ -84,13 +84,16 @@ const (
 // fileKinds are the kinds of access that the tree may be narrowed to.
 var fileKinds = []struct{ Kind, Title string }{{"", "All"}, {"reads", "Read"}, {"writes", "Written"}, {"creates", "Created"}, {"deletes", "Deleted"}, {"renames", "Renamed"}}
 
+// writings is how often files were opened to be written, those that it created included.
+func writings(c view.FileCounts) int64 { return c.Writes + c.Creates }
+
 // ofKind is the number of accesses of a kind.
 func ofKind(c view.FileCounts, kind string) int64 {
 	switch kind {
 	case "reads":
 		return c.Reads
 	case "writes":
-		return c.Writes
+		return writings(c)
 	case "creates":
 		return c.Creates
 	case "deletes":
@@ -286,7 +289,7 @@ func (r fileRow) Counts() string {
 	for _, k := range []struct {
 		n    int64
 		word string
-	}{{r.Reads, "read"}, {r.Writes, "written"}, {r.Creates, "created"}, {r.Deletes, "deleted"}, {r.Renames, "renamed"}} {
+	}{{r.Reads, "read"}, {writings(r.FileCounts), "written"}, {r.Creates, "created"}, {r.Deletes, "deleted"}, {r.Renames, "renamed"}} {
 		if k.n > 0 {
 			parts = append(parts, fmt.Sprintf("%s %s", k.word, formatNumber(k.n)))
 		}

@@ -21,6 +21,7 @@ type networkTab struct {
 	Category   view.Category
 	Host       string
 	Verdict    string
+	Step       *timelineRow // the step whose connections alone are shown, nil of all
 	Graph      *graph
 	Rows       []connectionRow
 	Cut        int64 // connections that are not shown
@@ -57,6 +58,7 @@ type queryRow struct {
 	Name    clipped
 	Answer  clipped
 	StepOf  clipped
+	WhoLink string
 	Oddness string // why it deserves a look, "" if nothing about it does
 }
 
@@ -87,25 +89,32 @@ const (
 func (s *site) traceNetwork(_ *http.Request, p *tracePage) (any, error) {
 	n := p.Views.Network
 	t := networkTab{Category: view.Category(text(p.params, "category")), Host: text(p.params, "host"), Verdict: text(p.params, "verdict"), Cut: n.HiddenConnections, CutQueries: n.HiddenQueries}
-	t.Filtered = t.Category != "" || t.Host != "" || t.Verdict != ""
+	step, rows := "", timelineOfSteps(p)
+	switch i, err := stepOf(p.params, rows); {
+	case err != nil:
+		return nil, err
+	case i >= 0:
+		t.Step, step = &rows[i], strconv.Itoa(rows[i].Number)
+	}
+	t.Filtered = t.Category != "" || t.Host != "" || t.Verdict != "" || t.Step != nil
 	for _, c := range n.Categories {
-		k := categoryLink{CategoryTotal: c, Class: categoryClasses[c.Category], Hint: categoryHints[c.Category], Current: c.Category == t.Category, Link: p.With("network", "category", c.Category, "verdict", t.Verdict)}
+		k := categoryLink{CategoryTotal: c, Class: categoryClasses[c.Category], Hint: categoryHints[c.Category], Current: c.Category == t.Category, Link: p.With("network", "category", c.Category, "verdict", t.Verdict, "step", step)}
 		if k.Current {
-			k.Link = p.With("network", "verdict", t.Verdict)
+			k.Link = p.With("network", "verdict", t.Verdict, "step", step)
 		}
 		t.Categories = append(t.Categories, k)
 	}
 	if p.Egress != "" {
 		for _, k := range []struct{ verdict, title string }{{"", "All"}, {trace.VerdictDenied, "Refused"}, {trace.VerdictWouldDeny, "Would be refused"}, {trace.VerdictAllowed, "Allowed"}} {
-			t.Verdicts = append(t.Verdicts, typeLink{k.title, p.With("network", "category", t.Category, "verdict", k.verdict), k.verdict == t.Verdict})
+			t.Verdicts = append(t.Verdicts, typeLink{k.title, p.With("network", "category", t.Category, "verdict", k.verdict, "step", step), k.verdict == t.Verdict})
 		}
 	}
-	keep := func(host string, category view.Category, verdict string) bool {
-		return (t.Category == "" || category == t.Category) && (t.Host == "" || host == t.Host) && (t.Verdict == "" || verdict == t.Verdict)
+	keep := func(host string, category view.Category, verdict string, in int) bool {
+		return (t.Step == nil || t.Step.Number == in) && (t.Category == "" || category == t.Category) && (t.Host == "" || host == t.Host) && (t.Verdict == "" || verdict == t.Verdict)
 	}
 	var conns []view.Connection
 	for _, c := range n.Connections {
-		if keep(c.Host, c.Category, c.Verdict) {
+		if keep(c.Host, c.Category, c.Verdict, c.Step) {
 			conns = append(conns, c)
 		}
 	}
@@ -118,14 +127,14 @@ func (s *site) traceNetwork(_ *http.Request, p *tracePage) (any, error) {
 	}
 	t.Cut += int64(len(conns) - len(t.Rows))
 	for _, q := range n.Queries {
-		if !keep(q.Hostname, q.Category, q.Verdict) {
+		if !keep(q.Hostname, q.Category, q.Verdict, q.Step) {
 			continue
 		}
 		if len(t.Queries) == maxQueries {
 			t.CutQueries++
 			continue
 		}
-		t.Queries = append(t.Queries, queryRow{Query: q, Name: clip(90, q.Hostname), Answer: clip(60, strings.Join(q.Addresses, ", ")), StepOf: p.Step(q.Step), Oddness: odd(q)})
+		t.Queries = append(t.Queries, queryRow{Query: q, Name: clip(90, q.Hostname), Answer: clip(60, strings.Join(q.Addresses, ", ")), StepOf: p.Step(q.Step), WhoLink: p.OfPID(q.PID), Oddness: odd(q)})
 	}
 	if i := slices.IndexFunc(n.Hosts, func(h view.Host) bool { return h.Host == t.Host }); i >= 0 {
 		h := n.Hosts[i]

@@ -44,6 +44,7 @@ type notableRow struct {
 	view.Notable
 	Say  clipped
 	Link string
+	More int // others that the same process did right after it
 }
 
 // refusalRow is one destination that a policy did not allow.
@@ -61,9 +62,20 @@ type sensitiveRow struct {
 func (s *site) traceOverview(_ *http.Request, p *tracePage) (any, error) {
 	const most = 8
 	v := p.Views
-	o := overviewTab{More: max(0, int64(len(v.Notable))-most) + v.HiddenNotable, Steps: timelineOfSteps(p)}
-	for _, n := range v.Notable[:min(most, len(v.Notable))] {
-		o.Notable = append(o.Notable, notableRow{n, clip(maxShown, n.Text), p.processLink(n.Process)})
+	o := overviewTab{More: v.HiddenNotable, Steps: timelineOfSteps(p)}
+	for _, n := range v.Notable {
+		if last := len(o.Notable) - 1; last >= 0 && alike(o.Notable[last].Notable, n) {
+			o.Notable[last].More++
+			continue
+		}
+		if len(o.Notable) == most {
+			o.More += int64(len(v.Notable))
+			for _, r := range o.Notable {
+				o.More -= int64(1 + r.More)
+			}
+			break
+		}
+		o.Notable = append(o.Notable, notableRow{Notable: n, Say: clip(maxShown, n.Text), Link: p.processLink(n.Process)})
 	}
 	for _, r := range v.Overview.Refusals {
 		o.Refusals = append(o.Refusals, refusalRow{r, clip(90, placeOf(cmp.Or(r.Host, r.Address), r.Port, r.Protocol))})
@@ -87,6 +99,11 @@ func (s *site) traceOverview(_ *http.Request, p *tracePage) (any, error) {
 	}
 	slices.SortStableFunc(o.Types, func(a, b typeRow) int { return cmp.Compare(b.N, a.N) })
 	return o, nil
+}
+
+// alike reports whether two rare events are of one kind, process and step.
+func alike(a, b view.Notable) bool {
+	return a.Type == b.Type && a.PID == b.PID && a.Process == b.Process && a.Step == b.Step
 }
 
 // sliver is how wide a bar of n is beside one of most: at least enough to be seen.

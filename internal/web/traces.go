@@ -96,6 +96,27 @@ func (p *tracePage) processLink(i int) string {
 	return p.With("execution", "of", i)
 }
 
+// OfPID is the address of the process with a number: its own page if there is but one.
+func (p *tracePage) OfPID(pid int) string {
+	if p.Views != nil {
+		if i, one := ofPID(p.Views.Processes, pid); one {
+			return p.processLink(i)
+		}
+	}
+	return p.traceSummary.OfPID(pid)
+}
+
+// ofPID is the index of the process with a number, and whether exactly one has it.
+func ofPID(list []view.Process, pid int) (found int, one bool) {
+	n := 0
+	for i := range list {
+		if list[i].PID == pid {
+			found, n = i, n+1
+		}
+	}
+	return found, n == 1
+}
+
 // traceSearch is the address of a query over one trace.
 func (p *tracePage) traceSearch(expr string) string {
 	return p.With("query", "q", expr)
@@ -152,6 +173,28 @@ func (s traceSummary) Argument() string {
 	return s.ID.String()
 }
 
+// findingGroup is what one rule found: the first in full, the others in a line each.
+type findingGroup struct {
+	muster.Detection
+	More []muster.Detection
+}
+
+// Groups are the findings by rule, in the order of the first of each.
+func (s traceSummary) Groups() []findingGroup {
+	var out []findingGroup
+	for _, d := range s.Findings {
+		if i := slices.IndexFunc(out, func(g findingGroup) bool { return g.Rule == d.Rule && g.Severity == d.Severity }); i >= 0 {
+			out[i].More = append(out[i].More, d)
+			continue
+		}
+		out = append(out, findingGroup{Detection: d})
+	}
+	return out
+}
+
+// OfPID is the address of the process with a number, or of those that had it by turns.
+func (s traceSummary) OfPID(pid int) string { return s.With("execution", "pid", pid) }
+
 // EventsOf is the address of the events that made a rule fire, "" if it names none.
 func (s traceSummary) EventsOf(d muster.Detection) string {
 	if len(d.Seq) == 0 {
@@ -175,6 +218,8 @@ func (s traceSummary) Line() string {
 	switch {
 	case !s.DeletedAt.IsZero():
 		return fmt.Sprintf("Its %s were deleted on %s, as the workspace keeps them so long. What was found in them is still here.", plural(int(s.Events), "event", "events"), s.DeletedAt.UTC().Format("2 January 2006"))
+	case s.Damage != muster.TraceDamage{}:
+		return fmt.Sprintf("Damaged since it was stored: %s. What was stored had %s.", why, there)
 	case s.State == muster.TraceRecording:
 		return fmt.Sprintf("Recording now: %s so far.", there)
 	case s.State == muster.TraceComplete:
@@ -187,6 +232,14 @@ func (s traceSummary) Line() string {
 		return fmt.Sprintf("Not recorded, because %s.", cmp.Or(why, "the runner's machine could not"))
 	}
 	return word(s.State)
+}
+
+// Beside is Line without the reason, if the verdict that it stands below has said it.
+func (s traceSummary) Beside(verdict string) string {
+	if s.State == muster.TraceTruncated && s.Damage == (muster.TraceDamage{}) && s.DeletedAt.IsZero() && s.Reason != "" && strings.Contains(verdict, s.Reason) {
+		return fmt.Sprintf("%s in %s are there.", plural(int(s.Events), "event", "events"), plural(s.Segments, "segment", "segments"))
+	}
+	return s.Line()
 }
 
 // lostWords are the reasons for which a recorder drops events.
@@ -206,7 +259,10 @@ func (s traceSummary) LostLine() string {
 			why = append(why, fmt.Sprintf("%s because %s", formatNumber(n), cmp.Or(lostWords[k], visible(k, 60))))
 		}
 	}
-	if sum == 0 {
+	switch {
+	case sum == 0 && s.State == muster.TraceTruncated:
+		return "No event before the cut was lost."
+	case sum == 0:
 		return "No event was lost."
 	}
 	return fmt.Sprintf("%s lost: %s.", plural(int(sum), "event was", "events were"), strings.Join(why, ", "))

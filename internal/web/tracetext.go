@@ -55,7 +55,7 @@ func visible(s string, limit int) string {
 		return s
 	}
 	var b strings.Builder
-	n := 0
+	n, before := 0, rune(0)
 	for i, r := range s {
 		if n++; n > limit {
 			fmt.Fprintf(&b, "… (%s more bytes)", formatNumber(len(s)-i))
@@ -66,13 +66,22 @@ func visible(s string, limit int) string {
 			b.WriteRune('↵')
 		case r == '\t':
 			b.WriteRune('⇥')
+		case asSymbol(before, r): // "⚙️" is what people name their steps
+			b.WriteRune(r)
 		case r < 0x20, unseen(r):
 			fmt.Fprintf(&b, "⟨U+%04X⟩", r)
 		default:
 			b.WriteRune(r)
 		}
+		before = r
 	}
 	return b.String()
+}
+
+// asSymbol reports whether r only says how the symbol before it is drawn: as a picture or
+// as text.
+func asSymbol(before, r rune) bool {
+	return (r == 0xfe0e || r == 0xfe0f) && before > 0xff && unicode.In(before, unicode.So, unicode.Sm)
 }
 
 // fillers are letters by name that are drawn as nothing.

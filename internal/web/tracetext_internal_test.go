@@ -22,6 +22,8 @@ func TestVisible(t *testing.T) {
 		"filler\u3164":              "filler⟨U+3164⟩",
 		"tag\U000e0041":             "tag⟨U+E0041⟩",
 		"variant\ufe0f":             "variant⟨U+FE0F⟩",
+		"\u2699\ufe0f build":        "\u2699\ufe0f build",
+		"\u2699\ufe0f\ufe0f":        "\u2699\ufe0f⟨U+FE0F⟩",
 	} {
 		if got := visible(in, 1000); got != want {
 			t.Errorf("visible(%q) is %q, want %q", in, got, want)

@@ -3,6 +3,7 @@ package web
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"time"
@@ -33,6 +34,7 @@ type timelineRow struct {
 	Did      clipped // what it runs: an action, or nothing
 	X, W     int
 	Open     bool
+	Cut      bool // the trace ends before the step does
 	D        time.Duration
 	Findings []severityCount
 	Link     string
@@ -44,6 +46,9 @@ type timelineRow struct {
 func (r timelineRow) Verdict() string {
 	if r.Open {
 		return "in_progress"
+	}
+	if r.Cut && r.Result == "" {
+		return "cut_off"
 	}
 	switch r.Result {
 	case "succeeded":
@@ -95,7 +100,7 @@ func timelineOfSteps(p *tracePage) []timelineRow {
 		r := timelineRow{Step: st, Title: clip(80, st.Name), Did: clip(80, st.Uses), D: time.Duration(st.DurationUS) * time.Microsecond, Link: p.With("timeline", "step", st.Number) + "#r-events"}
 		end := st.End
 		if end.IsZero() && !st.Start.IsZero() {
-			end, r.Open = to, !p.Views.Ended
+			end, r.Open, r.Cut = to, !p.Views.Ended && p.Recording(), !p.Views.Ended && !p.Recording()
 		}
 		r.X, r.W = placed(st.Start, end, from, to)
 		r.Findings = traceSummary{Trace: muster.Trace{Findings: byStep[st.Name]}}.Severities()
@@ -119,6 +124,19 @@ func timeMarks(span time.Duration) []tickMark {
 	return out
 }
 
+// stepOf is the index of the step that an address names, -1 if it names none.
+func stepOf(params url.Values, rows []timelineRow) (int, error) {
+	if params.Get("step") == "" {
+		return -1, nil
+	}
+	n, err := strconv.Atoi(params.Get("step"))
+	i := slices.IndexFunc(rows, func(r timelineRow) bool { return r.Number == n })
+	if err != nil || i < 0 {
+		return -1, muster.Errorf(muster.CodeNotFound, "the trace has no step %q", text(params, "step"))
+	}
+	return i, nil
+}
+
 // stepEvents is how many events of a step are shown at a time.
 const stepEvents = 100
 
@@ -135,14 +153,11 @@ func (s *site) traceTimeline(r *http.Request, p *tracePage) (any, error) {
 	if from, to := jobSpan(p.Views); to.After(from) {
 		t.Marks = timeMarks(to.Sub(from))
 	}
-	if p.params.Get("step") == "" {
-		return t, nil
-	}
-	n, err := strconv.Atoi(p.params.Get("step"))
-	i := slices.IndexFunc(t.Rows, func(r timelineRow) bool { return r.Number == n })
+	i, err := stepOf(p.params, t.Rows)
 	if err != nil || i < 0 {
-		return nil, muster.Errorf(muster.CodeNotFound, "the trace has no step %q", text(p.params, "step"))
+		return t, err
 	}
+	n := t.Rows[i].Number
 	t.Rows[i].Picked, t.Picked = true, &t.Rows[i]
 	after, err := number(p.params, "after")
 	if err != nil {

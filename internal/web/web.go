@@ -308,6 +308,7 @@ func (s *site) show(w http.ResponseWriter, r *http.Request, name string, p page)
 
 // write renders into memory first, so that a failure half-way is still an error page.
 func (s *site) write(w http.ResponseWriter, r *http.Request, status int, name string, p page) error {
+	p.Title = visible(p.Title, maxShown)
 	p.Now = s.Now()
 	p.Nav = navigation
 	p.Fragment = isFragment(r)

@@ -81,12 +81,14 @@ async function refresh() {
   busy = true;
   const wanted = stale;
   stale = new Set();
-  const began = performance.now();
+  const began = performance.now(), at = location.href;
   try {
-    const answer = await fetch(location.href, { headers: { 'Muster-Fragment': '1' } });
+    const answer = await fetch(at, { headers: { 'Muster-Fragment': '1' } });
     if (answer.status === 401) return location.reload(); // signed out: to the sign-in
-    if (answer.ok) {
-      const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
+    const text = answer.ok && await answer.text();
+    if (location.href !== at) wanted.forEach((id) => stale.add(id)); // it answers for what was left meanwhile
+    else if (answer.ok) {
+      const page = new DOMParser().parseFromString(text, 'text/html');
       for (const id of wanted) {
         const old = document.getElementById(id), fresh = page.getElementById(id);
         if (!old || !fresh || served.get(id) === fresh.outerHTML) continue;
@@ -175,19 +177,29 @@ async function more(link) {
   } catch { location.href = link.href; }
 }
 
+let followed = 0; // how many links were: of two that overlap the later one wins
+const awaited = new Set(); // the regions that they change
+
 // follow shows a link's page by putting in only the regions that it changes.
 async function follow(link) {
+  const nth = ++followed;
   const url = new URL(link.href.baseVal ?? link.href, location.href), ids = link.dataset.swap.split(' ');
-  let answer;
-  try { answer = await fetch(url, { headers: { 'Muster-Fragment': '1' } }); } catch { /* below */ }
-  if (!answer?.ok) { location.href = url; return; }
-  const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
+  for (const id of ids) { awaited.add(id); document.getElementById(id)?.setAttribute('aria-busy', 'true'); }
+  let text;
+  try {
+    const answer = await fetch(url, { headers: { 'Muster-Fragment': '1' } });
+    if (answer.ok) text = await answer.text();
+  } catch { /* below */ }
+  if (nth !== followed) return;
+  if (text === undefined) { location.href = url; return; }
+  const page = new DOMParser().parseFromString(text, 'text/html');
   history.pushState(null, '', url);
   shown = location.href.split('#')[0];
-  for (const id of ids) {
+  for (const id of awaited) {
     const old = document.getElementById(id), fresh = page.getElementById(id);
-    if (old && fresh) swap(old, document.adoptNode(fresh));
+    if (old && fresh) swap(old, document.adoptNode(fresh)); else old?.removeAttribute('aria-busy');
   }
+  awaited.clear();
   tick();
   if (url.hash) document.getElementById(url.hash.slice(1))?.scrollIntoView({ block: 'nearest' });
 }
@@ -208,6 +220,15 @@ function lit(e, on) {
   const svg = node.closest('svg');
   svg.classList.toggle('lit', on);
   for (const line of $$('[data-ends]', svg)) line.classList.toggle('on', on && line.dataset.ends.split(' ').includes(node.dataset.node));
+}
+
+// tell gives what is cut off by its box a title with all of it. The server knows only what
+// it has cut itself.
+function tell(e) {
+  const el = e.target.closest?.('main td, main .what, main .clip, main .sub, main .badge');
+  if (!el || el.title || el.querySelector('[title]')) return;
+  const cut = [el, ...$$('a, code, span', el)].find((x) => x.scrollWidth > x.clientWidth + 1 && getComputedStyle(x).textOverflow === 'ellipsis');
+  if (cut) el.title = cut.textContent.trim().replace(/\s+/g, ' ');
 }
 
 // begin is for what needs the script to be seen.
@@ -282,6 +303,7 @@ for (const [on, off] of [['pointerover', 'pointerout'], ['focusin', 'focusout']]
   document.addEventListener(on, (e) => lit(e, true));
   document.addEventListener(off, (e) => lit(e, false));
 }
+document.addEventListener('pointerover', tell);
 addEventListener('popstate', () => { if (location.href.split('#')[0] !== shown) location.reload(); });
 document.addEventListener('visibilitychange', () => (document.hidden ? disconnect() : connect()));
 document.addEventListener('focusout', () => { if (stale.size) later(200); });
