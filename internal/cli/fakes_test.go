@@ -44,6 +44,8 @@ type plane struct {
 	// changes are told to those who watch; step runs before each.
 	changes []*v1.WatchResponse
 	step    func(i int)
+	// finding is what rules found, testFinding if nil.
+	finding *v1.Finding
 	broken  error
 	url     string
 }

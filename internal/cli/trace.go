@@ -30,7 +30,7 @@ const traceArg = `JOB is a job's id (or ID/ATTEMPT), the address of its page or 
 
 func (a *app) traceCommand() *cobra.Command {
 	return group("trace", "Traces: what jobs really did, as their machines recorded it",
-		a.traceList(), a.traceShow(), a.traceGet(), a.traceQuery(), a.traceTail(), a.traceDiff(), a.traceFindings(), a.traceScan(), a.traceAllowlist(), a.traceVerify(), a.traceKey())
+		a.traceList(), a.traceShow(), a.traceGet(), a.traceQuery(), a.traceTail(), a.traceDiff(), a.traceFindings(), a.traceBaseline(), a.traceScan(), a.traceAllowlist(), a.traceVerify(), a.traceKey())
 }
 
 var jobNumber = regexp.MustCompile(`\A[0-9]+(/[0-9]+)?\z`)
@@ -511,7 +511,11 @@ func (a *app) traceFindings() *cobra.Command {
 			}
 			t := a.table("SEVERITY", "RULE", "JOB", "REPOSITORY", "STEP", "WHAT", "TIMES", "WHEN")
 			for _, f := range resp.Findings {
-				t.row(cell{f.Severity, severityStyle(f.Severity)}, f.Rule, cmp.Or(traceJob(&v1.Trace{JobId: f.JobId, JobAttempt: f.JobAttempt}), f.Trace), f.Repository, f.Step, words(f.Title), f.Count, a.when(f.At))
+				severity := cell{f.Severity, severityStyle(f.Severity)}
+				if f.Accepted != nil {
+					severity = cell{f.Severity + ", accepted", dim}
+				}
+				t.row(severity, f.Rule, cmp.Or(traceJob(&v1.Trace{JobId: f.JobId, JobAttempt: f.JobAttempt}), f.Trace), f.Repository, f.Step, words(f.Title), f.Count, a.when(f.At))
 			}
 			return t.print(out, "No findings.")
 		})
@@ -540,8 +544,9 @@ func (a *app) explainFindings(w io.Writer, all []*v1.Finding, where bool) error 
 		for _, s := range f.Seq {
 			seqs = append(seqs, strconv.FormatUint(s, 10))
 		}
-		if err := a.facts(indented{w}, "rule", f.Rule, "where", at, "when", a.when(f.At), "times", count, "process", words(f.Process), "started by", strings.Join(f.Ancestry, " ← "),
-			"why", words(f.Explanation), "what to do", words(f.Remedy), "events", strings.Join(seqs, ", ")); err != nil {
+		pairs := []any{"rule", f.Rule, "where", at, "when", a.when(f.At), "times", count, "process", words(f.Process), "started by", strings.Join(f.Ancestry, " ← "),
+			"why", words(f.Explanation), "what to do", words(f.Remedy)}
+		if err := a.facts(indented{w}, append(append(pairs, a.acceptance(f)...), "events", strings.Join(seqs, ", "))...); err != nil {
 			return err
 		}
 	}

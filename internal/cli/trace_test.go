@@ -197,6 +197,9 @@ func (s traceService) DiffTraces(_ context.Context, req *v1.DiffTracesRequest) (
 }
 func (s traceService) ListFindings(_ context.Context, req *v1.ListFindingsRequest) (*v1.ListFindingsResponse, error) {
 	s.p.ask("findings rule=%s severity=%s job=%d", req.Rule, req.Severity, req.Selection.GetTrace().GetJobId())
+	if s.p.finding != nil {
+		return &v1.ListFindingsResponse{Findings: []*v1.Finding{s.p.finding}}, nil
+	}
 	return &v1.ListFindingsResponse{Findings: []*v1.Finding{testFinding()}}, nil
 }
 func (s traceService) ScanTraces(_ context.Context, req *v1.ScanTracesRequest, stream *connect.ServerStream[v1.ScanTracesResponse]) error {
@@ -214,6 +217,45 @@ func (s traceService) ProposeEgress(_ context.Context, req *v1.ProposeEgressRequ
 		{Allow: "proxy.golang.org:443", Jobs: 38, FirstAt: ago(72 * time.Hour), LastAt: ago(time.Hour), Processes: []string{"go"}, Known: true},
 		{Allow: "*.cdn.example.com:443", Hosts: []string{"a.cdn.example.com", "b.cdn.example.com"}, Jobs: 12, LastAt: ago(2 * time.Hour), Processes: []string{"curl", "npm"}},
 	}}, nil
+}
+
+func (s traceService) baseline(ref *v1.BaselineRef) (*v1.Baseline, error) {
+	switch {
+	case ref.GetName() == "octo/app/ci/build":
+	case ref.GetName() != "":
+		return nil, notFound("baseline", ref.Name)
+	default:
+		if _, err := s.find(ref.GetTrace()); err != nil {
+			return nil, err
+		}
+	}
+	by := &v1.OperatorAct{By: "operator", At: ago(3 * time.Hour), Reason: "our mirror"}
+	return &v1.Baseline{Name: "octo/app/ci/build", Version: 9, Runs: 7, Refused: 1, Mature: true, MatureAfter: 5, UsualAfter: 3, Hosts: 3, Binaries: 1, Fresh: 1, UpdatedAt: ago(time.Hour), Forgotten: &v1.OperatorAct{By: "operator", At: ago(90 * 24 * time.Hour)}, Facts: []*v1.BaselineFact{
+		{Kind: "host", What: "evil.example\x1b[2J", Runs: 1, FirstAt: ago(time.Hour), LastAt: ago(time.Hour), Trace: "r-old", Fresh: true},
+		{Kind: "host", What: "mirror*.example.com", Runs: 2, FirstAt: ago(5 * time.Hour), LastAt: ago(time.Hour), Trace: "r-old", Accepted: by},
+		{Kind: "host", What: "proxy.golang.org", Runs: 7, FirstAt: ago(80 * 24 * time.Hour), LastAt: ago(time.Hour), Trace: "r-first"},
+		{Kind: "binary", What: "/opt/hostedtoolcache/go/*/x*/bin/go", Runs: 7, FirstAt: ago(80 * 24 * time.Hour), LastAt: ago(time.Hour), Trace: "r-first"},
+	}}, nil
+}
+func (s traceService) ListBaselines(_ context.Context, req *v1.ListBaselinesRequest) (*v1.ListBaselinesResponse, error) {
+	s.p.ask("baselines %q after %q limit=%d", req.Text, req.After, req.Limit)
+	b, err := s.baseline(&v1.BaselineRef{Name: "octo/app/ci/build"})
+	b.Facts = nil
+	return &v1.ListBaselinesResponse{Baselines: []*v1.Baseline{b, {Name: "octo/app/ci/lint all", Version: 2, Runs: 2, MatureAfter: 5, Binaries: 4, UpdatedAt: ago(time.Minute)}, {Name: "octo/web/ci/build", Version: 2, Runs: 1, Mature: true, MatureAfter: 5, Accepted: &v1.OperatorAct{By: "operator"}}}, Next: "octo/web/ci/build"}, err
+}
+func (s traceService) GetBaseline(_ context.Context, req *v1.GetBaselineRequest) (*v1.GetBaselineResponse, error) {
+	b, err := s.baseline(req.Baseline)
+	return &v1.GetBaselineResponse{Baseline: b}, err
+}
+func (s traceService) AcceptBaseline(_ context.Context, req *v1.AcceptBaselineRequest) (*v1.AcceptBaselineResponse, error) {
+	b, err := s.baseline(req.Baseline)
+	s.p.ask("accept %s job=%d %q fresh=%t all=%t version=%d reason=%q", req.Baseline.GetName(), req.Baseline.GetTrace().GetJobId(), req.Facts, req.Fresh, req.All, req.Version, req.Reason)
+	return &v1.AcceptBaselineResponse{Baseline: b, Accepted: req.Facts}, err
+}
+func (s traceService) ForgetBaseline(_ context.Context, req *v1.ForgetBaselineRequest) (*v1.ForgetBaselineResponse, error) {
+	b, err := s.baseline(req.Baseline)
+	s.p.ask("forget %s job=%d version=%d reason=%q", req.Baseline.GetName(), req.Baseline.GetTrace().GetJobId(), req.Version, req.Reason)
+	return &v1.ForgetBaselineResponse{Baseline: b}, err
 }
 
 // download serves the events of the test, or a bundle.
@@ -353,6 +395,7 @@ func TestTraceOutput(t *testing.T) {
 	for _, args := range []string{
 		"trace list", "trace show 101", "trace show 101 --view timeline", "trace show 101 --view execution", "trace show 101 --view network", "trace show 101 --view files", "trace show 101 --view performance",
 		"trace query true", "trace tail 101", "trace diff 101", "trace findings", "trace allowlist linux",
+		"trace baseline list octo", "trace baseline show 101", "trace baseline reset 101",
 	} {
 		t.Run(args, func(t *testing.T) {
 			name := strings.NewReplacer(" ", "_", "-", "").Replace(args)
@@ -456,18 +499,26 @@ func TestTraceMistakes(t *testing.T) {
 		code int
 		text string
 	}{
-		"trace scan":                             {2, "no indicators; name a file with --ioc"},
-		"trace scan --ioc testdata/none":         {2, "--ioc: open testdata/none"},
-		"trace show":                             {2, "trace show takes other arguments"},
-		"trace show 104":                         {1, "there is no trace of job 104: not recorded, because"},
-		"trace show nothing":                     {1, `there is no trace "nothing"`},
-		"trace query x --since soon":             {2, `--since "soon" is not a time`},
-		"trace query broken":                     {1, "trace r-x: the trace was changed"},
-		"trace get r-unknown":                    {1, `there is no trace "r-unknown"`},
-		"trace allowlist mac":                    {1, `there is no pool "mac"`},
-		"rules show nothing":                     {1, `there is no rule "nothing"; muster rules list`},
-		"rules list --dir testdata/none":         {2, "--dir: stat testdata/none"},
-		"trace show https://github.com/octo/app": {2, "is not the address of a job or of a workflow run"},
+		"trace scan":                                       {2, "no indicators; name a file with --ioc"},
+		"trace scan --ioc testdata/none":                   {2, "--ioc: open testdata/none"},
+		"trace show":                                       {2, "trace show takes other arguments"},
+		"trace show 104":                                   {1, "there is no trace of job 104: not recorded, because"},
+		"trace show nothing":                               {1, `there is no trace "nothing"`},
+		"trace query x --since soon":                       {2, `--since "soon" is not a time`},
+		"trace query broken":                               {1, "trace r-x: the trace was changed"},
+		"trace get r-unknown":                              {1, `there is no trace "r-unknown"`},
+		"trace baseline accept 101":                        {2, "nothing is named that is to be accepted; name facts such as host:mirror.example.com, or use --new or --all"},
+		"trace baseline accept 101 host:a --new":           {2, "use facts, --new or --all, and not two of them"},
+		"trace baseline accept":                            {2, "trace baseline accept takes other arguments"},
+		"trace baseline show octo/app/ci/none":             {1, `there is no baseline "octo/app/ci/none"`},
+		"trace baseline show 104":                          {1, "there is no trace of job 104: not recorded, because"},
+		"trace baseline show 101 --kind port":              {2, `--kind "port" is unknown; use host, binary or sensitive`},
+		"trace baseline reset https://github.com/octo/app": {2, "is not the address of a job or of a workflow run"},
+		"trace baseline remove octo/app/ci/build":          {2, `unknown command "remove"`},
+		"trace allowlist mac":                              {1, `there is no pool "mac"`},
+		"rules show nothing":                               {1, `there is no rule "nothing"; muster rules list`},
+		"rules list --dir testdata/none":                   {2, "--dir: stat testdata/none"},
+		"trace show https://github.com/octo/app":           {2, "is not the address of a job or of a workflow run"},
 	} {
 		if r := p.muster(t, strings.Fields(args)...); r.code != want.code || !strings.Contains(r.errOut, want.text) {
 			t.Errorf("%s: status %d: %s", args, r.code, r.errOut)
@@ -486,6 +537,55 @@ func TestTraceCommandsReachThePlane(t *testing.T) {
 		`trace "linux-old" job=0/0`, "tail last=0 query=port==22", `trace "" job=101/2`, `trace "r-old" job=0/0`, "findings rule=x severity=high job=101"}
 	if d := cmp.Diff(want, p.asked); d != "" {
 		t.Error(d)
+	}
+}
+
+// A baseline is named by its job as a trace is, or by itself.
+func TestBaselineCommands(t *testing.T) {
+	p := newPlane(t)
+	for _, args := range [][]string{
+		{"list", "octo/app", "--after", "octo/app/a b", "--limit", "2"}, {"accept", "101/2", "--new"}, {"accept", "octo/app/ci/build", "--all", "--version", "9"},
+		{"accept", "octo/app/ci/build", "binary:/opt/a b", "host:x", "--reason", "the new one"}, {"reset", "linux-old"}, {"forget", "octo/app/ci/build", "--version", "3", "--reason", "moved"},
+	} {
+		if r := p.muster(t, append([]string{"trace", "baseline"}, args...)...); r.code != 0 {
+			t.Fatalf("%v: %s", args, r.errOut)
+		}
+	}
+	want := []string{`baselines "octo/app" after "octo/app/a b" limit=2`, `trace "" job=101/2`, `accept  job=101 [] fresh=true all=false version=0 reason=""`, `accept octo/app/ci/build job=0 [] fresh=false all=true version=9 reason=""`,
+		`accept octo/app/ci/build job=0 ["binary:/opt/a b" "host:x"] fresh=false all=false version=0 reason="the new one"`, `trace "linux-old" job=0/0`, `forget  job=0 version=0 reason=""`, `forget octo/app/ci/build job=0 version=3 reason="moved"`}
+	if d := cmp.Diff(want, p.asked); d != "" {
+		t.Error(d)
+	}
+	if r := p.muster(t, "trace", "baseline", "accept", "101", "host:a.example", "host:b.example"); r.code != 0 || !strings.HasPrefix(r.out, "accepted host:a.example\naccepted host:b.example\nbaseline ") {
+		t.Errorf("%d %s%s", r.code, r.out, r.errOut)
+	}
+	r := p.muster(t, "trace", "baseline", "show", "octo/app/ci/build", "--new")
+	if r.code != 0 || !strings.Contains(r.out, "host:evil.example") || strings.Contains(r.out, "proxy.golang.org") || strings.Contains(r.out, "\x1b") {
+		t.Errorf("%d %q%s", r.code, r.out, r.errOut)
+	}
+	if r := p.muster(t, "trace", "baseline", "show", "octo/app/ci/build", "--kind", "binary", "--json"); r.code != 0 || !strings.Contains(r.out, `"kind": "binary"`) || strings.Contains(r.out, `"kind": "host"`) {
+		t.Errorf("%d %s%s", r.code, r.out, r.errOut)
+	}
+}
+
+// What a job chose is quoted where it is to be pasted, or not there.
+func TestFindingsSayHowToAccept(t *testing.T) {
+	p := newPlane(t)
+	for fact, want := range map[string]string{
+		"host:evil.example": "muster trace baseline accept 101/2 host:evil.example\n", "binary:/tmp/$(id)'x": `muster trace baseline accept 101/2 'binary:/tmp/$(id)'\''x'` + "\n",
+		"binary:/opt/*/bin": "muster trace baseline accept 101/2 'binary:/opt/*/bin'\n", "binary:/a\x1b[2Jb": "muster trace baseline accept 101/2 --new\n",
+	} {
+		p.finding = &v1.Finding{JobId: 101, JobAttempt: 2, Rule: "new-host", Severity: "medium", Title: "x", Fact: fact}
+		if r := p.muster(t, "trace", "findings", "--explain"); r.code != 0 || !strings.Contains(r.out, want) {
+			t.Errorf("%q: %d %s%s", fact, r.code, r.out, r.errOut)
+		}
+	}
+	p.finding.Accepted = &v1.OperatorAct{By: "operator", At: ago(time.Hour), Reason: "ours"}
+	if r := p.muster(t, "trace", "findings", "--explain"); !strings.Contains(r.out, "accepted  ") || !strings.Contains(r.out, "operator 1h ago") || strings.Contains(r.out, "baseline accept") {
+		t.Error(r.out)
+	}
+	if r := p.muster(t, "trace", "findings"); !strings.Contains(r.out, "medium, accepted") {
+		t.Error(r.out)
 	}
 }
 
