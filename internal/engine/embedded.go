@@ -1,13 +1,13 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -40,7 +40,7 @@ type embedded struct {
 // startEmbedded runs a Temporal server on the SQLite file at path, which is made
 // with its schema if it is not there. Two processes on one file would corrupt
 // each other's timers, so a lock file beside it refuses the second.
-func startEmbedded(ctx context.Context, path, namespace string, logger *slog.Logger) (*embedded, error) {
+func startEmbedded(path, namespace string, logger *slog.Logger) (*embedded, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
@@ -62,11 +62,12 @@ func startEmbedded(ctx context.Context, path, namespace string, logger *slog.Log
 		e.unlock()
 		return nil, err
 	}
-	ports, err := freePorts(ctx, 4)
+	ports, release, err := reservePorts(4)
 	if err != nil {
 		e.unlock()
 		return nil, err
 	}
+	defer release()
 	e.address = fmt.Sprintf("127.0.0.1:%d", ports[0])
 	e.server, err = temporal.NewServer(serverOptions(sqlConfig, ports, logger)...)
 	if err == nil {
@@ -200,19 +201,46 @@ func lockFile(path string) (*os.File, error) {
 	return f, nil
 }
 
-// freePorts finds n free loopback ports. They are free when it returns; the
-// server binds them a moment later.
-func freePorts(ctx context.Context, n int) ([]int, error) {
-	var ports []int
-	for range n {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
+// reservePorts finds n free loopback ports and keeps them until release: the server
+// binds them a moment later, and ends the whole process if it cannot. A socket that is
+// bound, does not listen and lets its address be used again stands in nobody's way who
+// asks for the port by its number; the system gives it to nobody who asks for any port.
+// Systems other than Linux refuse the second bind: there the ports are only looked for.
+func reservePorts(n int) (ports []int, release func(), err error) {
+	var held []int
+	release = func() {
+		for _, fd := range held {
+			_ = syscall.Close(fd) // nothing was written to it
 		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		held = nil
 	}
-	return ports, nil
+	for range n {
+		syscall.ForkLock.RLock()
+		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+		if err == nil {
+			syscall.CloseOnExec(fd)
+		}
+		syscall.ForkLock.RUnlock()
+		if err != nil {
+			release()
+			return nil, nil, fmt.Errorf("find a free port: %w", err)
+		}
+		held = append(held, fd)
+		err = errors.Join(
+			syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1),
+			syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+		at, nameErr := syscall.Getsockname(fd)
+		v4, ok := at.(*syscall.SockaddrInet4)
+		if err := errors.Join(err, nameErr); err != nil || !ok {
+			release()
+			return nil, nil, fmt.Errorf("find a free port: %w", err)
+		}
+		ports = append(ports, v4.Port)
+	}
+	if runtime.GOOS != "linux" {
+		release()
+	}
+	return ports, release, nil
 }
 
 // loopback reports whether every address of host:port's host is this host's own.

@@ -58,7 +58,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	}
 	e := &Engine{address: cfg.Address}
 	if cfg.Address == "" {
-		emb, err := startEmbedded(ctx, filepath.Join(cfg.Dir, "engine.db"), cfg.Namespace, cfg.Logger)
+		emb, err := startEmbedded(filepath.Join(cfg.Dir, "engine.db"), cfg.Namespace, cfg.Logger)
 		if err != nil {
 			return nil, fmt.Errorf("start embedded engine: %w", err)
 		}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -192,12 +193,16 @@ func TestUI(t *testing.T) {
 	if _, err := e.Client().ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{ID: "seen-in-the-ui", TaskQueue: "q"}, echo, canary); err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	// Below the ports that systems hand out by themselves.
+	var addr string
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(10000)))
+		if err == nil {
+			addr = l.Addr().String()
+			l.Close()
+			break
+		}
 	}
-	addr := l.Addr().String()
-	l.Close()
 	ui, err := engine.StartUI(t.Context(), addr, e.Address(), "muster")
 	if err != nil {
 		t.Fatal(err)
@@ -205,7 +210,7 @@ func TestUI(t *testing.T) {
 	defer ui.Stop()
 	var page, list string
 	ok := false
-	for range 200 {
+	for range 1200 {
 		page, _ = fetch(t, "http://"+addr+"/namespaces/muster/workflows")
 		list, ok = fetch(t, "http://"+addr+"/api/v1/namespaces/muster/workflows")
 		if ok && strings.Contains(list, "seen-in-the-ui") && strings.Contains(page, "<html") {
