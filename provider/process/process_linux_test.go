@@ -103,7 +103,7 @@ func destroy(t *testing.T, p *Provider, id muster.RunnerID) {
 // until polls real processes.
 func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	for !done() {
 		select {
 		case <-deadline:
@@ -477,7 +477,7 @@ func TestDeleteTakesNoLongerThanTheRunner(t *testing.T) {
 	if err := p.Delete(t.Context(), "r-quick"); !errors.Is(err, provider.ErrNotFound) {
 		t.Errorf("delete: %v", err)
 	}
-	if d := time.Since(began); d > 5*time.Second {
+	if d := time.Since(began); d > 20*time.Second {
 		t.Errorf("delete of a willing runner took %s", d)
 	}
 }

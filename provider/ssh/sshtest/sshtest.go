@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -107,13 +108,18 @@ func (s *Server) setUp() error {
 			return err
 		}
 	}
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	s.Port = l.Addr().(*net.TCPAddr).Port
-	if err := l.Close(); err != nil {
-		return err
+	// Below the ports that systems hand out by themselves: nobody takes it between a Kill
+	// and the Start that follows.
+	for try := 0; ; try++ {
+		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(10000)))
+		if err == nil {
+			s.Port = l.Addr().(*net.TCPAddr).Port
+			_ = l.Close()
+			break
+		}
+		if try == 100 {
+			return fmt.Errorf("find a free port: %w", err)
+		}
 	}
 	s.Identity, s.KnownHosts = filepath.Join(s.Dir, "id"), filepath.Join(s.Dir, "known_hosts")
 	public, err := writeKey(s.Identity)
@@ -195,7 +201,7 @@ func (s *Server) Start(tb testing.TB) {
 		_ = cmd.Wait() // it is killed in the end
 		close(ended)
 	}(s.ended)
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		conn, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", s.Address())
 		if err == nil {
