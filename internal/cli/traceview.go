@@ -101,7 +101,9 @@ func inWords(e trace.Event) (style, string) {
 		text += " (" + e.Flags + ")"
 	case trace.FileWrite:
 		text += " (" + size(e.Bytes) + ")"
-	case trace.FileRename:
+	case trace.NetListen:
+		text = target(e.Address, e.Port) + " " + e.Protocol
+	case trace.FileRename, trace.FileLink:
 		text += " → " + e.NewPath
 	case trace.StepStart, trace.StepEnd:
 		s, text = bold, strings.Join(slices.DeleteFunc([]string{e.Name, e.Uses, e.Result}, func(s string) bool { return s == "" }), ", ")

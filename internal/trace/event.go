@@ -22,7 +22,9 @@ const (
 	ProcessExit Type = "process_exit"
 
 	NetConnect Type = "net_connect"
-	DNSQuery   Type = "dns_query"
+	// NetListen is a socket by which others can reach a process.
+	NetListen Type = "net_listen"
+	DNSQuery  Type = "dns_query"
 	// TLSHello is a server's name that a client asked for in clear at the start of TLS.
 	TLSHello Type = "tls_hello"
 	// UnixConnect is a connection to a socket in the file system, such as a container engine's.
@@ -34,6 +36,8 @@ const (
 	FileWrite  Type = "file_write"
 	FileDelete Type = "file_delete"
 	FileRename Type = "file_rename"
+	// FileLink is a further name of a file: a hard link.
+	FileLink Type = "file_link"
 
 	MemRead    Type = "mem_read"
 	BPFLoad    Type = "bpf_load"
@@ -83,7 +87,7 @@ type Event struct {
 	// socket; of Mount the mount point; of ModuleLoad the module's file; of CgroupMove
 	// the cgroup entered. Absolute, links resolved where the kernel did.
 	Path string `json:"path,omitempty"`
-	// NewPath is what FileRename renamed Path to.
+	// NewPath is what FileRename renamed Path to, and the name that FileLink added.
 	NewPath string `json:"new_path,omitempty"`
 	// Args are a program's arguments with its name first, secrets replaced by "***".
 	Args []string `json:"args,omitempty"`
@@ -130,7 +134,7 @@ type Event struct {
 	Count int64 `json:"count,omitempty"`
 
 	// Method: how a MemRead was made ("proc_mem", "proc_environ", "process_vm_readv",
-	// "ptrace"); the command of a BPFLoad ("prog_load", …); what a Tamper did ("signal",
+	// "ptrace", "pidfd_getfd"); how a FileOpen changed a file without a write ("truncate", …); the command of a BPFLoad ("prog_load", …); what a Tamper did ("signal",
 	// "bpf_detach", "cgroup_move", "stopped" for DurationUS, …); why events were Dropped ("buffer_full", "job_limit",
 	// "rate_limit", "disk_full", "recorder_gone").
 	Method string `json:"method,omitempty"`

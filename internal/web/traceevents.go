@@ -67,7 +67,7 @@ func sayEvent(e trace.Event) string {
 		return e.Path
 	case trace.ProcessExit:
 		return sayExit(e)
-	case trace.NetConnect, trace.RawSocket:
+	case trace.NetConnect, trace.RawSocket, trace.NetListen:
 		return sayConnect(e) + count
 	case trace.DNSQuery:
 		s := e.Hostname + " " + e.QueryType
@@ -81,7 +81,7 @@ func sayEvent(e trace.Event) string {
 		return e.Path + " (" + e.Flags + ")" + count
 	case trace.FileWrite:
 		return e.Path + ", " + formatBytes(e.Bytes) + count
-	case trace.FileRename:
+	case trace.FileRename, trace.FileLink:
 		return e.Path + " → " + e.NewPath
 	case trace.MemRead:
 		return fmt.Sprintf("memory of %s (pid %d) by %s", cmp.Or(e.TargetCommand, "another process"), e.Target, e.Method) + count

@@ -5,6 +5,7 @@ package bpf
 import (
 	"bytes"
 	"encoding/binary"
+	"net/netip"
 	"path"
 	"strconv"
 	"strings"
@@ -33,6 +34,8 @@ const (
 	evTamper
 	evFork
 	evMkdir
+	evLink
+	evListen
 
 	evNetFirst = 32
 	evNetLast  = 47
@@ -46,6 +49,7 @@ var types = map[uint16]trace.Type{
 	evIOUring: trace.IOUring, evSocket: trace.RawSocket, evUnix: trace.UnixConnect, evTamper: trace.Tamper,
 	evFork:  "process_fork", // a process whose events are not seen
 	evMkdir: "cgroup_mkdir",
+	evLink:  trace.FileLink, evListen: trace.NetListen,
 }
 
 func typeOf(n uint16) trace.Type {
@@ -81,6 +85,9 @@ const (
 	flagTruncated = 1
 	flagInside    = 2
 )
+
+// way says by which of several calls it was, as the type numbers them.
+func (h *header) way() int { return int(h.Flags >> 8) }
 
 // event begins a trace's event with what every header tells.
 func (h *header) event(t trace.Type) trace.Event {
@@ -137,8 +144,8 @@ func climb(part []byte) string {
 // join resolves a path of the caller's against the directory that it began at.
 func join(base []byte, name string) string {
 	switch {
-	case strings.HasPrefix(name, "/"):
-		return path.Clean(name)
+	case strings.HasPrefix(name, "/"): // from the root that the process had
+		return path.Join(climb(base), path.Clean(name))
 	case name == "":
 		return climb(base)
 	default:
@@ -166,12 +173,12 @@ func decode(h header, data []byte) (trace.Event, bool) {
 	case evExit:
 		return decodeExit(e, h, data)
 	case evOpen:
-		e.Path, e.Flags = climb(p[0]), openFlags(uint32(h.Value))
+		decodeOpen(&e, h, p)
 	case evWrite:
 		e.Path, e.Bytes = climb(p[0]), int64(h.Value)
 	case evDelete:
 		e.Path = join(p[0], text(p[1]))
-	case evRename:
+	case evRename, evLink:
 		e.Path, e.NewPath = join(p[0], text(p[1])), join(p[2], text(p[3]))
 	case evMem:
 		e.Method, e.Target = memMethods[h.Value>>32], int(uint32(h.Value))
@@ -188,12 +195,18 @@ func decode(h header, data []byte) (trace.Event, bool) {
 	case evSetUID:
 		e.TargetUID = uint32(h.Value)
 	case evMount:
+		if h.way() == 1 { // mounted nowhere
+			e.Method, e.Source = "open_tree", join(p[0], text(p[1]))
+			break
+		}
 		e.Path, e.Source, e.FileSystem = join(p[0], text(p[1])), trace.RedactText(text(p[2])), text(p[3])
 	case evCgroup:
 		e.Path = text(p[0])
 	case evIOUring:
 	case evSocket:
 		decodeSocket(&e, h)
+	case evListen:
+		return decodeListen(e, h, data)
 	case evUnix:
 		e.Path = unixPath(p[0], p[1])
 	case evTamper:
@@ -220,6 +233,33 @@ func decodeExit(e trace.Event, h header, data []byte) (trace.Event, bool) {
 	return e, true
 }
 
+// openMethods are the ways to change a file without a write, as file.h numbers them.
+var openMethods = [4]string{"", "truncate", "ftruncate", "fallocate"}
+
+func decodeOpen(e *trace.Event, h header, p [4][]byte) {
+	e.Path = climb(p[0])
+	way := h.way() & 3
+	switch e.Method = openMethods[way]; way {
+	case 0:
+		e.Flags = openFlags(uint32(h.Value))
+		return
+	case 1:
+		e.Path = join(p[0], text(p[1]))
+	}
+	e.Flags = "write,truncate"
+}
+
+// decodeListen reads what socket.h calls struct listening.
+func decodeListen(e trace.Event, h header, data []byte) (trace.Event, bool) {
+	if len(data) < 16 {
+		return trace.Event{}, false
+	}
+	e.Truncated = false
+	e.Address = netip.AddrFrom16([16]byte(data)).Unmap().String()
+	e.Port, e.Protocol = int(h.Value), protocol(h.A)
+	return e, true
+}
+
 // openFlags puts open(2)'s flags into words, in the order that trace.Event documents.
 func openFlags(f uint32) string {
 	var words []string
@@ -239,7 +279,7 @@ func openFlags(f uint32) string {
 
 // memMethods are the ways into a process's memory, as file.h numbers them.
 var memMethods = map[uint64]string{
-	1: "proc_mem", 2: "proc_environ", 3: "process_vm_readv", 4: "process_vm_writev", 5: "ptrace",
+	1: "proc_mem", 2: "proc_environ", 3: "process_vm_readv", 4: "process_vm_writev", 5: "ptrace", 7: "pidfd_getfd",
 }
 
 // bpfMethods are the commands of bpf(2) that are told of.

@@ -60,6 +60,8 @@ func init() {
 		"recorder": exerciseRecorder,
 		"matrix":   exerciseMatrix,
 		"network":  exerciseNetwork,
+		"evade":    exerciseEvade,
+		"hidden":   exerciseHidden,
 	}
 }
 

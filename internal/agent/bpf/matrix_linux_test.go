@@ -28,8 +28,8 @@ import (
 
 // matrixTypes are the kinds that a recorder makes, in the order of the table.
 var matrixTypes = []trace.Type{
-	trace.ProcessExec, trace.ProcessExit, trace.FileOpen, trace.FileWrite, trace.FileDelete, trace.FileRename,
-	trace.NetConnect, trace.DNSQuery, trace.TLSHello, trace.UnixConnect, trace.RawSocket,
+	trace.ProcessExec, trace.ProcessExit, trace.FileOpen, trace.FileWrite, trace.FileDelete, trace.FileRename, trace.FileLink,
+	trace.NetConnect, trace.NetListen, trace.DNSQuery, trace.TLSHello, trace.UnixConnect, trace.RawSocket,
 	trace.MemRead, trace.BPFLoad, trace.ModuleLoad, trace.SetUID, trace.Mount, trace.CgroupMove, trace.IOUring, trace.Tamper,
 }
 
@@ -52,6 +52,9 @@ func exerciseMatrix(args []string) error {
 	}
 	defer abstract.Close()
 	if err := os.Mkdir(filepath.Join(dir, "sub"), 0o755); err != nil {
+		return err
+	}
+	if err := os.Link(at, filepath.Join(dir, "again")); err != nil {
 		return err
 	}
 	run := func(flags uintptr, name string, args ...string) {

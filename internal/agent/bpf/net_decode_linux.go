@@ -19,6 +19,7 @@ const (
 	evQuery
 	evAnswer
 	evHello
+	evBind
 )
 
 func netType(n uint16) trace.Type {
@@ -27,6 +28,8 @@ func netType(n uint16) trace.Type {
 		return trace.NetConnect
 	case evHello:
 		return trace.TLSHello
+	case evBind:
+		return trace.NetListen
 	}
 	return trace.DNSQuery
 }
@@ -138,6 +141,8 @@ func (n *network) decode(s *Scope, h header, data []byte) []trace.Event {
 	switch h.Type {
 	case evConnect:
 		return t.connected(e, p, time.Now())
+	case evBind:
+		return []trace.Event{e}
 	case evQuery:
 		return t.asked(e, h.Value, p.wire(data), time.Now())
 	case evAnswer:

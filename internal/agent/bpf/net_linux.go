@@ -40,6 +40,8 @@ var netHooks = []struct {
 	{"net_connect6", ebpf.AttachCGroupInet6Connect, trace.NetConnect},
 	{"net_sendmsg4", ebpf.AttachCGroupUDP4Sendmsg, trace.NetConnect},
 	{"net_sendmsg6", ebpf.AttachCGroupUDP6Sendmsg, trace.NetConnect},
+	{"net_bind4", ebpf.AttachCGroupInet4Bind, trace.NetListen},
+	{"net_bind6", ebpf.AttachCGroupInet6Bind, trace.NetListen},
 	{"net_ingress", ebpf.AttachCGroupInetIngress, trace.DNSQuery},
 	{"net_egress", ebpf.AttachCGroupInetEgress, trace.DNSQuery},
 }
@@ -50,7 +52,7 @@ func (r *Recorder) openNetwork() *network {
 	n := &network{r: r, missing: map[trace.Type]string{}, policies: map[uint32]*installed{}, talks: map[uint32]*talk{}}
 	if err := n.load(); err != nil {
 		why := reason(err)
-		for _, t := range []trace.Type{trace.NetConnect, trace.DNSQuery, trace.TLSHello} {
+		for _, t := range []trace.Type{trace.NetConnect, trace.DNSQuery, trace.TLSHello} { // what listens by TCP is seen without
 			if n.missing[t] == "" {
 				n.missing[t] = why
 			}

@@ -29,6 +29,8 @@ const (
 	networkMapSettings     = "settings"
 	networkMapSlates       = "slates"
 	networkMapTree         = "tree"
+	networkProgNetBind4    = "net_bind4"
+	networkProgNetBind6    = "net_bind6"
 	networkProgNetConnect4 = "net_connect4"
 	networkProgNetConnect6 = "net_connect6"
 	networkProgNetEgress   = "net_egress"
@@ -80,6 +82,8 @@ type networkSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type networkProgramSpecs struct {
+	NetBind4    *ebpf.ProgramSpec `ebpf:"net_bind4"`
+	NetBind6    *ebpf.ProgramSpec `ebpf:"net_bind6"`
 	NetConnect4 *ebpf.ProgramSpec `ebpf:"net_connect4"`
 	NetConnect6 *ebpf.ProgramSpec `ebpf:"net_connect6"`
 	NetEgress   *ebpf.ProgramSpec `ebpf:"net_egress"`
@@ -177,6 +181,8 @@ type networkVariables struct {
 //
 // It can be passed to loadNetworkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type networkPrograms struct {
+	NetBind4    *ebpf.Program `ebpf:"net_bind4"`
+	NetBind6    *ebpf.Program `ebpf:"net_bind6"`
 	NetConnect4 *ebpf.Program `ebpf:"net_connect4"`
 	NetConnect6 *ebpf.Program `ebpf:"net_connect6"`
 	NetEgress   *ebpf.Program `ebpf:"net_egress"`
@@ -188,6 +194,8 @@ type networkPrograms struct {
 
 func (p *networkPrograms) Close() error {
 	return _NetworkClose(
+		p.NetBind4,
+		p.NetBind6,
 		p.NetConnect4,
 		p.NetConnect6,
 		p.NetEgress,

@@ -16,69 +16,78 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	recordMapCgroups          = "cgroups"
-	recordMapChanging         = "changing"
-	recordMapCounters         = "counters"
-	recordMapEvents           = "events"
-	recordMapExiting          = "exiting"
-	recordMapGuarded          = "guarded"
-	recordMapInside           = "inside"
-	recordMapLost             = "lost"
-	recordMapScratches        = "scratches"
-	recordMapSeen             = "seen"
-	recordMapSettings         = "settings"
-	recordMapTree             = "tree"
-	recordMapWriters          = "writers"
-	recordMapWrites           = "writes"
-	recordProgE_close         = "e_close"
-	recordProgE_setfsuid      = "e_setfsuid"
-	recordProgE_setresuid     = "e_setresuid"
-	recordProgE_setreuid      = "e_setreuid"
-	recordProgE_setuid        = "e_setuid"
-	recordProgListTasks       = "list_tasks"
-	recordProgOnCgroupAttach  = "on_cgroup_attach"
-	recordProgOnCgroupMkdir   = "on_cgroup_mkdir"
-	recordProgOnExec          = "on_exec"
-	recordProgOnExit          = "on_exit"
-	recordProgOnFork          = "on_fork"
-	recordProgOnSignal        = "on_signal"
-	recordProgOnSwitch        = "on_switch"
-	recordProgX_bpf           = "x_bpf"
-	recordProgX_connect       = "x_connect"
-	recordProgX_copyFileRange = "x_copy_file_range"
-	recordProgX_creat         = "x_creat"
-	recordProgX_finitModule   = "x_finit_module"
-	recordProgX_initModule    = "x_init_module"
-	recordProgX_ioUring       = "x_io_uring"
-	recordProgX_kill          = "x_kill"
-	recordProgX_mount         = "x_mount"
-	recordProgX_moveMount     = "x_move_mount"
-	recordProgX_open          = "x_open"
-	recordProgX_openat        = "x_openat"
-	recordProgX_openat2       = "x_openat2"
-	recordProgX_ptrace        = "x_ptrace"
-	recordProgX_pwrite64      = "x_pwrite64"
-	recordProgX_pwritev       = "x_pwritev"
-	recordProgX_pwritev2      = "x_pwritev2"
-	recordProgX_rename        = "x_rename"
-	recordProgX_renameat      = "x_renameat"
-	recordProgX_renameat2     = "x_renameat2"
-	recordProgX_rmdir         = "x_rmdir"
-	recordProgX_sendfile      = "x_sendfile"
-	recordProgX_setfsuid      = "x_setfsuid"
-	recordProgX_setresuid     = "x_setresuid"
-	recordProgX_setreuid      = "x_setreuid"
-	recordProgX_setuid        = "x_setuid"
-	recordProgX_socket        = "x_socket"
-	recordProgX_splice        = "x_splice"
-	recordProgX_tgkill        = "x_tgkill"
-	recordProgX_tkill         = "x_tkill"
-	recordProgX_unlink        = "x_unlink"
-	recordProgX_unlinkat      = "x_unlinkat"
-	recordProgX_vmReadv       = "x_vm_readv"
-	recordProgX_vmWritev      = "x_vm_writev"
-	recordProgX_write         = "x_write"
-	recordProgX_writev        = "x_writev"
+	recordMapCgroups           = "cgroups"
+	recordMapChanging          = "changing"
+	recordMapCounters          = "counters"
+	recordMapEvents            = "events"
+	recordMapExiting           = "exiting"
+	recordMapGuarded           = "guarded"
+	recordMapInside            = "inside"
+	recordMapLost              = "lost"
+	recordMapScratches         = "scratches"
+	recordMapSeen              = "seen"
+	recordMapSettings          = "settings"
+	recordMapTree              = "tree"
+	recordMapWriters           = "writers"
+	recordMapWrites            = "writes"
+	recordProgE_close          = "e_close"
+	recordProgE_setfsuid       = "e_setfsuid"
+	recordProgE_setresuid      = "e_setresuid"
+	recordProgE_setreuid       = "e_setreuid"
+	recordProgE_setuid         = "e_setuid"
+	recordProgListTasks        = "list_tasks"
+	recordProgOnCgroupAttach   = "on_cgroup_attach"
+	recordProgOnCgroupMkdir    = "on_cgroup_mkdir"
+	recordProgOnExec           = "on_exec"
+	recordProgOnExit           = "on_exit"
+	recordProgOnFork           = "on_fork"
+	recordProgOnListen         = "on_listen"
+	recordProgOnSignal         = "on_signal"
+	recordProgOnSwitch         = "on_switch"
+	recordProgX_bpf            = "x_bpf"
+	recordProgX_connect        = "x_connect"
+	recordProgX_copyFileRange  = "x_copy_file_range"
+	recordProgX_creat          = "x_creat"
+	recordProgX_fallocate      = "x_fallocate"
+	recordProgX_finitModule    = "x_finit_module"
+	recordProgX_ftruncate      = "x_ftruncate"
+	recordProgX_initModule     = "x_init_module"
+	recordProgX_ioUring        = "x_io_uring"
+	recordProgX_kill           = "x_kill"
+	recordProgX_link           = "x_link"
+	recordProgX_linkat         = "x_linkat"
+	recordProgX_mount          = "x_mount"
+	recordProgX_moveMount      = "x_move_mount"
+	recordProgX_open           = "x_open"
+	recordProgX_openByHandleAt = "x_open_by_handle_at"
+	recordProgX_openTree       = "x_open_tree"
+	recordProgX_openat         = "x_openat"
+	recordProgX_openat2        = "x_openat2"
+	recordProgX_pidfdGetfd     = "x_pidfd_getfd"
+	recordProgX_ptrace         = "x_ptrace"
+	recordProgX_pwrite64       = "x_pwrite64"
+	recordProgX_pwritev        = "x_pwritev"
+	recordProgX_pwritev2       = "x_pwritev2"
+	recordProgX_rename         = "x_rename"
+	recordProgX_renameat       = "x_renameat"
+	recordProgX_renameat2      = "x_renameat2"
+	recordProgX_rmdir          = "x_rmdir"
+	recordProgX_sendfile       = "x_sendfile"
+	recordProgX_setfsuid       = "x_setfsuid"
+	recordProgX_setresuid      = "x_setresuid"
+	recordProgX_setreuid       = "x_setreuid"
+	recordProgX_setuid         = "x_setuid"
+	recordProgX_socket         = "x_socket"
+	recordProgX_splice         = "x_splice"
+	recordProgX_tgkill         = "x_tgkill"
+	recordProgX_tkill          = "x_tkill"
+	recordProgX_truncate       = "x_truncate"
+	recordProgX_unlink         = "x_unlink"
+	recordProgX_unlinkat       = "x_unlinkat"
+	recordProgX_vmReadv        = "x_vm_readv"
+	recordProgX_vmWritev       = "x_vm_writev"
+	recordProgX_write          = "x_write"
+	recordProgX_writev         = "x_writev"
 )
 
 // loadRecord returns the embedded CollectionSpec for record.
@@ -123,55 +132,64 @@ type recordSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type recordProgramSpecs struct {
-	E_close         *ebpf.ProgramSpec `ebpf:"e_close"`
-	E_setfsuid      *ebpf.ProgramSpec `ebpf:"e_setfsuid"`
-	E_setresuid     *ebpf.ProgramSpec `ebpf:"e_setresuid"`
-	E_setreuid      *ebpf.ProgramSpec `ebpf:"e_setreuid"`
-	E_setuid        *ebpf.ProgramSpec `ebpf:"e_setuid"`
-	ListTasks       *ebpf.ProgramSpec `ebpf:"list_tasks"`
-	OnCgroupAttach  *ebpf.ProgramSpec `ebpf:"on_cgroup_attach"`
-	OnCgroupMkdir   *ebpf.ProgramSpec `ebpf:"on_cgroup_mkdir"`
-	OnExec          *ebpf.ProgramSpec `ebpf:"on_exec"`
-	OnExit          *ebpf.ProgramSpec `ebpf:"on_exit"`
-	OnFork          *ebpf.ProgramSpec `ebpf:"on_fork"`
-	OnSignal        *ebpf.ProgramSpec `ebpf:"on_signal"`
-	OnSwitch        *ebpf.ProgramSpec `ebpf:"on_switch"`
-	X_bpf           *ebpf.ProgramSpec `ebpf:"x_bpf"`
-	X_connect       *ebpf.ProgramSpec `ebpf:"x_connect"`
-	X_copyFileRange *ebpf.ProgramSpec `ebpf:"x_copy_file_range"`
-	X_creat         *ebpf.ProgramSpec `ebpf:"x_creat"`
-	X_finitModule   *ebpf.ProgramSpec `ebpf:"x_finit_module"`
-	X_initModule    *ebpf.ProgramSpec `ebpf:"x_init_module"`
-	X_ioUring       *ebpf.ProgramSpec `ebpf:"x_io_uring"`
-	X_kill          *ebpf.ProgramSpec `ebpf:"x_kill"`
-	X_mount         *ebpf.ProgramSpec `ebpf:"x_mount"`
-	X_moveMount     *ebpf.ProgramSpec `ebpf:"x_move_mount"`
-	X_open          *ebpf.ProgramSpec `ebpf:"x_open"`
-	X_openat        *ebpf.ProgramSpec `ebpf:"x_openat"`
-	X_openat2       *ebpf.ProgramSpec `ebpf:"x_openat2"`
-	X_ptrace        *ebpf.ProgramSpec `ebpf:"x_ptrace"`
-	X_pwrite64      *ebpf.ProgramSpec `ebpf:"x_pwrite64"`
-	X_pwritev       *ebpf.ProgramSpec `ebpf:"x_pwritev"`
-	X_pwritev2      *ebpf.ProgramSpec `ebpf:"x_pwritev2"`
-	X_rename        *ebpf.ProgramSpec `ebpf:"x_rename"`
-	X_renameat      *ebpf.ProgramSpec `ebpf:"x_renameat"`
-	X_renameat2     *ebpf.ProgramSpec `ebpf:"x_renameat2"`
-	X_rmdir         *ebpf.ProgramSpec `ebpf:"x_rmdir"`
-	X_sendfile      *ebpf.ProgramSpec `ebpf:"x_sendfile"`
-	X_setfsuid      *ebpf.ProgramSpec `ebpf:"x_setfsuid"`
-	X_setresuid     *ebpf.ProgramSpec `ebpf:"x_setresuid"`
-	X_setreuid      *ebpf.ProgramSpec `ebpf:"x_setreuid"`
-	X_setuid        *ebpf.ProgramSpec `ebpf:"x_setuid"`
-	X_socket        *ebpf.ProgramSpec `ebpf:"x_socket"`
-	X_splice        *ebpf.ProgramSpec `ebpf:"x_splice"`
-	X_tgkill        *ebpf.ProgramSpec `ebpf:"x_tgkill"`
-	X_tkill         *ebpf.ProgramSpec `ebpf:"x_tkill"`
-	X_unlink        *ebpf.ProgramSpec `ebpf:"x_unlink"`
-	X_unlinkat      *ebpf.ProgramSpec `ebpf:"x_unlinkat"`
-	X_vmReadv       *ebpf.ProgramSpec `ebpf:"x_vm_readv"`
-	X_vmWritev      *ebpf.ProgramSpec `ebpf:"x_vm_writev"`
-	X_write         *ebpf.ProgramSpec `ebpf:"x_write"`
-	X_writev        *ebpf.ProgramSpec `ebpf:"x_writev"`
+	E_close          *ebpf.ProgramSpec `ebpf:"e_close"`
+	E_setfsuid       *ebpf.ProgramSpec `ebpf:"e_setfsuid"`
+	E_setresuid      *ebpf.ProgramSpec `ebpf:"e_setresuid"`
+	E_setreuid       *ebpf.ProgramSpec `ebpf:"e_setreuid"`
+	E_setuid         *ebpf.ProgramSpec `ebpf:"e_setuid"`
+	ListTasks        *ebpf.ProgramSpec `ebpf:"list_tasks"`
+	OnCgroupAttach   *ebpf.ProgramSpec `ebpf:"on_cgroup_attach"`
+	OnCgroupMkdir    *ebpf.ProgramSpec `ebpf:"on_cgroup_mkdir"`
+	OnExec           *ebpf.ProgramSpec `ebpf:"on_exec"`
+	OnExit           *ebpf.ProgramSpec `ebpf:"on_exit"`
+	OnFork           *ebpf.ProgramSpec `ebpf:"on_fork"`
+	OnListen         *ebpf.ProgramSpec `ebpf:"on_listen"`
+	OnSignal         *ebpf.ProgramSpec `ebpf:"on_signal"`
+	OnSwitch         *ebpf.ProgramSpec `ebpf:"on_switch"`
+	X_bpf            *ebpf.ProgramSpec `ebpf:"x_bpf"`
+	X_connect        *ebpf.ProgramSpec `ebpf:"x_connect"`
+	X_copyFileRange  *ebpf.ProgramSpec `ebpf:"x_copy_file_range"`
+	X_creat          *ebpf.ProgramSpec `ebpf:"x_creat"`
+	X_fallocate      *ebpf.ProgramSpec `ebpf:"x_fallocate"`
+	X_finitModule    *ebpf.ProgramSpec `ebpf:"x_finit_module"`
+	X_ftruncate      *ebpf.ProgramSpec `ebpf:"x_ftruncate"`
+	X_initModule     *ebpf.ProgramSpec `ebpf:"x_init_module"`
+	X_ioUring        *ebpf.ProgramSpec `ebpf:"x_io_uring"`
+	X_kill           *ebpf.ProgramSpec `ebpf:"x_kill"`
+	X_link           *ebpf.ProgramSpec `ebpf:"x_link"`
+	X_linkat         *ebpf.ProgramSpec `ebpf:"x_linkat"`
+	X_mount          *ebpf.ProgramSpec `ebpf:"x_mount"`
+	X_moveMount      *ebpf.ProgramSpec `ebpf:"x_move_mount"`
+	X_open           *ebpf.ProgramSpec `ebpf:"x_open"`
+	X_openByHandleAt *ebpf.ProgramSpec `ebpf:"x_open_by_handle_at"`
+	X_openTree       *ebpf.ProgramSpec `ebpf:"x_open_tree"`
+	X_openat         *ebpf.ProgramSpec `ebpf:"x_openat"`
+	X_openat2        *ebpf.ProgramSpec `ebpf:"x_openat2"`
+	X_pidfdGetfd     *ebpf.ProgramSpec `ebpf:"x_pidfd_getfd"`
+	X_ptrace         *ebpf.ProgramSpec `ebpf:"x_ptrace"`
+	X_pwrite64       *ebpf.ProgramSpec `ebpf:"x_pwrite64"`
+	X_pwritev        *ebpf.ProgramSpec `ebpf:"x_pwritev"`
+	X_pwritev2       *ebpf.ProgramSpec `ebpf:"x_pwritev2"`
+	X_rename         *ebpf.ProgramSpec `ebpf:"x_rename"`
+	X_renameat       *ebpf.ProgramSpec `ebpf:"x_renameat"`
+	X_renameat2      *ebpf.ProgramSpec `ebpf:"x_renameat2"`
+	X_rmdir          *ebpf.ProgramSpec `ebpf:"x_rmdir"`
+	X_sendfile       *ebpf.ProgramSpec `ebpf:"x_sendfile"`
+	X_setfsuid       *ebpf.ProgramSpec `ebpf:"x_setfsuid"`
+	X_setresuid      *ebpf.ProgramSpec `ebpf:"x_setresuid"`
+	X_setreuid       *ebpf.ProgramSpec `ebpf:"x_setreuid"`
+	X_setuid         *ebpf.ProgramSpec `ebpf:"x_setuid"`
+	X_socket         *ebpf.ProgramSpec `ebpf:"x_socket"`
+	X_splice         *ebpf.ProgramSpec `ebpf:"x_splice"`
+	X_tgkill         *ebpf.ProgramSpec `ebpf:"x_tgkill"`
+	X_tkill          *ebpf.ProgramSpec `ebpf:"x_tkill"`
+	X_truncate       *ebpf.ProgramSpec `ebpf:"x_truncate"`
+	X_unlink         *ebpf.ProgramSpec `ebpf:"x_unlink"`
+	X_unlinkat       *ebpf.ProgramSpec `ebpf:"x_unlinkat"`
+	X_vmReadv        *ebpf.ProgramSpec `ebpf:"x_vm_readv"`
+	X_vmWritev       *ebpf.ProgramSpec `ebpf:"x_vm_writev"`
+	X_write          *ebpf.ProgramSpec `ebpf:"x_write"`
+	X_writev         *ebpf.ProgramSpec `ebpf:"x_writev"`
 }
 
 // recordMapSpecs contains maps before they are loaded into the kernel.
@@ -265,55 +283,64 @@ type recordVariables struct {
 //
 // It can be passed to loadRecordObjects or ebpf.CollectionSpec.LoadAndAssign.
 type recordPrograms struct {
-	E_close         *ebpf.Program `ebpf:"e_close"`
-	E_setfsuid      *ebpf.Program `ebpf:"e_setfsuid"`
-	E_setresuid     *ebpf.Program `ebpf:"e_setresuid"`
-	E_setreuid      *ebpf.Program `ebpf:"e_setreuid"`
-	E_setuid        *ebpf.Program `ebpf:"e_setuid"`
-	ListTasks       *ebpf.Program `ebpf:"list_tasks"`
-	OnCgroupAttach  *ebpf.Program `ebpf:"on_cgroup_attach"`
-	OnCgroupMkdir   *ebpf.Program `ebpf:"on_cgroup_mkdir"`
-	OnExec          *ebpf.Program `ebpf:"on_exec"`
-	OnExit          *ebpf.Program `ebpf:"on_exit"`
-	OnFork          *ebpf.Program `ebpf:"on_fork"`
-	OnSignal        *ebpf.Program `ebpf:"on_signal"`
-	OnSwitch        *ebpf.Program `ebpf:"on_switch"`
-	X_bpf           *ebpf.Program `ebpf:"x_bpf"`
-	X_connect       *ebpf.Program `ebpf:"x_connect"`
-	X_copyFileRange *ebpf.Program `ebpf:"x_copy_file_range"`
-	X_creat         *ebpf.Program `ebpf:"x_creat"`
-	X_finitModule   *ebpf.Program `ebpf:"x_finit_module"`
-	X_initModule    *ebpf.Program `ebpf:"x_init_module"`
-	X_ioUring       *ebpf.Program `ebpf:"x_io_uring"`
-	X_kill          *ebpf.Program `ebpf:"x_kill"`
-	X_mount         *ebpf.Program `ebpf:"x_mount"`
-	X_moveMount     *ebpf.Program `ebpf:"x_move_mount"`
-	X_open          *ebpf.Program `ebpf:"x_open"`
-	X_openat        *ebpf.Program `ebpf:"x_openat"`
-	X_openat2       *ebpf.Program `ebpf:"x_openat2"`
-	X_ptrace        *ebpf.Program `ebpf:"x_ptrace"`
-	X_pwrite64      *ebpf.Program `ebpf:"x_pwrite64"`
-	X_pwritev       *ebpf.Program `ebpf:"x_pwritev"`
-	X_pwritev2      *ebpf.Program `ebpf:"x_pwritev2"`
-	X_rename        *ebpf.Program `ebpf:"x_rename"`
-	X_renameat      *ebpf.Program `ebpf:"x_renameat"`
-	X_renameat2     *ebpf.Program `ebpf:"x_renameat2"`
-	X_rmdir         *ebpf.Program `ebpf:"x_rmdir"`
-	X_sendfile      *ebpf.Program `ebpf:"x_sendfile"`
-	X_setfsuid      *ebpf.Program `ebpf:"x_setfsuid"`
-	X_setresuid     *ebpf.Program `ebpf:"x_setresuid"`
-	X_setreuid      *ebpf.Program `ebpf:"x_setreuid"`
-	X_setuid        *ebpf.Program `ebpf:"x_setuid"`
-	X_socket        *ebpf.Program `ebpf:"x_socket"`
-	X_splice        *ebpf.Program `ebpf:"x_splice"`
-	X_tgkill        *ebpf.Program `ebpf:"x_tgkill"`
-	X_tkill         *ebpf.Program `ebpf:"x_tkill"`
-	X_unlink        *ebpf.Program `ebpf:"x_unlink"`
-	X_unlinkat      *ebpf.Program `ebpf:"x_unlinkat"`
-	X_vmReadv       *ebpf.Program `ebpf:"x_vm_readv"`
-	X_vmWritev      *ebpf.Program `ebpf:"x_vm_writev"`
-	X_write         *ebpf.Program `ebpf:"x_write"`
-	X_writev        *ebpf.Program `ebpf:"x_writev"`
+	E_close          *ebpf.Program `ebpf:"e_close"`
+	E_setfsuid       *ebpf.Program `ebpf:"e_setfsuid"`
+	E_setresuid      *ebpf.Program `ebpf:"e_setresuid"`
+	E_setreuid       *ebpf.Program `ebpf:"e_setreuid"`
+	E_setuid         *ebpf.Program `ebpf:"e_setuid"`
+	ListTasks        *ebpf.Program `ebpf:"list_tasks"`
+	OnCgroupAttach   *ebpf.Program `ebpf:"on_cgroup_attach"`
+	OnCgroupMkdir    *ebpf.Program `ebpf:"on_cgroup_mkdir"`
+	OnExec           *ebpf.Program `ebpf:"on_exec"`
+	OnExit           *ebpf.Program `ebpf:"on_exit"`
+	OnFork           *ebpf.Program `ebpf:"on_fork"`
+	OnListen         *ebpf.Program `ebpf:"on_listen"`
+	OnSignal         *ebpf.Program `ebpf:"on_signal"`
+	OnSwitch         *ebpf.Program `ebpf:"on_switch"`
+	X_bpf            *ebpf.Program `ebpf:"x_bpf"`
+	X_connect        *ebpf.Program `ebpf:"x_connect"`
+	X_copyFileRange  *ebpf.Program `ebpf:"x_copy_file_range"`
+	X_creat          *ebpf.Program `ebpf:"x_creat"`
+	X_fallocate      *ebpf.Program `ebpf:"x_fallocate"`
+	X_finitModule    *ebpf.Program `ebpf:"x_finit_module"`
+	X_ftruncate      *ebpf.Program `ebpf:"x_ftruncate"`
+	X_initModule     *ebpf.Program `ebpf:"x_init_module"`
+	X_ioUring        *ebpf.Program `ebpf:"x_io_uring"`
+	X_kill           *ebpf.Program `ebpf:"x_kill"`
+	X_link           *ebpf.Program `ebpf:"x_link"`
+	X_linkat         *ebpf.Program `ebpf:"x_linkat"`
+	X_mount          *ebpf.Program `ebpf:"x_mount"`
+	X_moveMount      *ebpf.Program `ebpf:"x_move_mount"`
+	X_open           *ebpf.Program `ebpf:"x_open"`
+	X_openByHandleAt *ebpf.Program `ebpf:"x_open_by_handle_at"`
+	X_openTree       *ebpf.Program `ebpf:"x_open_tree"`
+	X_openat         *ebpf.Program `ebpf:"x_openat"`
+	X_openat2        *ebpf.Program `ebpf:"x_openat2"`
+	X_pidfdGetfd     *ebpf.Program `ebpf:"x_pidfd_getfd"`
+	X_ptrace         *ebpf.Program `ebpf:"x_ptrace"`
+	X_pwrite64       *ebpf.Program `ebpf:"x_pwrite64"`
+	X_pwritev        *ebpf.Program `ebpf:"x_pwritev"`
+	X_pwritev2       *ebpf.Program `ebpf:"x_pwritev2"`
+	X_rename         *ebpf.Program `ebpf:"x_rename"`
+	X_renameat       *ebpf.Program `ebpf:"x_renameat"`
+	X_renameat2      *ebpf.Program `ebpf:"x_renameat2"`
+	X_rmdir          *ebpf.Program `ebpf:"x_rmdir"`
+	X_sendfile       *ebpf.Program `ebpf:"x_sendfile"`
+	X_setfsuid       *ebpf.Program `ebpf:"x_setfsuid"`
+	X_setresuid      *ebpf.Program `ebpf:"x_setresuid"`
+	X_setreuid       *ebpf.Program `ebpf:"x_setreuid"`
+	X_setuid         *ebpf.Program `ebpf:"x_setuid"`
+	X_socket         *ebpf.Program `ebpf:"x_socket"`
+	X_splice         *ebpf.Program `ebpf:"x_splice"`
+	X_tgkill         *ebpf.Program `ebpf:"x_tgkill"`
+	X_tkill          *ebpf.Program `ebpf:"x_tkill"`
+	X_truncate       *ebpf.Program `ebpf:"x_truncate"`
+	X_unlink         *ebpf.Program `ebpf:"x_unlink"`
+	X_unlinkat       *ebpf.Program `ebpf:"x_unlinkat"`
+	X_vmReadv        *ebpf.Program `ebpf:"x_vm_readv"`
+	X_vmWritev       *ebpf.Program `ebpf:"x_vm_writev"`
+	X_write          *ebpf.Program `ebpf:"x_write"`
+	X_writev         *ebpf.Program `ebpf:"x_writev"`
 }
 
 func (p *recordPrograms) Close() error {
@@ -329,21 +356,29 @@ func (p *recordPrograms) Close() error {
 		p.OnExec,
 		p.OnExit,
 		p.OnFork,
+		p.OnListen,
 		p.OnSignal,
 		p.OnSwitch,
 		p.X_bpf,
 		p.X_connect,
 		p.X_copyFileRange,
 		p.X_creat,
+		p.X_fallocate,
 		p.X_finitModule,
+		p.X_ftruncate,
 		p.X_initModule,
 		p.X_ioUring,
 		p.X_kill,
+		p.X_link,
+		p.X_linkat,
 		p.X_mount,
 		p.X_moveMount,
 		p.X_open,
+		p.X_openByHandleAt,
+		p.X_openTree,
 		p.X_openat,
 		p.X_openat2,
+		p.X_pidfdGetfd,
 		p.X_ptrace,
 		p.X_pwrite64,
 		p.X_pwritev,
@@ -361,6 +396,7 @@ func (p *recordPrograms) Close() error {
 		p.X_splice,
 		p.X_tgkill,
 		p.X_tkill,
+		p.X_truncate,
 		p.X_unlink,
 		p.X_unlinkat,
 		p.X_vmReadv,

@@ -13,7 +13,7 @@ import (
 // bytes and names are not: each counts.
 func repeats(t trace.Type) bool {
 	switch t {
-	case trace.FileOpen, trace.FileDelete, trace.FileRename, trace.UnixConnect, trace.RawSocket, trace.MemRead,
+	case trace.FileOpen, trace.FileDelete, trace.FileRename, trace.FileLink, trace.NetListen, trace.UnixConnect, trace.RawSocket, trace.MemRead,
 		trace.BPFLoad, trace.ModuleLoad, trace.SetUID, trace.Mount, trace.IOUring, trace.Tamper:
 		return true
 	}
@@ -33,12 +33,12 @@ type repeatKey struct {
 	pid                 int
 	start               uint64
 	path, other, method string
-	target              int
+	target, port        int
 	uid                 uint32
 }
 
 func keyOf(e trace.Event) repeatKey {
-	return repeatKey{e.Type, e.PID, e.Start, e.Path, e.NewPath + e.Flags + e.Name + e.Protocol, e.Method, e.Target + e.Signal<<32, e.TargetUID}
+	return repeatKey{e.Type, e.PID, e.Start, e.Path, e.NewPath + e.Flags + e.Name + e.Protocol + e.Address, e.Method, e.Target + e.Signal<<32, e.Port, e.TargetUID}
 }
 
 type repeat struct {

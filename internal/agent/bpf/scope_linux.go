@@ -439,7 +439,9 @@ func (s *Scope) take(h header, data []byte) {
 		return
 	}
 	if h.Type == evCgroup || h.Type == evMkdir {
-		s.r.paths.learn(h.Cgroup, text(h.parts(data)[0]))
+		if at := text(h.parts(data)[0]); at != "" {
+			s.r.paths.learn(h.Cgroup, at)
+		}
 	}
 	e, ok := decode(h, data)
 	if !ok {
@@ -450,6 +452,9 @@ func (s *Scope) take(h header, data []byte) {
 	case evCgroup:
 		if int(h.Value) == os.Getpid() {
 			return // the recorder itself, when it makes the scope's and removes it
+		}
+		if e.Path == "" { // it was made there
+			e.Path = s.r.paths.look(h.Cgroup).path
 		}
 		if !s.leaves(e.Path) {
 			return

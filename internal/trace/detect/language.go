@@ -27,6 +27,7 @@ var allTypes = []trace.Type{
 	trace.NetConnect, trace.DNSQuery, trace.TLSHello, trace.UnixConnect, trace.RawSocket, trace.FileOpen,
 	trace.FileWrite, trace.FileDelete, trace.FileRename, trace.MemRead, trace.BPFLoad, trace.ModuleLoad,
 	trace.SetUID, trace.Mount, trace.CgroupMove, trace.IOUring, trace.Tamper, trace.Dropped, ProcessLeft,
+	trace.NetListen, trace.FileLink,
 }
 
 func knownType(t trace.Type) bool { return slices.Contains(allTypes, t) }

@@ -97,7 +97,7 @@ func (b *Builder) act(s *step, e *trace.Event) {
 	case trace.ProcessExec, trace.ProcessExit: // process saw to it
 	case trace.NetConnect, trace.DNSQuery, trace.TLSHello, trace.UnixConnect:
 		b.network(s, p, e)
-	case trace.FileOpen, trace.FileWrite, trace.FileDelete, trace.FileRename:
+	case trace.FileOpen, trace.FileWrite, trace.FileDelete, trace.FileRename, trace.FileLink:
 		b.file(s, p, e)
 	default:
 		b.note(p, e)

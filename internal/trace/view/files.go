@@ -69,6 +69,8 @@ func kinds(e *trace.Event) FileCounts {
 		c.Deletes = n
 	case trace.FileRename:
 		c.Renames = n
+	case trace.FileLink:
+		c.Reads = n // by the new name it can be read
 	}
 	return c
 }
@@ -109,6 +111,9 @@ func (b *Builder) file(s *step, p *proc, e *trace.Event) {
 	if e.Type == trace.FileRename {
 		b.touch(s, e, e.NewPath, program, FileCounts{Creates: times(e)})
 		b.files.rename(e, program)
+	}
+	if e.Type == trace.FileLink {
+		b.touch(s, e, e.NewPath, program, FileCounts{Creates: times(e)})
 	}
 	for _, t := range []*tally{&s.tally, &b.total} {
 		t.add(c)

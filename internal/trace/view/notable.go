@@ -3,7 +3,10 @@ package view
 import (
 	"cmp"
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
+	"strconv"
 
 	"github.com/muster-ci/muster/internal/trace"
 )
@@ -51,6 +54,9 @@ func programOf(p *proc, e *trace.Event) string {
 func describe(e *trace.Event) string {
 	switch e.Type {
 	case trace.MemRead:
+		if e.Method == "pidfd_getfd" {
+			return fmt.Sprintf("took an open file of %s (process %d)", orUnknown(e.TargetCommand), e.Target)
+		}
 		return fmt.Sprintf("read the memory of %s (process %d) by %s", orUnknown(e.TargetCommand), e.Target, e.Method)
 	case trace.BPFLoad:
 		return fmt.Sprintf("BPF %s %s", e.Method, e.Name)
@@ -59,11 +65,19 @@ func describe(e *trace.Event) string {
 	case trace.SetUID:
 		return fmt.Sprintf("became the user %d", e.TargetUID)
 	case trace.Mount:
+		if e.Path == "" {
+			return fmt.Sprintf("mounted %s nowhere (%s)", orUnknown(e.Source), e.Method)
+		}
 		return fmt.Sprintf("mounted %s (%s) on %s", orUnknown(e.Source), orUnknown(e.FileSystem), e.Path)
 	case trace.CgroupMove:
 		return "left the job's cgroup for " + e.Path
 	case trace.IOUring:
 		return "set up an io_uring, by which files can be opened unseen"
+	case trace.NetListen:
+		if a, err := netip.ParseAddr(e.Address); err == nil && a.IsLoopback() {
+			return "" // only the machine itself can connect to it
+		}
+		return fmt.Sprintf("waits for connections from outside on %s (%s)", net.JoinHostPort(e.Address, strconv.Itoa(e.Port)), e.Protocol)
 	case trace.RawSocket:
 		return "opened a raw socket, by which packets pass around the egress policy"
 	case trace.Tamper:

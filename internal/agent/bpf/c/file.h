@@ -24,7 +24,7 @@ struct file_key {
 	u64 inode;
 	u32 dev;
 	u32 pid;
-	u64 exec; // of seen: how many programs the process has run
+	u64 exec; // of seen: which program of which process; a pid is used again
 };
 
 // seen: files that a process has opened to read since it began its program.
@@ -93,12 +93,10 @@ inline_always bool quiet(struct scratch *s, u64 names)
 	       a == 0x737973;                     // sys
 }
 
-// task_of finds the process that a file below /proc is about. It returns 0 if there is
-// none; then comm is empty.
-inline_always u32 task_of(struct inode *inode, char *comm)
+// task_of finds the process that a number of the kernel's stands for. It returns 0 if
+// there is none; then comm is empty.
+inline_always u32 task_of(struct pid *pid, char *comm)
 {
-	struct proc_inode *p = (void *)((char *)inode - offset(struct proc_inode, vfs_inode));
-	struct pid *pid = load(p, pid);
 	if (!pid)
 		return 0;
 	struct hlist_node *first = load(pid, tasks[0].first);
@@ -109,8 +107,15 @@ inline_always u32 task_of(struct inode *inode, char *comm)
 	return load(t, tgid);
 }
 
+// pid_of is whom a file below /proc is about.
+inline_always struct pid *pid_of(struct inode *inode)
+{
+	struct proc_inode *p = (void *)((char *)inode - offset(struct proc_inode, vfs_inode));
+	return load(p, pid);
+}
+
 // The ways into a process's memory. decode.go knows the same numbers.
-enum { MEM_PROC = 1, MEM_ENVIRON = 2, MEM_READV = 3, MEM_WRITEV = 4, MEM_PTRACE = 5, MEM_MAPS = 6 };
+enum { MEM_PROC = 1, MEM_ENVIRON = 2, MEM_READV = 3, MEM_WRITEV = 4, MEM_PTRACE = 5, MEM_MAPS = 6, MEM_GETFD = 7, MEM_KERNEL = 8 };
 
 // memory_file says which of them the name of a file below /proc is, or 0.
 inline_always u32 memory_file(struct scratch *s)
@@ -123,6 +128,8 @@ inline_always u32 memory_file(struct scratch *s)
 		return MEM_ENVIRON;
 	if (name == 0x7370616d) // maps
 		return MEM_MAPS;
+	if (name == 0x65726f636b) // kcore
+		return MEM_KERNEL;
 	return 0;
 }
 
@@ -133,9 +140,9 @@ inline_always void opened_proc(struct scratch *s, struct file *f, struct inode *
 	part_file(s, f);
 	u32 what = memory_file(s);
 	char comm[16] = {};
-	u32 target = task_of(inode, comm);
+	u32 target = task_of(pid_of(inode), comm);
 	bool other = target && target != s->h.pid;
-	if (what && other && what != MEM_MAPS) {
+	if (what && other && what != MEM_MAPS && what != MEM_KERNEL) {
 		s->h.type = EV_MEM;
 		s->h.value = (u64)what << 32 | target;
 		u32 off = s->end;
@@ -143,7 +150,7 @@ inline_always void opened_proc(struct scratch *s, struct file *f, struct inode *
 		read_kernel(&s->data[off], 16, comm);
 		ended(s, off + 16);
 		send(s);
-	} else if (write || (what == MEM_MAPS && other)) {
+	} else if (write || what == MEM_KERNEL || (what == MEM_MAPS && other)) {
 		send(s);
 	} else {
 		give(s);
@@ -219,9 +226,9 @@ sub int opened(s64 fd, u32 asked)
 		if (reads == READS_NONE || magic == SYSFS_MAGIC)
 			return 0;
 		if (reads == READS_FIRST) {
-			struct task_struct *t = current();
+			struct task_struct *t = current(), *leader = load(t, group_leader);
 			u8 yes = 1;
-			k.exec = load(t, self_exec_id);
+			k.exec = load(leader, start_boottime) + load(t, self_exec_id);
 			if (map_update(&seen, &k, &yes, NOEXIST))
 				return 0;
 			k.exec = 0;
@@ -253,11 +260,54 @@ sub int opened(s64 fd, u32 asked)
 SEC("tracepoint/syscalls/sys_exit_openat") int x_openat(struct leave *c) { return opened(c->ret, arg(2)); }
 SEC("tracepoint/syscalls/sys_exit_open") int x_open(struct leave *c) { return opened(c->ret, arg(1)); }
 SEC("tracepoint/syscalls/sys_exit_creat") int x_creat(struct leave *c) { return opened(c->ret, O_CREAT | O_TRUNC); }
+SEC("tracepoint/syscalls/sys_exit_open_by_handle_at") int x_open_by_handle_at(struct leave *c) { return opened(c->ret, arg(2)); }
 SEC("tracepoint/syscalls/sys_exit_openat2") int x_openat2(struct leave *c)
 {
 	u64 flags = 0;
 	read_user(&flags, sizeof(flags), (void *)arg(2));
 	return opened(c->ret, flags);
+}
+
+// The ways to change what is in a file without a write. decode.go knows the same numbers.
+enum { CUT_PATH = 1, CUT_FILE = 2, CUT_HOLE = 3 };
+
+// Two parts, and F_WAY: the file by its name, which need not be open.
+SEC("tracepoint/syscalls/sys_exit_truncate") int x_truncate(struct leave *c)
+{
+	u32 scope = c->ret ? 0 : in_scope();
+	struct scratch *s = scope ? take(scope, EV_OPEN) : 0;
+	if (!s)
+		return 0;
+	part_at(s, AT_FDCWD, (void *)arg(0));
+	s->h.flags |= CUT_PATH << F_WAY;
+	send(s);
+	return 0;
+}
+
+sub int cut(s64 failed, s32 fd, u32 way)
+{
+	u32 scope = failed ? 0 : in_scope();
+	struct file *f = scope ? file_of(fd) : 0;
+	if (!f)
+		return 0;
+	struct inode *inode = load(f, f_inode);
+	if ((load(inode, i_mode) & S_IFMT) != S_IFREG)
+		return 0;
+	struct scratch *s = take(scope, EV_OPEN);
+	if (!s)
+		return 0;
+	part_file(s, f);
+	s->h.flags |= way << F_WAY;
+	send(s);
+	return 0;
+}
+
+#define FALLOC_KEEP_SIZE 1 // room that is only set aside
+
+SEC("tracepoint/syscalls/sys_exit_ftruncate") int x_ftruncate(struct leave *c) { return cut(c->ret, arg(0), CUT_FILE); }
+SEC("tracepoint/syscalls/sys_exit_fallocate") int x_fallocate(struct leave *c)
+{
+	return arg(1) & ~FALLOC_KEEP_SIZE ? cut(c->ret, arg(0), CUT_HOLE) : 0;
 }
 
 #define TELL_AFTER 1000000000ULL // ns that written bytes may wait while a file is written to
@@ -376,18 +426,40 @@ SEC("tracepoint/syscalls/sys_exit_unlinkat") int x_unlinkat(struct leave *c) { r
 SEC("tracepoint/syscalls/sys_exit_unlink") int x_unlink(struct leave *c) { return deleted(c->ret, AT_FDCWD, arg(0)); }
 SEC("tracepoint/syscalls/sys_exit_rmdir") int x_rmdir(struct leave *c) { return deleted(c->ret, AT_FDCWD, arg(0)); }
 
-inline_always int renamed(s64 failed, s32 from, u64 old, s32 to, u64 new)
+// two_paths tells of a call that had two, as four parts.
+sub int two_paths(u32 type, u64 dirs, u64 old, u64 new)
 {
-	u32 scope = failed ? 0 : in_scope();
-	struct scratch *s = scope ? take(scope, EV_RENAME) : 0;
+	u32 scope = in_scope();
+	struct scratch *s = scope ? take(scope, type) : 0;
 	if (!s)
 		return 0;
-	part_at(s, from, (void *)old);
-	part_at(s, to, (void *)new);
+	part_at(s, (s32)(dirs >> 32), (void *)old);
+	part_at(s, (s32)dirs, (void *)new);
 	send(s);
 	return 0;
 }
 
-SEC("tracepoint/syscalls/sys_exit_rename") int x_rename(struct leave *c) { return renamed(c->ret, AT_FDCWD, arg(0), AT_FDCWD, arg(1)); }
-SEC("tracepoint/syscalls/sys_exit_renameat") int x_renameat(struct leave *c) { return renamed(c->ret, arg(0), arg(1), arg(2), arg(3)); }
-SEC("tracepoint/syscalls/sys_exit_renameat2") int x_renameat2(struct leave *c) { return renamed(c->ret, arg(0), arg(1), arg(2), arg(3)); }
+#define RENAME_EXCHANGE 2
+
+inline_always int renamed(s64 failed, s32 from, u64 old, s32 to, u64 new, u32 flags)
+{
+	if (failed)
+		return 0;
+	two_paths(EV_RENAME, (u64)from << 32 | (u32)to, old, new);
+	if (flags & RENAME_EXCHANGE) // both have moved
+		two_paths(EV_RENAME, (u64)to << 32 | (u32)from, new, old);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_exit_rename") int x_rename(struct leave *c) { return renamed(c->ret, AT_FDCWD, arg(0), AT_FDCWD, arg(1), 0); }
+SEC("tracepoint/syscalls/sys_exit_renameat") int x_renameat(struct leave *c) { return renamed(c->ret, arg(0), arg(1), arg(2), arg(3), 0); }
+SEC("tracepoint/syscalls/sys_exit_renameat2") int x_renameat2(struct leave *c) { return renamed(c->ret, arg(0), arg(1), arg(2), arg(3), arg(4)); }
+
+// A second name of a file: four parts, like those of a rename.
+inline_always int linked(s64 failed, s32 from, u64 old, s32 to, u64 new)
+{
+	return failed ? 0 : two_paths(EV_LINK, (u64)from << 32 | (u32)to, old, new);
+}
+
+SEC("tracepoint/syscalls/sys_exit_link") int x_link(struct leave *c) { return linked(c->ret, AT_FDCWD, arg(0), AT_FDCWD, arg(1)); }
+SEC("tracepoint/syscalls/sys_exit_linkat") int x_linkat(struct leave *c) { return linked(c->ret, arg(0), arg(1), arg(2), arg(3)); }

@@ -3,6 +3,7 @@
 // What a job does to other processes, to the kernel, and to the recorder.
 #pragma once
 #include "process.h"
+#include "socket.h"
 
 // guarded: what must not be touched: GUARD_… << 32 | pid or id → 1.
 struct {
@@ -21,17 +22,6 @@ inline_always bool is_guarded(u32 kind, u32 id)
 
 // The ways to tamper. decode.go knows the same numbers.
 enum { TAMPER_SIGNAL = 1, TAMPER_DETACH = 2, TAMPER_OPEN = 3 };
-
-// tell sends an event that has no parts.
-inline_always void tell(u32 scope, u16 type, u64 value, u32 a, u32 b)
-{
-	struct header h;
-	begin(&h, scope, type);
-	h.value = value;
-	h.a = a;
-	h.b = b;
-	out(&h, sizeof(h));
-}
 
 // ---- another process's memory; value: way << 32 | process ----
 
@@ -57,6 +47,24 @@ sub int into(u32 way, s64 result, u32 target)
 	}
 	s->h.value = (u64)way << 32 | target;
 	send(s);
+	return 0;
+}
+
+#define PID_FS_MAGIC 0x50494446
+
+// An open file of another process's, which it is that a pidfd stands for.
+SEC("tracepoint/syscalls/sys_exit_pidfd_getfd") int x_pidfd_getfd(struct leave *c)
+{
+	u32 scope = c->ret < 0 ? 0 : in_scope();
+	struct file *f = scope ? file_of(arg(0)) : 0;
+	if (!f)
+		return 0;
+	struct inode *inode = load(f, f_inode);
+	struct super_block *sb = load(inode, i_sb);
+	char comm[16];
+	u32 target = task_of(load(sb, s_magic) == PID_FS_MAGIC ? load(inode, i_private) : load(f, private_data), comm);
+	if (target != (u32)(pid_tgid() >> 32))
+		tell(scope, EV_MEM, (u64)MEM_GETFD << 32 | target, 0, 0);
 	return 0;
 }
 
@@ -241,6 +249,22 @@ SEC("tracepoint/syscalls/sys_exit_move_mount") int x_move_mount(struct leave *c)
 	return 0;
 }
 
+#define OPEN_TREE_CLONE 1
+
+// A part of the file system that is mounted where only a descriptor leads: two parts, and
+// F_WAY.
+SEC("tracepoint/syscalls/sys_exit_open_tree") int x_open_tree(struct leave *c)
+{
+	u32 scope = c->ret < 0 || !(arg(2) & OPEN_TREE_CLONE) ? 0 : in_scope();
+	struct scratch *s = scope ? take(scope, EV_MOUNT) : 0;
+	if (!s)
+		return 0;
+	part_at(s, arg(0), (void *)arg(1));
+	s->h.flags |= 1 << F_WAY;
+	send(s);
+	return 0;
+}
+
 // ---- ways around ----
 
 SEC("tracepoint/syscalls/sys_exit_io_uring_setup") int x_io_uring(struct leave *c)
@@ -248,65 +272,6 @@ SEC("tracepoint/syscalls/sys_exit_io_uring_setup") int x_io_uring(struct leave *
 	u32 scope = c->ret < 0 ? 0 : in_scope();
 	if (scope)
 		tell(scope, EV_IO_URING, 0, 0, 0);
-	return 0;
-}
-
-#define AF_UNIX 1
-#define AF_INET 2
-#define AF_INET6 10
-#define AF_PACKET 17
-#define AF_VSOCK 40
-#define AF_XDP 44
-#define SOCK_RAW 3
-#define SOCK_PACKET 10
-
-// a: the family; b: the protocol; value: the type.
-SEC("tracepoint/syscalls/sys_exit_socket") int x_socket(struct leave *c)
-{
-	if (c->ret < 0)
-		return 0;
-	u32 family = arg(0), type = arg(1) & 0xf;
-	bool inet = family == AF_INET || family == AF_INET6;
-	if (family != AF_PACKET && family != AF_VSOCK && family != AF_XDP && !(inet && (type == SOCK_RAW || type == SOCK_PACKET)))
-		return 0;
-	u32 scope = in_scope();
-	if (scope)
-		tell(scope, EV_SOCKET, type, family, arg(2));
-	return 0;
-}
-
-// Two parts: the working directory, empty if the path is absolute or no path, and the
-// path. An abstract name begins with a NUL.
-SEC("tracepoint/syscalls/sys_exit_connect") int x_connect(struct leave *c)
-{
-	if (c->ret && c->ret != -115) // EINPROGRESS
-		return 0;
-	u64 address = arg(1), n = arg(2);
-	u16 family = 0;
-	read_user(&family, sizeof(family), (void *)address);
-	if (family != AF_UNIX || n <= 2 || n > 110)
-		return 0;
-	u32 scope = in_scope();
-	struct scratch *s = scope ? take(scope, EV_UNIX) : 0;
-	if (!s)
-		return 0;
-	char first = 0;
-	read_user(&first, 1, (void *)(address + 2));
-	if (first == '/' || !first) {
-		ended(s, 0);
-	} else {
-		struct task_struct *t = current();
-		struct fs_struct *fs = load(t, fs);
-		part_path(s, load(fs, pwd.mnt), load(fs, pwd.dentry));
-	}
-	u32 off = s->end;
-	n -= 2;
-	bound(off, DATA - 1);
-	bound(n, 127);
-	if (n <= 110)
-		read_user(&s->data[off], n, (void *)(address + 2));
-	ended(s, off + n);
-	send(s);
 	return 0;
 }
 

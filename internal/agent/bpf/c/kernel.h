@@ -150,6 +150,7 @@ struct inode {
 	u16 i_mode;
 	u32 i_rdev;
 	struct super_block *i_sb;
+	void *i_private;
 };
 struct file_system_type {
 	const char *name;
@@ -230,6 +231,35 @@ struct kernel_siginfo {
 
 struct bpf_link {
 	u32 id;
+};
+
+struct in6_addr {
+	u32 in6_u;
+};
+struct sock_common {
+	u32 skc_rcv_saddr;
+	u16 skc_num, skc_family;
+	struct in6_addr skc_v6_rcv_saddr;
+};
+struct sock {
+	struct sock_common __sk_common;
+	u16 sk_protocol;
+};
+struct socket {
+	struct sock *sk;
+};
+struct sockaddr_un {
+	u16 sun_family;
+};
+struct unix_address {
+	int len;
+	struct sockaddr_un name[1];
+};
+struct unix_sock {
+	struct sock sk;
+	struct unix_address *addr;
+	struct path path;
+	struct sock *peer;
 };
 
 struct task_struct {

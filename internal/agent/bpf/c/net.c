@@ -63,6 +63,7 @@ enum {
 	EV_QUERY = 33,
 	EV_ANSWER = 34,
 	EV_HELLO = 35,
+	EV_BIND = 36,
 };
 
 enum { V_NONE = 0, V_ALLOWED = 1, V_DENIED = 2, V_WOULD_DENY = 3 };
@@ -427,6 +428,43 @@ SEC("cgroup/sendmsg4") int net_sendmsg4(struct bpf_sock_addr *c)
 SEC("cgroup/sendmsg6") int net_sendmsg6(struct bpf_sock_addr *c)
 {
 	return reach6(c, false) & 1;
+}
+
+// bound_udp tells of a socket of UDP that is to be reached at a port of the job's choice.
+// TCP is told when it listens.
+inline_always int bound_udp(struct bpf_sock_addr *c, const struct address *a)
+{
+	u16 port = swap16((u16)c->user_port);
+	if (c->protocol != UDP || !port)
+		return 1;
+	u32 scope = in_scope();
+	if (!scope)
+		return 1;
+	struct connected e = {};
+	begin(&e.h, scope, EV_BIND);
+	e.p.address = *a;
+	e.p.port = port;
+	e.p.protocol = UDP;
+	out(&e.h, sizeof(e));
+	return 1;
+}
+
+SEC("cgroup/bind4") int net_bind4(struct bpf_sock_addr *c)
+{
+	struct address a;
+	mapped(&a, c->user_ip4);
+	return bound_udp(c, &a) & 1;
+}
+
+SEC("cgroup/bind6") int net_bind6(struct bpf_sock_addr *c)
+{
+	struct address a;
+	u32 *w = (u32 *)a.ip;
+	w[0] = c->user_ip6[0];
+	w[1] = c->user_ip6[1];
+	w[2] = c->user_ip6[2];
+	w[3] = c->user_ip6[3];
+	return bound_udp(c, &a) & 1;
 }
 
 // Sockets of TCP and UDP are marked when they first connect or send; others never ask.

@@ -30,10 +30,33 @@ inline_always struct inside_key innermost(struct task_struct *t)
 	return k;
 }
 
+// placed tells of a process that was made in another cgroup than its parent's
+// (CLONE_INTO_CGROUP), as if it had been moved there. User space knows the path.
+sub int placed(struct task_struct *child, u32 scope)
+{
+	struct css_set *sets = load(child, cgroups);
+	struct cgroup *in = load(sets, dfl_cgrp);
+	struct kernfs_node *node = load(in, kn);
+	u64 id = load(node, id);
+	if (id == cgroup_id())
+		return 0;
+	struct header h;
+	begin(&h, scope, EV_CGROUP);
+	h.value = h.pid; // who did it
+	h.ppid = h.pid;
+	h.parent_start = h.start;
+	h.pid = load(child, tgid);
+	h.tid = load(child, pid);
+	h.start = load(child, start_boottime) / 1000;
+	h.cgroup = id;
+	out(&h, sizeof(h));
+	return 0;
+}
+
 // Follows the children of the processes that are somebody's.
 SEC("tp_btf/sched_process_fork") int on_fork(u64 *ctx)
 {
-	struct task_struct *child = (void *)ctx[1];
+	struct task_struct *parent = (void *)ctx[0], *child = (void *)ctx[1];
 	u32 tgid = child->tgid;
 	if (child->pid != tgid)
 		return 0; // a thread
@@ -45,6 +68,8 @@ SEC("tp_btf/sched_process_fork") int on_fork(u64 *ctx)
 	struct inside_key k = innermost(child);
 	if (k.ns)
 		map_update(&inside, &k, &tgid, ANY);
+	if ((u64)child->cgroups != (u64)parent->cgroups)
+		placed(child, scope);
 	return 0;
 }
 

@@ -30,6 +30,8 @@ enum {
 	EV_TAMPER = 16,
 	EV_FORK = 17,  // counts processes that found `tree` full; it has no event
 	EV_MKDIR = 18, // tells user space of a cgroup; no trace has it
+	EV_LINK = 19,
+	EV_LISTEN = 20,
 
 	// net.c has 32 to 47.
 	EV_NET_FIRST = 32,

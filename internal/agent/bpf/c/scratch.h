@@ -16,6 +16,7 @@
 enum {
 	F_TRUNCATED = 1,
 	F_INSIDE = 2, // a process is told of by its container's number
+	F_WAY = 8,    // from this bit on: by which of several calls, as the type numbers them
 };
 
 struct scratch {
@@ -91,6 +92,17 @@ inline_always void ended(struct scratch *s, u32 off)
 		s->h.b |= off << 16;
 		break;
 	}
+}
+
+// tell sends an event that has no parts.
+inline_always void tell(u32 scope, u16 type, u64 value, u32 a, u32 b)
+{
+	struct header h;
+	begin(&h, scope, type);
+	h.value = value;
+	h.a = a;
+	h.b = b;
+	out(&h, sizeof(h));
 }
 
 struct walk {
@@ -181,19 +193,19 @@ inline_always void part_file(struct scratch *s, struct file *f)
 
 #define AT_FDCWD -100
 
-// part_at adds two parts: the directory that a path of the caller's begins at, empty if
-// the path is absolute, and the path.
+// part_at adds two parts: the directory that a path of the caller's begins at, which is
+// the process's root if the path is absolute, and the path.
 sub int part_at(struct scratch *s, s32 dir, const void *path)
 {
 	if (!s)
 		return 0;
+	struct task_struct *t = current();
+	struct fs_struct *fs = load(t, fs);
 	char first = 0;
 	read_user(&first, 1, path);
 	if (first == '/') {
-		ended(s, s->end);
+		part_path(s, load(fs, root.mnt), load(fs, root.dentry));
 	} else if (dir == AT_FDCWD) {
-		struct task_struct *t = current();
-		struct fs_struct *fs = load(t, fs);
 		part_path(s, load(fs, pwd.mnt), load(fs, pwd.dentry));
 	} else {
 		part_file(s, file_of(dir));
