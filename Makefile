@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 BIN   := bin
-KERNEL_PACKAGES ?= linux-image-6.1.0-56-cloud-amd64
+KERNEL_PACKAGES ?= linux-image-6.1.0-56-cloud-amd64 linux-image-6.1.0-56-cloud-arm64
 export CGO_ENABLED ?= 0
 LDFLAGS := -s -w -X main.version=$(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOFLAGS_BUILD := -buildvcs=false
