@@ -11,7 +11,9 @@ import (
 // TraceState is what became of the record of one job.
 type TraceState string
 
-// The states of a trace. Only TraceRecording is left for another.
+// The states of a trace. TraceRecording is left for one of the others; of those,
+// TraceComplete and TraceTruncated may become worse if the archive loses what was stored,
+// and what they were if it is put back (Trace.Damaged, Trace.Mended).
 const (
 	TraceRecording TraceState = "recording"
 	// TraceComplete: sealed by its agent, every segment there and the chain whole.
@@ -108,6 +110,64 @@ type Trace struct {
 	AnalysisError string `json:",omitempty"`
 	// Findings counts what the rules found, by severity.
 	Findings map[Severity]int `json:",omitempty"`
+	// Damage is what was found wrong with what the archive has, zero while nothing is. State
+	// and Reason tell of it; Segments, Events, Bytes and Head stay those of what was stored.
+	Damage TraceDamage `json:",omitzero"`
+}
+
+// TraceDamage is a loss that came after the end of a trace.
+type TraceDamage struct {
+	// Segment is the first that is not as it was stored; what comes before it is good. It is
+	// missing, or else changed.
+	Segment int
+	Missing bool
+	// At is when it was found.
+	At time.Time
+	// State and Reason are what they were before.
+	State  TraceState
+	Reason string
+}
+
+// Damaged is what a trace is once a segment of it was found to be missing or changed: lost if
+// nothing is left of it, else truncated. It is the same trace if that is known already, or
+// says nothing: while it is recorded, once its events are deleted or about to be, and of
+// one that has no such segment.
+func (t Trace) Damaged(segment int, missing, nothing bool, now time.Time) Trace {
+	d := TraceDamage{Segment: segment, Missing: missing, At: now, State: t.State, Reason: t.Reason}
+	known := t.Damage != TraceDamage{}
+	if known {
+		d.State, d.Reason = t.Damage.State, t.Damage.Reason
+	}
+	switch {
+	case d.State != TraceComplete && d.State != TraceTruncated, segment < 1 || segment > t.Segments,
+		!t.DeletedAt.IsZero(), !t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt):
+		return t
+	}
+	state, what := TraceTruncated, "was changed in the archive"
+	if missing {
+		what = "is missing in the archive"
+	}
+	if nothing {
+		state = TraceLost
+	}
+	if known && t.State == state && t.Damage.Segment == segment && t.Damage.Missing == missing {
+		return t
+	}
+	t.State, t.Damage = state, d
+	t.Reason = fmt.Sprintf("segment %d of %d %s, found on %s", segment, t.Segments, what, now.UTC().Format("2006-01-02 at 15:04 UTC"))
+	if d.Reason != "" {
+		t.Reason += "; before: " + d.Reason
+	}
+	return t
+}
+
+// Mended is what a trace is once all that was stored of it was found to be there again.
+func (t Trace) Mended() Trace {
+	if t.Damage == (TraceDamage{}) {
+		return t
+	}
+	t.State, t.Reason, t.Damage = t.Damage.State, t.Damage.Reason, TraceDamage{}
+	return t
 }
 
 // Baseline names the same job in every run: what a baseline is learnt for. "" if the runner

@@ -25,7 +25,7 @@ import (
 // afterwards. CodeConflict of a trace that is still recorded.
 //
 // A trace that was changed in the archive is analysed as far as its chain holds, and the
-// row says so (AnalysisError); an error is returned only of what may pass.
+// row says so (State, Damage, AnalysisError); an error is returned only of what may pass.
 func (i *Inspector) Analyse(ctx context.Context, ws string, id muster.TraceID) (muster.Trace, error) {
 	t, err := i.Books.Trace(ctx, ws, id)
 	if err != nil {
@@ -34,6 +34,8 @@ func (i *Inspector) Analyse(ctx context.Context, ws string, id muster.TraceID) (
 	switch {
 	case t.State == muster.TraceRecording:
 		return t, muster.Errorf(muster.CodeConflict, "%s is still recorded", Name(t))
+	case t.Damage != muster.TraceDamage{} && !t.AnalysedAt.IsZero() && t.AnalysisError == "":
+		return t, nil // what was made of all of it is better than what can be made now
 	case Readable(t) != nil:
 		return i.analysed(ctx, t, outcome{})
 	}
@@ -76,7 +78,7 @@ func (i *Inspector) analysed(ctx context.Context, t muster.Trace, out outcome) (
 	done, err := i.Books.UpdateTrace(ctx, t.Workspace, t.ID, now, func(t *muster.Trace) error {
 		t.AnalysedAt, t.AnalysisError, t.Findings = now, "", findings
 		if out.broken != nil {
-			t.AnalysisError = out.broken.Error()
+			t.AnalysisError = muster.MessageOf(told(*t, out.broken))
 		}
 		if out.views != nil {
 			counts := out.views.Overview.Counts
@@ -116,7 +118,7 @@ func (i *Inspector) read(ctx context.Context, t muster.Trace, base *detect.Basel
 	group.Go(func() error {
 		defer close(toRules)
 		defer close(toIndex)
-		for batch, err := range batches(i.Archive.Events(ctx, t.Workspace, t.ID)) {
+		for batch, err := range batches(i.events(ctx, t)) {
 			for _, e := range batch {
 				builder.Add(e)
 			}

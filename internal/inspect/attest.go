@@ -139,14 +139,19 @@ func (i *Inspector) Verify(ctx context.Context, ws string, id muster.TraceID) (C
 	}
 	c := Check{Trace: t}
 	for _, k := range i.Keys {
-		c.Verdict, err = attest.Verify(ctx, envelope, k.Public().(ed25519.PublicKey), i.Archive.Segments(ctx, ws, id))
+		c.Verdict, err = attest.Verify(ctx, envelope, k.Public().(ed25519.PublicKey), i.segments(ctx, t))
 		if !errors.Is(err, attest.ErrSignature) {
 			break
 		}
 	}
+	if now, err := i.Books.Trace(ctx, ws, id); err == nil {
+		c.Trace = now // what was read may have changed it
+	}
 	switch {
 	case len(i.Keys) == 0:
 		c.Problem = "the control plane has no key to check it with"
+	case muster.CodeOf(err) == muster.CodeConflict:
+		c.Problem = muster.MessageOf(err)
 	case errors.Is(err, attest.ErrSignature), errors.Is(err, attest.ErrOther), errors.Is(err, trace.ErrBroken):
 		c.Problem = err.Error()
 	case err != nil:

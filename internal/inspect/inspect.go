@@ -26,6 +26,8 @@ type Config struct {
 	// Changes tells of what is committed, and is closed when ctx ends; it may miss some. Nil
 	// means that live traces are looked at on a clock only.
 	Changes func(ctx context.Context) <-chan muster.Change
+	// Damaged is told of a trace that was found to be damaged, once; it may be nil.
+	Damaged func(muster.Trace)
 	// Workers is how many traces a search reads at once; 0 means as many as there are CPUs.
 	Workers int
 	// Logger and Now may be nil.
@@ -123,7 +125,7 @@ func Readable(t muster.Trace) error {
 		return muster.Errorf(muster.CodeGone, "the events of %s were deleted on %s, when their time was over; its findings are kept", Name(t), t.DeletedAt.UTC().Format(time.DateOnly))
 	case t.State == muster.TraceAbsent:
 		return muster.Errorf(muster.CodeNotFound, "%s has no events: not recorded, because %s", Name(t), cmp.Or(t.Reason, "its agent did not say why"))
-	case t.State == muster.TraceLost:
+	case t.State == muster.TraceLost && (t.Damage == muster.TraceDamage{} || t.AnalysedAt.IsZero()): // else there is what was made of it
 		return muster.Errorf(muster.CodeNotFound, "%s has no events: they are lost, because %s", Name(t), cmp.Or(t.Reason, "none of them arrived"))
 	}
 	return nil
@@ -132,7 +134,7 @@ func Readable(t muster.Trace) error {
 // told makes of the discovery that a trace was changed an error that may be told: CodeConflict.
 // Other errors stay what they are.
 func told(t muster.Trace, err error) error {
-	if errors.Is(err, trace.ErrBroken) || errors.Is(err, trace.ErrTooLarge) {
+	if muster.CodeOf(err) == muster.CodeInternal && (errors.Is(err, trace.ErrBroken) || errors.Is(err, trace.ErrTooLarge)) {
 		return &muster.Error{Code: muster.CodeConflict, Message: fmt.Sprintf("%s does not hold: %s", Name(t), err), Err: err}
 	}
 	return err
@@ -162,6 +164,8 @@ func judge(v *view.Views, t muster.Trace) {
 		k.Findings[string(s)] = n
 	}
 	switch {
+	case t.Damage != muster.TraceDamage{}:
+		k.Incomplete = "the trace is damaged: " + t.Reason
 	case t.State == muster.TraceTruncated:
 		k.Incomplete = "the trace was cut off: " + cmp.Or(t.Reason, "no seal came")
 	case t.AnalysisError != "":

@@ -614,7 +614,7 @@ func TestQueryBrokenTrace(t *testing.T) {
 	wantCode(t, w.Raw(t.Context(), ws, bad.id, false, io.Discard, func(muster.Trace) {}), muster.CodeConflict, "the trace was changed")
 	bad.seal(t, "success")
 	tr, err := w.Analyse(t.Context(), ws, bad.id)
-	if err != nil || !strings.Contains(tr.AnalysisError, "the trace was changed") {
+	if err != nil || tr.State != muster.TraceTruncated || !strings.Contains(tr.AnalysisError, "segment 2 of 2 was changed in the archive") {
 		t.Errorf("%+v %v", tr, err)
 	}
 	if _, _, err := w.Attestation(t.Context(), ws, bad.id); muster.CodeOf(err) != muster.CodeNotFound {

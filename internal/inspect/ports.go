@@ -15,10 +15,17 @@ import (
 type Archive interface {
 	// Segment is not checked against the chain.
 	Segment(ctx context.Context, workspace string, id muster.TraceID, seq int) (trace.Segment, error)
-	// Segments and Events yield what is there, in order, as far as the chain holds. An error
-	// comes once and last; it matches trace.ErrBroken if the trace was changed.
+	// Segments yields what is there, in order, as far as the chain holds. An error comes once
+	// and last; it matches trace.ErrBroken if the trace was changed.
 	Segments(ctx context.Context, workspace string, id muster.TraceID) iter.Seq2[trace.Segment, error]
-	Events(ctx context.Context, workspace string, id muster.TraceID) iter.Seq2[trace.Event, error]
+	// Has returns the numbers of the segments that are there, in order, and their size.
+	Has(ctx context.Context, workspace string, id muster.TraceID) (seqs []int, size int64, err error)
+	// Traces lists the traces of a workspace that have any object.
+	Traces(ctx context.Context, workspace string) iter.Seq2[muster.TraceID, error]
+	// Written is when the newest object of a trace was written.
+	Written(ctx context.Context, workspace string, id muster.TraceID) (time.Time, error)
+	// Check reports whether the archive can be reached.
+	Check(ctx context.Context) error
 	// Put keeps something under a name, in the place of what was there; nothing if from fails.
 	Put(ctx context.Context, workspace string, id muster.TraceID, name string, from io.Reader) error
 	Get(ctx context.Context, workspace string, id muster.TraceID, name string) (io.ReadCloser, error)

@@ -27,7 +27,7 @@ func (i *Inspector) Raw(ctx context.Context, ws string, id muster.TraceID, packe
 			ready(t)
 		}
 	}
-	for s, err := range i.Archive.Segments(ctx, ws, id) {
+	for s, err := range i.segments(ctx, t) {
 		data := s.Data
 		if err == nil && !packed {
 			data, err = trace.Unpack(data)
@@ -52,8 +52,15 @@ func (i *Inspector) Bundle(ctx context.Context, ws string, id muster.TraceID, w 
 	if err != nil {
 		return err
 	}
+	if t.Damage != (muster.TraceDamage{}) { // it may have been put back
+		for _, err := range i.segments(ctx, t) {
+			if err != nil {
+				return told(t, err)
+			}
+		}
+	}
 	ready(t)
-	if err := attest.WriteBundle(w, envelope, i.Archive.Segments(ctx, ws, id)); err != nil {
+	if err := attest.WriteBundle(w, envelope, i.segments(ctx, t)); err != nil {
 		return told(t, err)
 	}
 	return nil

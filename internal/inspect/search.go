@@ -115,7 +115,7 @@ func (i *Inspector) scan(ctx context.Context, ws string, t muster.Trace, q *quer
 	}
 	seen := looked{unindexed: true}
 	n := 0
-	for e, err := range i.Archive.Events(ctx, ws, t.ID) {
+	for e, err := range i.events(ctx, t) {
 		if err != nil {
 			return seen, err
 		}

@@ -52,7 +52,7 @@ func (i *Inspector) Tail(ctx context.Context, ws string, id muster.TraceID, afte
 			return nil
 		}
 		for chain.Seq < t.Segments {
-			events, err := i.follow(ctx, ws, id, &chain)
+			events, err := i.follow(ctx, t, &chain)
 			if muster.CodeOf(err) == muster.CodeNotFound && t.State == muster.TraceRecording {
 				break // the books were quicker
 			}
@@ -110,12 +110,9 @@ func wait(ctx context.Context, changes <-chan muster.Change, tick <-chan time.Ti
 }
 
 // follow reads the segment that comes next in a chain.
-func (i *Inspector) follow(ctx context.Context, ws string, id muster.TraceID, chain *trace.Chain) ([]trace.Event, error) {
-	s, err := i.Archive.Segment(ctx, ws, id, chain.Seq+1)
+func (i *Inspector) follow(ctx context.Context, t muster.Trace, chain *trace.Chain) ([]trace.Event, error) {
+	s, err := i.next(ctx, t, chain)
 	if err != nil {
-		return nil, err
-	}
-	if err := chain.Add(s.Seq, s.Link, s.Data); err != nil {
 		return nil, err
 	}
 	text, err := trace.Unpack(s.Data)

@@ -44,7 +44,10 @@ type viewStamp struct {
 	state      muster.TraceState
 	segments   int
 	analysedAt time.Time
+	damage     muster.TraceDamage
 }
+
+func stampOf(t muster.Trace) viewStamp { return viewStamp{t.State, t.Segments, t.AnalysedAt, t.Damage} }
 
 func (c *viewCache) entry(key viewKey) *cachedView {
 	c.mu.Lock()
@@ -75,8 +78,7 @@ func (i *Inspector) Views(ctx context.Context, ws string, id muster.TraceID) (*v
 	e := i.views.entry(viewKey{ws, id})
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	stamp := viewStamp{t.State, t.Segments, t.AnalysedAt}
-	if e.views != nil && e.stamp == stamp {
+	if e.views != nil && e.stamp == stampOf(t) {
 		return e.views, nil
 	}
 	v, err := i.storedViews(ctx, ws, t)
@@ -85,11 +87,18 @@ func (i *Inspector) Views(ctx context.Context, ws string, id muster.TraceID) (*v
 	}
 	if v != nil {
 		e.builder, e.chain = nil, trace.Chain{}
-	} else if v, err = i.buildViews(ctx, ws, t, e); err != nil {
-		return nil, err
+	} else {
+		if v, err = i.buildViews(ctx, t, e); err != nil {
+			return nil, err
+		}
+		if t.State != muster.TraceRecording && e.chain.Seq < t.Segments { // it was found to be damaged
+			if t, err = i.readable(ctx, ws, id); err != nil {
+				return nil, err
+			}
+		}
 	}
 	judge(v, t)
-	e.views, e.stamp = v, stamp
+	e.views, e.stamp = v, stampOf(t)
 	return v, nil
 }
 
@@ -118,22 +127,19 @@ func (i *Inspector) storedViews(ctx context.Context, ws string, t muster.Trace) 
 }
 
 // buildViews adds what has come since to the builder of an entry. A chain that breaks
-// ends what is shown; the analysis tells of it.
-func (i *Inspector) buildViews(ctx context.Context, ws string, t muster.Trace, e *cachedView) (*view.Views, error) {
+// ends what is shown; of a trace that has ended the books tell of it then.
+func (i *Inspector) buildViews(ctx context.Context, t muster.Trace, e *cachedView) (*view.Views, error) {
 	if e.builder == nil {
 		e.builder, e.chain = view.NewBuilder(jobOf(t)), trace.Chain{}
 	}
 	for e.chain.Seq < t.Segments {
-		s, err := i.Archive.Segment(ctx, ws, t.ID, e.chain.Seq+1)
-		if muster.CodeOf(err) == muster.CodeNotFound {
+		next := e.chain
+		s, err := i.next(ctx, t, &next)
+		if errors.Is(err, trace.ErrBroken) || muster.CodeOf(err) == muster.CodeNotFound {
 			break
 		}
 		if err != nil {
 			return nil, err
-		}
-		next := e.chain
-		if err := next.Add(s.Seq, s.Link, s.Data); errors.Is(err, trace.ErrBroken) {
-			break
 		}
 		text, err := trace.Unpack(s.Data)
 		if err != nil {

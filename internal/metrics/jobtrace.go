@@ -17,6 +17,7 @@ type traceMetrics struct {
 	lost     *prometheus.CounterVec
 	findings *prometheus.CounterVec
 	analysis prometheus.Histogram
+	damaged  *prometheus.CounterVec
 }
 
 type counterMaker func(name, help string, labels ...string) *prometheus.CounterVec
@@ -31,6 +32,7 @@ func newTraceMetrics(counter counterMaker, histogram histogramMaker) traceMetric
 		events:   counter("trace_events_total", "Events in the segments that were taken.").WithLabelValues(),
 		lost:     counter("trace_events_lost_total", "Events that recorders dropped, by why.", "reason"),
 		findings: counter("trace_findings_total", "What rules found in traces.", "severity", "rule"),
+		damaged:  counter("traces_damaged_total", "Traces of which a stored segment was found to be missing or changed.", "pool", "what"),
 		analysis: histogram("trace_analysis_seconds", "Time to make views and findings of a trace.", slow).WithLabelValues().(prometheus.Histogram),
 	}
 }
@@ -61,6 +63,15 @@ func lossOf(reason string) string {
 		return reason
 	}
 	return "other"
+}
+
+// TraceDamaged counts a trace of which a stored segment was found to be missing or changed.
+func (r *Registry) TraceDamaged(t muster.Trace) {
+	what := "changed"
+	if t.Damage.Missing {
+		what = "missing"
+	}
+	r.traces.damaged.WithLabelValues(r.set.pool.of(t.Pool), what).Inc()
 }
 
 // TraceAnalysed counts what rules found in a trace, and how long it took.

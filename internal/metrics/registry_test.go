@@ -122,6 +122,7 @@ func everything(r *metrics.Registry) {
 	r.TraceSegment(100, 7, nil)
 	r.TraceSegment(100, 7, muster.Errorf(muster.CodeConflict, "another"))
 	r.TraceEnded(muster.Trace{Pool: "ci", State: muster.TraceComplete, Lost: map[string]int64{"buffer_full": 3, "forged": 1}})
+	r.TraceDamaged(muster.Trace{Pool: "ci", Damage: muster.TraceDamage{Segment: 1}})
 	r.TraceAnalysed([]muster.Detection{{Rule: "reverse-shell", Severity: muster.SeverityHigh}}, time.Second)
 	r.Finding(muster.Finding{Kind: "leaked_instance"})
 	p := r.Provider("process", &platform{})
@@ -143,7 +144,7 @@ func TestMetricNames(t *testing.T) { // S4-68 S4-55
 		"muster_lost_delivery_repair_seconds", "muster_poll_calls_total", "muster_poll_found_seconds", "muster_poll_seconds", "muster_polls_total", "muster_provider_call_seconds", "muster_provider_calls_total", "muster_redeliveries_total",
 		"muster_runner_boot_seconds", "muster_runner_boots_total", "muster_runner_changes_total", "muster_runner_launches_total", "muster_runners",
 		"muster_runners_stolen_total", "muster_sweep_findings_total",
-		"muster_trace_analysis_seconds", "muster_trace_bytes_total", "muster_trace_events_lost_total", "muster_trace_events_total", "muster_trace_findings_total", "muster_trace_segments_total", "muster_traces_total",
+		"muster_trace_analysis_seconds", "muster_trace_bytes_total", "muster_trace_events_lost_total", "muster_trace_events_total", "muster_trace_findings_total", "muster_trace_segments_total", "muster_traces_damaged_total", "muster_traces_total",
 		"muster_waste_micro_usd_total", "muster_wasted_runners_total",
 	}
 	var have []string

@@ -70,7 +70,7 @@ func (s *Server) openInspector() error {
 		return err
 	}
 	s.inspector = inspect.New(inspect.Config{
-		Archive: s.archive, Books: traceBooks{s.store, s.gitHubNeeds}, Rules: rules, Keys: keys, Changes: s.store.Subscribe, Logger: s.logger,
+		Archive: s.archive, Books: traceBooks{s.store, s.gitHubNeeds}, Rules: rules, Keys: keys, Changes: s.store.Subscribe, Damaged: s.registry.TraceDamaged, Logger: s.logger,
 	})
 	return nil
 }
