@@ -624,6 +624,7 @@ func TestPollDuringARateLimit(t *testing.T) { // S1-106 S1-113 4-16 4-27
 			t.Errorf("GitHub was asked during the limit: %v", asked)
 		}
 		time.Sleep(3 * time.Minute)
+		synctest.Wait()
 		if got := s.news(); !slices.Equal(got, []string{"100 in_progress"}) {
 			t.Errorf("heard %q after it", got)
 		}
