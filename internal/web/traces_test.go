@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unicode"
@@ -294,7 +295,7 @@ func spoil(f *fake, tr *muster.Trace) {
 }
 
 // A job of a million events has its pages within a second: what is shown is bounded,
-// whatever there is.
+// whatever there is. It is a second of work: what others do on the machine counts for nothing.
 func TestLargeTraceIsQuick(t *testing.T) {
 	f := newFake()
 	at := incidentPath(f)
@@ -302,14 +303,24 @@ func TestLargeTraceIsQuick(t *testing.T) {
 	f.tr.views[id] = largeViews(f.tr.views[id])
 	h := web.New(config(f))
 	for _, tab := range []string{"overview", "timeline", "execution", "execution?of=1", "execution?of=1&from=9000", "execution?q=cc1plus", "execution?view=flame", "network", "files", "files?dir=/home/d3", "files?q=file7", "diff", "performance"} {
-		began := time.Now()
+		began := worked(t)
 		page := get(t, h, at+"/"+tab)
-		took := time.Since(began)
+		took := worked(t) - began
 		if took > time.Second || len(page) > 900<<10 {
 			t.Errorf("%s took %s and is %d KiB long", tab, took, len(page)>>10)
 		}
 		t.Logf("%-28s %8s %5d KiB", tab, took.Round(time.Millisecond), len(page)>>10)
 	}
+}
+
+// worked is how long this process has used a processor.
+func worked(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // largeViews are of 20,000 processes, 50,000 files, 5,000 frames and 400 hosts.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -132,12 +133,23 @@ func TestHostileExpression(t *testing.T) {
 			t.Errorf("%s: %v", expr, err)
 			continue
 		}
-		began := time.Now()
+		began := worked(t)
 		ok, err := q.Match(e)
-		if took := time.Since(began); took > 2*time.Second {
+		if took := worked(t) - began; took > 2*time.Second {
 			t.Errorf("%s took %v: %v %v", expr, took, ok, err)
 		}
 	}
+}
+
+// worked is how long this process has used a processor: what others do on the machine
+// counts for nothing.
+func worked(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func TestTypes(t *testing.T) {
@@ -191,7 +203,7 @@ func TestGlob(t *testing.T) {
 			t.Errorf("%q ~ %q: %v", c.path, c.pattern, got)
 		}
 	}
-	if began := time.Now(); Glob(strings.Repeat("a", 4096), "**"+strings.Repeat("*a", 60)+"b") || time.Since(began) > time.Second {
+	if began := worked(t); Glob(strings.Repeat("a", 4096), "**"+strings.Repeat("*a", 60)+"b") || worked(t)-began > time.Second {
 		t.Error("a hostile pattern takes long")
 	}
 }
