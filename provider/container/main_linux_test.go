@@ -94,7 +94,7 @@ func destroy(t testing.TB, p *Provider, id muster.RunnerID) {
 // until polls a real engine.
 func until(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(time.Minute)
 	for !done() {
 		select {
 		case <-deadline:

@@ -205,7 +205,7 @@ func TestPullPolicies(t *testing.T) {
 		blocked := g.block()
 		slow := p(PullMissing)
 		for range 2 { // the second call joins the first one's pull
-			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // the pull begins within it
 			_, err := slow.Create(ctx, specFor("r-pull"))
 			cancel()
 			if !errors.Is(err, provider.ErrTransient) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "is being pulled") {

@@ -314,7 +314,7 @@ func TestSettles(t *testing.T) {
 	l := newLocal(t)
 	never := filepath.Join(l.dir, "never")
 	cfg := l.config(t, "tests", settings{"faults": settings{cmdCreate: settings{"hang": never}}})
-	cfg.Settle = provider.Duration(3 * time.Second)
+	cfg.Settle = provider.Duration(8 * time.Second) // two calls come within it
 	p := open(t, cfg)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()

@@ -211,12 +211,12 @@ func spec(id muster.RunnerID) provider.Spec {
 // eventually polls what another process changes.
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(20 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	for !done() {
 		select {
 		case <-deadline.C:
-			t.Fatalf("after 20 s: %s", what)
+			t.Fatalf("after a minute: %s", what)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
