@@ -185,7 +185,7 @@ func TestJobs(t *testing.T) {
 			t.Errorf("%v: %v", ref, err)
 		}
 	}
-	if _, err := w.jobs.GetJob(t.Context(), &v1.GetJobRequest{Job: &v1.JobRef{Id: 101, Attempt: 2}}); codeOf(err) != connect.CodeNotFound {
+	if _, err := w.jobs.GetJob(t.Context(), &v1.GetJobRequest{Job: &v1.JobRef{Id: 101, Attempt: 2}}); codeOf(err) != connect.CodeNotFound || !strings.Contains(err.Error(), "job 101 has no attempt 2 here; the last is 1") {
 		t.Error(err)
 	}
 }

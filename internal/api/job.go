@@ -73,6 +73,11 @@ func (s jobs) find(ctx context.Context, ref *v1.JobRef) (muster.Job, error) {
 	} else {
 		j, err = s.Store.JobByID(ctx, workspaceOf(ctx), ref.Id)
 	}
+	if muster.CodeOf(err) == muster.CodeNotFound && ref.Attempt > 0 {
+		if last, err := s.Store.JobByID(ctx, workspaceOf(ctx), ref.Id); err == nil {
+			return j, muster.Errorf(muster.CodeNotFound, "job %d has no attempt %d here; the last is %d", ref.Id, ref.Attempt, last.Key.Attempt)
+		}
+	}
 	if muster.CodeOf(err) == muster.CodeNotFound {
 		return j, muster.Errorf(muster.CodeNotFound, "there is no job %d here: either its labels match no pool (such jobs are counted, not kept), or GitHub has not told of it; muster delivery list shows what arrived", ref.Id)
 	}

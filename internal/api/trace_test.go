@@ -124,7 +124,7 @@ func (p *tracer) ForgetBaseline(_ context.Context, ws, name string, version int6
 	return p.baselines[0], p.in(ws, "forget %s version=%d by %s because %q", name, version, by.By, by.Reason)
 }
 func (p *tracer) ProposeEgress(_ context.Context, ws, pool string, since time.Time) (api.EgressProposal, error) {
-	return api.EgressProposal{Policy: trace.Egress{Mode: trace.EgressLearn}, Traces: 3, Unused: []string{"x.example"}, Entries: []api.EgressEntry{{Allow: "proxy.golang.org:443", Jobs: 3, Known: true}}}, p.in(ws, "egress of %s since %s", pool, t0.Sub(since))
+	return api.EgressProposal{Policy: trace.Egress{Mode: trace.EgressLearn, NoGitHub: true}, Traces: 3, Unused: []string{"x.example"}, Entries: []api.EgressEntry{{Allow: "proxy.golang.org:443", Jobs: 3, Known: true}, {Allow: "192.0.2.7:22", Jobs: 1, Warning: "without a look-up"}}}, p.in(ws, "egress of %s since %s", pool, t0.Sub(since))
 }
 func (p *tracer) Attestation(_ context.Context, ws string, id muster.TraceID) (muster.Trace, []byte, error) {
 	return p.all[0], []byte(`{"payload":""}`), p.in(ws, "attestation of %s", id)
@@ -375,7 +375,7 @@ func TestOtherTraceCalls(t *testing.T) {
 		t.Errorf("%v %v", d, err)
 	}
 	e, err := w.traces.ProposeEgress(t.Context(), &v1.ProposeEgressRequest{Pool: "linux"})
-	if err != nil || e.Mode != "learn" || e.Jobs != 3 || len(e.Entries) != 1 || !e.Entries[0].Known || p.asked[len(p.asked)-1] != "egress of linux since 720h0m0s" {
+	if err != nil || e.Mode != "learn" || e.Jobs != 3 || !e.NoGithub || len(e.Entries) != 2 || !e.Entries[0].Known || e.Entries[1].Warning != "without a look-up" || p.asked[len(p.asked)-1] != "egress of linux since 720h0m0s" {
 		t.Errorf("%v %v %v", e, p.asked, err)
 	}
 	v, err := w.traces.VerifyTrace(t.Context(), &v1.VerifyTraceRequest{Trace: ref})

@@ -203,7 +203,7 @@ func changeFlags(c *cobra.Command, version *int64, reason *string) {
 func (a *app) baselineReset() *cobra.Command {
 	c := &cobra.Command{
 		Use: "reset JOB", Aliases: []string{"forget"}, Short: "Forget what a job usually does, and learn it anew", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeBaselines,
-		Long: "Forget what a job usually does, and learn it anew: also what was accepted is forgotten. Until enough runs were learnt, nothing new is\na finding. Runs that were learnt before do not teach it again.\n\n" + baselineArg,
+		Long:    "Forget what a job usually does, and learn it anew: also what was accepted is forgotten. Until enough runs were learnt, nothing new is\na finding. Runs that were learnt before do not teach it again.\n\n" + baselineArg,
 		Example: "  muster trace baseline reset octo/app/ci/build --reason 'learnt while the mirror was hijacked'",
 	}
 	req := &v1.ForgetBaselineRequest{}

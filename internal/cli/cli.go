@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"github.com/muster-ci/muster/internal/config"
@@ -94,6 +95,9 @@ func Main(ctx context.Context, args []string, env Env, p Programs) int {
 	if errors.Is(err, errReported) {
 		return exitError
 	}
+	if errors.Is(err, errMistake) {
+		return exitUsage
+	}
 	problems, isConfig := errors.AsType[config.Problems](err)
 	_, isUsage := errors.AsType[usageError](err)
 	switch {
@@ -105,11 +109,17 @@ func Main(ctx context.Context, args []string, env Env, p Programs) int {
 		return exitUsage
 	}
 	fmt.Fprintf(env.Stderr, "muster: %s\n", a.explain(err))
+	if connect.CodeOf(err) == connect.CodeInvalidArgument { // what only the control plane can tell to be a mistake
+		return exitUsage
+	}
 	return exitError
 }
 
 // errReported ends a command with status 1 after it said itself what is wrong.
 var errReported = errors.New("reported")
+
+// errMistake ends a command with status 2 after it said itself what is wrong in the command line.
+var errMistake = errors.New("mistake")
 
 // usageError is a mistake in the command line.
 type usageError struct{ text string }

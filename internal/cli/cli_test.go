@@ -313,6 +313,10 @@ func TestCompletion(t *testing.T) {
 		{"runner log ", "r-busy\tlinux active"},
 		{"runner list --pool ", "linux\tocto"},
 		{"job why ", "104\tqueued octo/app test"},
+		{"trace query true --pool ", "linux\tocto"},
+		{"trace list --state ", "recording"},
+		{"trace findings 101 --severity ", "critical"},
+		{"trace findings 101 --rule ", "action-changed\thigh\nai-assistant-in-install\tcritical"},
 	} {
 		r := p.muster(t, append([]string{"__complete"}, strings.Split(tc.args, " ")...)...)
 		if r.code != 0 || !strings.HasPrefix(r.out, tc.want+"\n") {

@@ -229,6 +229,18 @@ func (a *app) completeJobs(cmd *cobra.Command, args []string, _ string) ([]strin
 	})
 }
 
+// values completes a flag's value as names completes an argument, whatever arguments are there.
+func values(names cobra.CompletionFunc) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
+		return names(cmd, nil, begun)
+	}
+}
+
+// oneOf completes a flag's value with one of some words.
+func oneOf(choices []string) cobra.CompletionFunc {
+	return cobra.FixedCompletions(choices, cobra.ShellCompDirectiveNoFileComp)
+}
+
 func (a *app) complete(cmd *cobra.Command, args []string, names func(context.Context, *client) ([]string, error)) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp

@@ -30,7 +30,7 @@ func (a *app) jobList() *cobra.Command {
 	c.Flags().Int32Var(&req.PageSize, "limit", 50, "how many at most")
 	c.Flags().StringVar(&req.PageToken, "page", "", "go on after a page: its next_page_token")
 	since := c.Flags().String("since", "", "only those first heard of since: 24h, 30d, a date or a time")
-	_ = c.RegisterFlagCompletionFunc("pool", a.completePools) // the flag is there
+	_ = c.RegisterFlagCompletionFunc("pool", values(a.completePools)) // the flag is there
 	return a.remote(c, func(cmd *cobra.Command, _ []string, api *client) (err error) {
 		if req.Since, err = a.since("since", *since); err != nil {
 			return err

@@ -99,6 +99,8 @@ func (a *app) printPool(w io.Writer, p *v1.Pool, o *v1.RunnerOffering) error {
 		"offering", size,
 		"lifecycle", fmt.Sprintf("%s, registered by %s", p.Lifecycle, registrar(p)),
 	}, sizeFacts(p), []any{
+		"trace", recording(p.Trace),
+		"egress", reachable(p.Egress),
 		"jobs", fmt.Sprintf("%d queued, %d in progress", s.GetJobsQueued(), s.GetJobsInProgress()),
 		"oldest queued", a.when(s.GetOldestQueuedAt()),
 	})
@@ -115,6 +117,36 @@ func (a *app) printPool(w io.Writer, p *v1.Pool, o *v1.RunnerOffering) error {
 		}
 	}
 	return a.notes(w, s.GetNotes())
+}
+
+// recording says what is recorded of a pool's jobs.
+func recording(t *v1.PoolTrace) string {
+	switch {
+	case t.GetOff():
+		return "off"
+	case t == nil:
+		return "recorded"
+	}
+	var bounds []string
+	if t.MaxEvents > 0 {
+		bounds = append(bounds, plural(int(t.MaxEvents), "event"))
+	}
+	if t.MaxBytes > 0 {
+		bounds = append(bounds, size(t.MaxBytes))
+	}
+	return strings.TrimSuffix("recorded, at most "+strings.Join(bounds, " and "), ", at most ")
+}
+
+// reachable says what a pool's jobs may reach.
+func reachable(e *v1.Egress) string {
+	if e.GetMode() == "" {
+		return "everything, without a policy"
+	}
+	text := fmt.Sprintf("%s: allows %s", e.Mode, plural(len(e.Allow), "destination"))
+	if e.NoGithub {
+		return text + ", without GitHub's own"
+	}
+	return text + ", and what GitHub needs"
 }
 
 // registrar says how a pool's runners get to GitHub.

@@ -20,7 +20,7 @@ func (a *app) runnerList() *cobra.Command {
 	c.Flags().StringSliceVar(&req.States, "state", nil, "only those in these states: provisioning, registered, active, draining, destroyed")
 	c.Flags().BoolVar(&req.All, "all", false, "destroyed ones too")
 	c.Flags().Int32Var(&req.Limit, "limit", 0, "how many at most (default 200)")
-	_ = c.RegisterFlagCompletionFunc("pool", a.completePools) // the flag is there
+	_ = c.RegisterFlagCompletionFunc("pool", values(a.completePools)) // the flag is there
 	return a.remote(c, func(cmd *cobra.Command, _ []string, api *client) error {
 		resp, err := api.runners.ListRunners(cmd.Context(), req)
 		if err != nil {

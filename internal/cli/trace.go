@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -16,10 +17,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"connectrpc.com/connect"
 	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	v1 "github.com/muster-ci/muster/gen/muster/v1"
 	"github.com/muster-ci/muster/internal/trace"
@@ -60,8 +63,8 @@ func (w *which) flags(a *app, c *cobra.Command, since string) {
 	c.Flags().StringVar(&w.key, "name", "", "only those of jobs with this key or name in their workflow")
 	c.Flags().StringVar(&w.since, "since", since, "only those of jobs that began since: 24h, 30d, a date or a time")
 	c.Flags().StringVar(&w.until, "until", "", "only those of jobs that began before: 24h, 30d, a date or a time")
-	_ = c.RegisterFlagCompletionFunc("pool", a.completePools) // the flag is there
-	_ = c.RegisterFlagCompletionFunc("job", a.completeJobs)
+	_ = c.RegisterFlagCompletionFunc("pool", values(a.completePools)) // the flag is there
+	_ = c.RegisterFlagCompletionFunc("job", values(a.completeJobs))
 }
 
 func (w *which) selection(ctx context.Context, a *app, api *client) (s *v1.TraceSelection, err error) {
@@ -77,12 +80,38 @@ func (w *which) selection(ctx context.Context, a *app, api *client) (s *v1.Trace
 	return s, err
 }
 
+// selected are the flags of a command that were set to select something, as they were written.
+func selected(c *cobra.Command) string {
+	var out []string
+	c.Flags().Visit(func(f *pflag.Flag) {
+		switch f.Name {
+		case "job", "pool", "repo", "name", "since", "until", "state", "rule", "severity":
+			out = append(out, "--"+f.Name+" "+strings.Trim(f.Value.String(), "[]"))
+		}
+	})
+	return strings.Join(out, " ")
+}
+
+// noTrace says that nothing was selected, and by what.
+func noTrace(c *cobra.Command) string {
+	if g := selected(c); g != "" {
+		return "No trace is selected by " + g + "; muster trace list shows every one."
+	}
+	return "No traces. Jobs are recorded unless the configuration says otherwise (traces.off, or trace.off of a pool); a job's page and muster job show say why one was not."
+}
+
+// traceStates are the states that a trace can be in.
+var traceStates = []string{"recording", "complete", "truncated", "lost", "not_recorded"}
+
 func (a *app) traceList() *cobra.Command {
-	c := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List traces, newest first"}
+	c := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List traces, newest first",
+		Long:    "List traces, newest first. A number in brackets under REFUSED is what the egress policy would have refused if it were enforced.",
+		Example: "  muster trace list --repo octo/app --since 24h\n  muster trace list --state truncated,lost"}
 	var w which
 	w.flags(a, c, "")
 	req := &v1.ListTracesRequest{}
-	c.Flags().StringSliceVar(&req.States, "state", nil, "only those in these states: recording, complete, truncated, lost, not_recorded")
+	c.Flags().StringSliceVar(&req.States, "state", nil, "only those in these states: "+strings.Join(traceStates, ", "))
+	_ = c.RegisterFlagCompletionFunc("state", oneOf(traceStates)) // the flag is there
 	c.Flags().Int32Var(&req.Limit, "limit", 50, "how many at most")
 	return a.remote(c, func(cmd *cobra.Command, _ []string, api *client) (err error) {
 		if req.Selection, err = w.selection(cmd.Context(), a, api); err != nil {
@@ -97,7 +126,7 @@ func (a *app) traceList() *cobra.Command {
 			for _, r := range resp.Traces {
 				t.row(r.Id, traceJob(r), r.Repository, workflowJob(r.Workflow, cmp.Or(r.JobName, r.JobKey)), traceState(r), r.Events, total(r.Lost), refused(r), severities(r.Findings), a.when(r.StartedAt), took(r))
 			}
-			return t.print(out, "No traces. A pool records what its jobs do if its configuration says so; see docs/traces.md.")
+			return t.print(out, noTrace(cmd))
 		})
 	})
 }
@@ -339,9 +368,15 @@ func copied(w io.Writer, r io.Reader) error {
 
 // replaceFile writes a file as a whole or not at all.
 func replaceFile(name string, write func(io.Writer) error) error {
+	if info, err := os.Stat(name); err == nil && info.IsDir() {
+		return usagef("--output: %s is a directory; name a file in it", name)
+	}
 	f, err := os.CreateTemp(filepath.Dir(name), ".muster-*")
 	if err != nil {
-		return err
+		if e, ok := errors.AsType[*fs.PathError](err); ok {
+			err = e.Err // of a name that nobody gave
+		}
+		return usagef("--output: write to %s: %s", name, err)
 	}
 	defer os.Remove(f.Name()) // of one that was renamed there is nothing
 	if err := errors.Join(write(f), f.Close()); err != nil {
@@ -382,7 +417,7 @@ func (a *app) traceQuery() *cobra.Command {
 				}
 			}
 			if stats := stream.Msg().Stats; stats != nil {
-				if err := a.printStats(stats, "event", sel.Trace == nil); err != nil {
+				if err := a.printStats(cmd, stats, "event", sel.Trace == nil); err != nil {
 					return err
 				}
 			}
@@ -404,13 +439,17 @@ func (a *app) explainQuery(err error) error {
 		}
 		fmt.Fprintln(a.Stderr, printable(line))
 	}
-	return errReported
+	return errMistake
 }
 
 // printStats ends a search: what was looked at, and what was not.
-func (a *app) printStats(s *v1.TraceStats, noun string, several bool) error {
+func (a *app) printStats(c *cobra.Command, s *v1.TraceStats, noun string, several bool) error {
 	if a.json {
 		return a.statsJSON(s)
+	}
+	if several && s.Traces == 0 && len(s.Skipped) == 0 && s.Failed == 0 {
+		_, err := fmt.Fprintln(a.Stdout, noTrace(c))
+		return err
 	}
 	line := plural(int(s.Matched), noun)
 	if several {
@@ -485,7 +524,8 @@ func (a *app) traceTail() *cobra.Command {
 func (a *app) traceFindings() *cobra.Command {
 	c := &cobra.Command{
 		Use: "findings [JOB]", Short: "List what the detection rules found, in one job or in all", Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeJobs,
-		Long: "List what the detection rules found, newest first. Findings are kept longer than the events that they were found in.\nmuster rules docs RULE tells more of a rule.\n\n" + traceArg,
+		Long:    "List what the detection rules found, newest first. Findings are kept longer than the events that they were found in.\nmuster rules docs RULE tells more of a rule.\n\n" + traceArg,
+		Example: "  muster trace findings --severity high --since 7d\n  muster trace findings 48211905223 --explain",
 	}
 	var w which
 	w.flags(a, c, "30d")
@@ -493,9 +533,14 @@ func (a *app) traceFindings() *cobra.Command {
 	c.Flags().StringVar(&req.Rule, "rule", "", "only those of one rule")
 	c.Flags().StringVar(&req.Severity, "severity", "", "only those that matter at least this much: info, low, medium, high, critical")
 	c.Flags().Int32Var(&req.Limit, "limit", 100, "how many at most")
+	_ = c.RegisterFlagCompletionFunc("rule", values(completeRules)) // the flags are there
+	_ = c.RegisterFlagCompletionFunc("severity", oneOf(bySeverity))
 	explain := c.Flags().Bool("explain", false, "say why each matters and what to do")
 	return a.remote(c, func(cmd *cobra.Command, args []string, api *client) (err error) {
 		if len(args) == 1 {
+			if w.job != "" && w.job != args[0] {
+				return usagef("two jobs are named, %s and --job %s; name one", args[0], w.job)
+			}
 			w.job = args[0]
 		}
 		if req.Selection, err = w.selection(cmd.Context(), a, api); err != nil {
@@ -517,7 +562,11 @@ func (a *app) traceFindings() *cobra.Command {
 				}
 				t.row(severity, f.Rule, cmp.Or(traceJob(&v1.Trace{JobId: f.JobId, JobAttempt: f.JobAttempt}), f.Trace), f.Repository, f.Step, words(f.Title), f.Count, a.when(f.At))
 			}
-			return t.print(out, "No findings.")
+			none := "No findings"
+			if g := selected(cmd); g != "" {
+				none += " with " + g
+			}
+			return t.print(out, none+".")
 		})
 	})
 }
@@ -544,13 +593,27 @@ func (a *app) explainFindings(w io.Writer, all []*v1.Finding, where bool) error 
 		for _, s := range f.Seq {
 			seqs = append(seqs, strconv.FormatUint(s, 10))
 		}
-		pairs := []any{"rule", f.Rule, "where", at, "when", a.when(f.At), "times", count, "process", words(f.Process), "started by", strings.Join(f.Ancestry, " ← "),
+		pairs := []any{"rule", f.Rule, "where", at, "when", a.when(f.At), "times", count, "process", words(f.Process), "started by", ancestry(f.Ancestry),
 			"why", words(f.Explanation), "what to do", words(f.Remedy)}
 		if err := a.facts(indented{w}, append(append(pairs, a.acceptance(f)...), "events", strings.Join(seqs, ", "))...); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// ancestry is who started a process, the nearest first. A long command line is cut: the
+// events have it.
+func ancestry(lines []string) string {
+	const longest = 100
+	var out []string
+	for _, line := range lines {
+		if line = words(line); utf8.RuneCountInString(line) > longest {
+			line = string([]rune(line)[:longest-1]) + "…"
+		}
+		out = append(out, line)
+	}
+	return strings.Join(out, " ← ")
 }
 
 // indented moves lines to the right.
@@ -597,7 +660,7 @@ func (a *app) traceScan() *cobra.Command {
 			m := stream.Msg()
 			switch {
 			case m.Stats != nil:
-				err = a.printStats(m.Stats, "event", true)
+				err = a.printStats(cmd, m.Stats, "event", true)
 			case a.json:
 				affected = true
 				err = a.scanJSON(m)
@@ -653,7 +716,10 @@ func (a *app) traceAllowlist() *cobra.Command {
 	c := &cobra.Command{
 		Use: "allowlist POOL", Short: "Propose an egress allow list from what a pool's jobs reached", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools,
 		Long: "Propose an egress allow list for a pool from what its jobs reached, and say which entries of the present list nobody needed. Let the\n" +
-			"pool's policy be audit or learn while the list grows: nothing is refused then. With --yaml, the list as the configuration takes it.",
+			"pool's policy be audit or learn while the list grows: nothing is refused then.\n\n" +
+			"With --yaml, print the section egress as the pool's configuration takes it: what is allowed now and was needed, and what was reached\n" +
+			"beyond. Entries that nobody needed, and those that something speaks against (metadata services, addresses that were reached without a\n" +
+			"look-up), are comments with the reason. A change of the configuration takes effect when the control plane is restarted.",
 		Example: "  muster trace allowlist linux --since 30d\n  muster trace allowlist linux --yaml",
 	}
 	since := c.Flags().String("since", "30d", "of jobs that began since: 24h, 30d, a date or a time")
@@ -698,18 +764,36 @@ func (a *app) printAllowlist(w io.Writer, p *v1.ProposeEgressResponse) error {
 	return nil
 }
 
-// printEgress is the section for the configuration: what is allowed and used, and what is new.
+// printEgress is the section for the configuration: what is allowed and used, and what is
+// new. What nobody needed, and what something speaks against, is a comment.
 func printEgress(w io.Writer, p *v1.ProposeEgressResponse) error {
-	var allow []string
+	lines := map[string]string{}
 	for _, e := range p.Entries {
-		allow = append(allow, e.Allow)
+		if e.Warning != "" && !e.Known {
+			lines[e.Allow] = fmt.Sprintf("    # - %q  # %s\n", e.Allow, printable(words(e.Warning)))
+		} else {
+			lines[e.Allow] = fmt.Sprintf("    - %q\n", e.Allow)
+		}
 	}
-	slices.Sort(allow)
-	fmt.Fprintf(w, "egress:\n  mode: %s\n  allow:\n", cmp.Or(p.Mode, "learn"))
-	for _, text := range allow {
-		fmt.Fprintf(w, "    - %q\n", text)
+	for _, u := range p.Unused {
+		lines[u] = fmt.Sprintf("    # - %q  # nobody needed it\n", u)
 	}
-	return nil
+	fmt.Fprintf(w, "egress:\n  mode: %s\n", cmp.Or(p.Mode, "learn"))
+	if p.NoGithub {
+		fmt.Fprintln(w, "  no_github: true")
+	}
+	none := true
+	var list strings.Builder
+	for _, entry := range slices.Sorted(maps.Keys(lines)) {
+		list.WriteString(lines[entry])
+		none = none && strings.HasPrefix(lines[entry], "    #")
+	}
+	if none {
+		_, err := fmt.Fprintf(w, "  allow: []\n%s", &list)
+		return err
+	}
+	_, err := fmt.Fprintf(w, "  allow:\n%s", &list)
+	return err
 }
 
 func (a *app) traceDiff() *cobra.Command {

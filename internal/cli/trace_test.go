@@ -9,16 +9,19 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/muster-ci/muster"
 	v1 "github.com/muster-ci/muster/gen/muster/v1"
 	"github.com/muster-ci/muster/gen/muster/v1/musterv1connect"
 	"github.com/muster-ci/muster/internal/trace"
@@ -116,6 +119,26 @@ func testViews() *view.Views {
 	}
 }
 
+// loudViews are of a job that did one thing many times, and asked for a name that its policy
+// would refuse.
+func loudViews() *view.Views {
+	refused := view.Counts{WouldDeny: 3}
+	v := &view.Views{
+		Version: view.Version, Ended: true,
+		Overview: view.Overview{Counts: refused, Refusals: []view.Refusal{{Verdict: trace.VerdictWouldDeny, Host: "evil.example", Port: 53, Protocol: "dns", Program: "curl", PID: 9, Step: 1, Count: 3, First: now}}},
+		Steps:    []view.Step{{Number: 1, Name: "Build", Start: now, Counts: refused}},
+		Network: view.Network{
+			Categories: []view.CategoryTotal{{Category: view.External, Hosts: 1}},
+			Hosts:      []view.Host{{Host: "evil.example", Category: view.External, Queries: 3, Programs: []string{"curl"}, Steps: []int{12, 0, 1}}},
+		},
+	}
+	for n := range 40 {
+		v.Notable = append(v.Notable, view.Notable{Type: trace.MemRead, Text: fmt.Sprintf("read the memory of bash (process %d) by proc_environ", n), At: now, PID: 7, Program: "Runner.Listener", Step: 1})
+	}
+	v.Notable = append(v.Notable, view.Notable{Type: trace.ModuleLoad, Text: "loaded the module x", At: now, PID: 8, Program: "insmod", Step: 1})
+	return v
+}
+
 func asStruct(v any) *structpb.Struct {
 	text, err := json.Marshal(v)
 	out := &structpb.Struct{}
@@ -138,6 +161,8 @@ func (s traceService) find(ref *v1.TraceRef) (*v1.Trace, error) {
 	switch {
 	case ref.GetJobId() == 101, ref.GetTrace() == "r-old", ref.GetTrace() == "linux-old":
 		return testTrace(), nil
+	case ref.GetJobId() == 103:
+		return &v1.Trace{Id: "r-loud", Runner: "r-loud", Number: 1, JobId: 103, JobAttempt: 1, State: "complete", Egress: "audit", WouldRefuse: 3}, nil
 	case ref.GetJobId() != 0:
 		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no trace of job %d: not recorded, because pool linux does not record its jobs", ref.JobId))
 	}
@@ -146,6 +171,9 @@ func (s traceService) find(ref *v1.TraceRef) (*v1.Trace, error) {
 
 func (s traceService) ListTraces(_ context.Context, req *v1.ListTracesRequest) (*v1.ListTracesResponse, error) {
 	s.p.ask("traces pool=%s repo=%s since=%v states=%v", req.Selection.GetPool(), req.Selection.GetRepository(), req.Selection.GetSince().AsTime().Format(time.DateOnly), req.States)
+	if req.Selection.GetPool() == "mac" {
+		return &v1.ListTracesResponse{}, nil
+	}
 	live := &v1.Trace{Id: "r-busy", Runner: "r-busy", Number: 1, JobId: 102, JobAttempt: 1, JobName: "build", Workflow: "ci", Repository: "octo/app", State: "recording", Segments: 1, Events: 10, StartedAt: ago(30 * time.Minute), WouldRefuse: 2, Egress: "learn"}
 	absent := &v1.Trace{Id: "r-none.2", Runner: "r-none", Number: 2, Repository: "octo/app", State: "not_recorded", Reason: "the agent may not load programs into the kernel"}
 	return &v1.ListTracesResponse{Traces: []*v1.Trace{live, testTrace(), absent}}, nil
@@ -156,11 +184,23 @@ func (s traceService) GetTrace(_ context.Context, req *v1.GetTraceRequest) (*v1.
 }
 func (s traceService) GetTraceView(_ context.Context, req *v1.GetTraceViewRequest) (*v1.GetTraceViewResponse, error) {
 	t, err := s.find(req.Trace)
+	if req.View == "nothing" {
+		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("view %q is unknown", req.View))
+	}
+	if t.GetId() == "r-loud" {
+		return &v1.GetTraceViewResponse{Trace: t, Views: asStruct(loudViews()), Findings: []*v1.Finding{
+			{Severity: "info", Rule: "egress-would-refuse", Title: "curl would be refused", Step: "Build", Count: 2, Remedy: "Add the host"},
+			{Severity: "high", Rule: "environ-read", Title: "curl read the environment of bash", Step: "Build", Count: 1},
+		}}, err
+	}
 	return &v1.GetTraceViewResponse{Trace: t, Findings: []*v1.Finding{testFinding()}, Views: asStruct(testViews())}, err
 }
 func (s traceService) QueryTraces(_ context.Context, req *v1.QueryTracesRequest, stream *connect.ServerStream[v1.QueryTracesResponse]) error {
 	if strings.Contains(req.Query, "hostnam ") {
 		return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("there is no field hostnam (line 1, column 1)\n  hostnam == 1\n  ^\ndid you mean hostname?"))
+	}
+	if req.Selection.GetPool() == "mac" {
+		return stream.Send(&v1.QueryTracesResponse{Stats: &v1.TraceStats{}})
 	}
 	s.p.ask("query %s job=%d since=%s limit=%d", req.Query, req.Selection.GetTrace().GetJobId(), req.Selection.GetSince().AsTime().Format(time.DateOnly), req.Limit)
 	resp := &v1.QueryTracesResponse{Stats: &v1.TraceStats{Traces: 12, Skipped: map[string]int32{"deleted": 2}, Matched: 8, Affected: 1, Took: durationpb.New(120 * time.Millisecond), Limited: true}}
@@ -200,6 +240,9 @@ func (s traceService) ListFindings(_ context.Context, req *v1.ListFindingsReques
 	if s.p.finding != nil {
 		return &v1.ListFindingsResponse{Findings: []*v1.Finding{s.p.finding}}, nil
 	}
+	if req.Selection.GetPool() == "mac" {
+		return &v1.ListFindingsResponse{}, nil
+	}
 	return &v1.ListFindingsResponse{Findings: []*v1.Finding{testFinding()}}, nil
 }
 func (s traceService) ScanTraces(_ context.Context, req *v1.ScanTracesRequest, stream *connect.ServerStream[v1.ScanTracesResponse]) error {
@@ -213,9 +256,13 @@ func (s traceService) ProposeEgress(_ context.Context, req *v1.ProposeEgressRequ
 	if req.Pool != "linux" {
 		return nil, notFound("pool", req.Pool)
 	}
-	return &v1.ProposeEgressResponse{Pool: "linux", Mode: "learn", Jobs: 40, Unused: []string{"registry.npmjs.org"}, Notes: []string{"The list is young."}, Entries: []*v1.EgressEntry{
+	if now.Sub(req.Since.AsTime()) < time.Hour {
+		return &v1.ProposeEgressResponse{Pool: "linux"}, nil
+	}
+	return &v1.ProposeEgressResponse{Pool: "linux", Mode: "learn", NoGithub: true, Jobs: 40, Unused: []string{"registry.npmjs.org"}, Notes: []string{"The list is young."}, Entries: []*v1.EgressEntry{
 		{Allow: "proxy.golang.org:443", Jobs: 38, FirstAt: ago(72 * time.Hour), LastAt: ago(time.Hour), Processes: []string{"go"}, Known: true},
 		{Allow: "*.cdn.example.com:443", Hosts: []string{"a.cdn.example.com", "b.cdn.example.com"}, Jobs: 12, LastAt: ago(2 * time.Hour), Processes: []string{"curl", "npm"}},
+		{Allow: "169.254.169.254:80", Jobs: 1, LastAt: ago(2 * time.Hour), Processes: []string{"curl"}, Warning: "the machine's metadata service"},
 	}}, nil
 }
 
@@ -360,6 +407,7 @@ func TestTraceVerify(t *testing.T) {
 	bundle := write("job.bundle", testBundle)
 	lines := bytes.SplitAfter(testBundle, []byte("\n"))
 	short := write("short.bundle", bytes.Join(lines[:3], nil))
+	torn, events := write("torn.bundle", bytes.Join(lines[:5], nil)[:len(bytes.Join(lines[:5], nil))-40]), write("events.jsonl", []byte(eventLine(testEvents()[0])+"\n"))
 	for _, args := range [][]string{{bundle, "--key", key}, {bundle, "--key", both}, {"101"}, {"101", "--key", key}} {
 		r := call{vars: map[string]string{"MUSTER_SERVER": p.url}}.run(t.Context(), append([]string{"trace", "verify"}, args...)...)
 		if r.code != 0 || !strings.HasPrefix(r.out, "verified: trace r-old of https://github.com/octo/app/actions/runs/7/job/101: 8 events in 8 segments") {
@@ -377,6 +425,9 @@ func TestTraceVerify(t *testing.T) {
 	}{
 		{[]string{bundle, "--key", otherKey}, 1, "the trace does not hold: the signature is not this key's"},
 		{[]string{short, "--key", key}, 1, "the trace does not hold: the trace was changed"},
+		{[]string{torn, "--key", key}, 1, "the trace does not hold: read the segments: the trace was changed: line 5 of the bundle is damaged, or the file breaks off there"},
+		{[]string{events, "--key", key}, 2, "events.jsonl: it is no bundle; muster trace get JOB --bundle makes one"},
+		{[]string{write("empty", nil), "--key", key}, 2, "it is no bundle"},
 		{[]string{bundle}, 2, "name it with --key (muster trace key prints it)"},
 		{[]string{bundle, "--key", bundle}, 2, "there is no public key in it"},
 		{[]string{filepath.Join(dir, "none.bundle"), "--key", key}, 2, "no such file"},
@@ -493,6 +544,70 @@ func TestTraceScan(t *testing.T) {
 	}
 }
 
+// What is printed for the configuration can be pasted back: it is what was needed, in the mode
+// and with the settings that the policy has; what is not to be allowed unseen is a comment.
+func TestAllowlistForTheConfiguration(t *testing.T) {
+	p := newPlane(t)
+	r := p.muster(t, "trace", "allowlist", "linux", "--yaml")
+	want := `egress:
+  mode: learn
+  no_github: true
+  allow:
+    - "*.cdn.example.com:443"
+    # - "169.254.169.254:80"  # the machine's metadata service
+    - "proxy.golang.org:443"
+    # - "registry.npmjs.org"  # nobody needed it
+`
+	if d := cmp.Diff(want, r.out); d != "" || r.code != 0 {
+		t.Errorf("status %d: %s%s", r.code, r.errOut, d)
+	}
+	r = p.muster(t, "trace", "allowlist", "linux", "--yaml", "--since", "10m")
+	if d := cmp.Diff("egress:\n  mode: learn\n  allow: []\n", r.out); d != "" {
+		t.Error(d)
+	}
+	for text, allow := range map[string]int{want: 2, r.out: 0} {
+		var back struct{ Egress muster.Egress }
+		if err := yaml.UnmarshalWithOptions([]byte(text), &back, yaml.Strict()); err != nil || back.Egress.Mode != "learn" || len(back.Egress.Allow) != allow {
+			t.Errorf("%+v %v", back, err)
+		}
+	}
+}
+
+// A selection that nothing is in says so, and not that nothing was found.
+func TestNothingIsSelected(t *testing.T) {
+	p := newPlane(t)
+	for args, want := range map[string]string{
+		"trace list --pool mac --since 2h":       "No trace is selected by --pool mac --since 2h; muster trace list shows every one.",
+		"trace list --pool mac":                  "No trace is selected by --pool mac;",
+		"trace query true --pool mac":            "No trace is selected by --pool mac;",
+		"trace findings --pool mac --severity x": "No findings with --pool mac --severity x.",
+	} {
+		if r := p.muster(t, strings.Fields(args)...); r.code != 0 || !strings.HasPrefix(r.out, want) {
+			t.Errorf("%s: status %d: %s%s", args, r.code, r.out, r.errOut)
+		}
+	}
+}
+
+// A long list of alike events of one process does not bury the others, and a finding that is
+// only news takes one line.
+func TestOverviewAndTimelineAreShort(t *testing.T) {
+	p := newPlane(t)
+	r := p.muster(t, "trace", "show", "103", "--view", "timeline")
+	if n := strings.Count(r.out, "read the memory of bash"); r.code != 0 || n != 5 || !strings.Contains(r.out, "… and 35 more: mem read by Runner.Listener[7]\n") || !strings.Contains(r.out, "loaded the module x") {
+		t.Errorf("status %d, %d lines: %s%s", r.code, n, r.out, r.errOut)
+	}
+	r = p.muster(t, "trace", "show", "103")
+	if !strings.Contains(r.out, "info  egress-would-refuse  curl would be refused  2 times  Build\n") || strings.Contains(r.out, "Add the host") {
+		t.Error(r.out)
+	}
+	if !strings.Contains(r.out, "would be refused  evil.example  dns") || !regexp.MustCompile(`(?m)^1 +Build .* \(3\)$`).MatchString(r.out) {
+		t.Error(r.out)
+	}
+	if r := p.muster(t, "trace", "show", "103", "--view", "network"); !regexp.MustCompile(`(?m)^evil.example +- +0 +\(3\) +curl +1,12 `).MatchString(r.out) {
+		t.Error(r.out)
+	}
+}
+
 func TestTraceMistakes(t *testing.T) {
 	p := newPlane(t)
 	for args, want := range map[string]struct {
@@ -505,6 +620,10 @@ func TestTraceMistakes(t *testing.T) {
 		"trace show 104":                                   {1, "there is no trace of job 104: not recorded, because"},
 		"trace show nothing":                               {1, `there is no trace "nothing"`},
 		"trace query x --since soon":                       {2, `--since "soon" is not a time`},
+		"trace show 101 --view nothing":                    {2, `view "nothing" is unknown`},
+		"trace findings 101 --job 102":                     {2, "two jobs are named, 101 and --job 102"},
+		"trace get 101 -o testdata/none/x":                 {2, "--output: write to testdata/none/x: no such file or directory"},
+		"trace get 101 -o testdata":                        {2, "--output: testdata is a directory"},
 		"trace query broken":                               {1, "trace r-x: the trace was changed"},
 		"trace get r-unknown":                              {1, `there is no trace "r-unknown"`},
 		"trace baseline accept 101":                        {2, "nothing is named that is to be accepted; name facts such as host:mirror.example.com, or use --new or --all"},
@@ -592,7 +711,7 @@ func TestFindingsSayHowToAccept(t *testing.T) {
 // What is wrong with an expression is told with the place.
 func TestTraceQueryMistake(t *testing.T) {
 	r := newPlane(t).muster(t, "trace", "query", "hostnam == 1")
-	if r.code != 1 || r.errOut != "muster: there is no field hostnam (line 1, column 1)\n  hostnam == 1\n  ^\ndid you mean hostname?\n" {
+	if r.code != 2 || r.errOut != "muster: there is no field hostnam (line 1, column 1)\n  hostnam == 1\n  ^\ndid you mean hostname?\n" {
 		t.Errorf("%d %q", r.code, r.errOut)
 	}
 }

@@ -38,6 +38,9 @@ func (a *app) traceVerify() *cobra.Command {
 		defer bundle.Close()
 		v, err := verifyBundle(cmd.Context(), bundle, keys)
 		failed := errors.Is(err, attest.ErrSignature) || errors.Is(err, attest.ErrOther) || errors.Is(err, trace.ErrBroken)
+		if errors.Is(err, attest.ErrNoBundle) {
+			return usagef("%s: %s; muster trace get JOB --bundle makes one", args[0], oneLine(err.Error()))
+		}
 		if err != nil && !failed {
 			return err
 		}

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/muster-ci/muster"
 	v1 "github.com/muster-ci/muster/gen/muster/v1"
 	"github.com/muster-ci/muster/internal/trace"
 	"github.com/muster-ci/muster/internal/trace/view"
@@ -259,8 +260,10 @@ func (p *viewPrinter) step(n int) string {
 
 func (p *viewPrinter) steps(ns []int) string {
 	var out []string
-	for _, n := range ns {
-		out = append(out, strconv.Itoa(n))
+	for _, n := range slices.Sorted(slices.Values(ns)) {
+		if n != 0 { // outside of steps
+			out = append(out, strconv.Itoa(n))
+		}
 	}
 	return strings.Join(out, ",")
 }
@@ -298,7 +301,7 @@ func (p *viewPrinter) overview() error {
 	}
 	if len(p.findings) > 0 {
 		p.heading("Findings")
-		if err := p.explainFindings(p.w, p.findings, false); err != nil {
+		if err := p.foundSorted(); err != nil {
 			return err
 		}
 	}
@@ -312,6 +315,27 @@ func (p *viewPrinter) overview() error {
 		return err
 	}
 	return p.tops()
+}
+
+// foundSorted explains what was found, and only lists what is no more than news.
+func (p *viewPrinter) foundSorted() error {
+	news := slices.DeleteFunc(slices.Clone(p.findings), func(f *v1.Finding) bool { return f.Severity != string(muster.SeverityInfo) })
+	rest := slices.DeleteFunc(slices.Clone(p.findings), func(f *v1.Finding) bool { return f.Severity == string(muster.SeverityInfo) })
+	if err := p.explainFindings(p.w, rest, false); err != nil || len(news) == 0 {
+		return err
+	}
+	if len(rest) > 0 {
+		fmt.Fprintln(p.w)
+	}
+	t := p.table()
+	for _, f := range news {
+		times := ""
+		if f.Count > 1 {
+			times = fmt.Sprintf("%d times", f.Count)
+		}
+		t.row(f.Severity, f.Rule, words(f.Title), times, f.Step)
+	}
+	return t.fitted(p.w, "")
 }
 
 func (p *viewPrinter) egress() cell {
@@ -334,7 +358,11 @@ func (p *viewPrinter) refusals() error {
 		if r.Verdict == trace.VerdictWouldDeny {
 			what = cell{"would be refused", yellow}
 		}
-		t.row(what, target(cmp.Or(r.Host, r.Address), r.Port), r.Protocol, fmt.Sprintf("%s[%d]", r.Program, r.PID), p.step(r.Step), r.Count, p.clock(timestamp(r.First)))
+		port := r.Port
+		if r.Protocol == "dns" {
+			port = 0 // the resolver's
+		}
+		t.row(what, target(cmp.Or(r.Host, r.Address), port), r.Protocol, fmt.Sprintf("%s[%d]", r.Program, r.PID), p.step(r.Step), r.Count, p.clock(timestamp(r.First)))
 	}
 	return t.print(p.w, "")
 }
@@ -360,9 +388,17 @@ func (p *viewPrinter) stepTable() error {
 		if s.Uses != "" && !strings.Contains(name, s.Uses) {
 			name += " (" + s.Uses + ")"
 		}
-		t.row(number, name, stepResult(s), micros(s.DurationUS), micros(s.CPUUS), s.Processes, s.Hosts, s.Files, cell{count(s.Sensitive), yellow}, cell{count(s.Refused), red})
+		t.row(number, name, stepResult(s), micros(s.DurationUS), micros(s.CPUUS), s.Processes, s.Hosts, s.Files, cell{count(s.Sensitive), yellow}, refusedOf(s.Refused, s.WouldDeny))
 	}
 	return t.print(p.w, "")
+}
+
+// refusedOf is how often something was refused, or would have been, in brackets.
+func refusedOf(denied, would int64) cell {
+	if denied == 0 && would > 0 {
+		return cell{fmt.Sprintf("(%d)", would), yellow}
+	}
+	return cell{count(denied), red}
 }
 
 func stepResult(s view.Step) cell {
@@ -407,6 +443,10 @@ func (p *viewPrinter) tops() error {
 	return nil
 }
 
+// fewAlike is how many events of one type of one process a step's timeline shows. A runner looks
+// at every process of the machine when its job ends.
+const fewAlike = 5
+
 func (p *viewPrinter) timeline() error {
 	for _, s := range p.views.Steps {
 		name := s.Name
@@ -419,8 +459,13 @@ func (p *viewPrinter) timeline() error {
 		line := fmt.Sprintf("%-12s  %s  %s  %s", p.clock(timestamp(s.Start)), p.paint(bold, printable(name)), micros(s.DurationUS), p.paint(result.style, result.text))
 		fmt.Fprintln(p.w, p.fit(strings.TrimRight(line, " ")))
 		fmt.Fprintln(p.w, p.fit(p.paint(dim, fmt.Sprintf("%14s%s, %s to %s, %s, %s written", "", plural(int(s.Processes), "process"), plural(int(s.Connections), "connection"), plural(int(s.Hosts), "host"), plural(int(s.Files), "file"), size(s.Bytes)))))
+		alike := map[string]int{}
 		for _, n := range p.views.Notable {
-			if n.Step != s.Number || !p.more() {
+			if n.Step != s.Number {
+				continue
+			}
+			kind := fmt.Sprintf("%s by %s[%d]", strings.ReplaceAll(string(n.Type), "_", " "), n.Program, n.PID)
+			if alike[kind]++; alike[kind] > fewAlike || !p.more() {
 				continue
 			}
 			after := ""
@@ -428,6 +473,11 @@ func (p *viewPrinter) timeline() error {
 				after = "+" + short(max(0, n.At.Sub(s.Start)))
 			}
 			fmt.Fprintln(p.w, p.fit(fmt.Sprintf("%12s  %s  %s", after, p.paint(yellow, strings.ReplaceAll(string(n.Type), "_", " ")), printable(n.Text))))
+		}
+		for _, kind := range slices.Sorted(maps.Keys(alike)) {
+			if n := alike[kind] - fewAlike; n > 0 {
+				fmt.Fprintln(p.w, p.fit(p.paint(dim, fmt.Sprintf("%14s… and %d more: %s", "", n, printable(kind)))))
+			}
 		}
 	}
 	if len(p.views.Steps) == 0 {
@@ -537,8 +587,15 @@ func didOf(proc view.Process) cell {
 func (p *viewPrinter) network() error {
 	n := p.views.Network
 	t := p.table("CATEGORY", "HOSTS", "CONNECTIONS", "REFUSED")
+	refused := p.refusedHosts()
 	for _, c := range n.Categories {
-		t.row(string(c.Category), c.Hosts, c.Connections, cell{count(c.Refused), red})
+		var denied, would int64
+		for _, h := range n.Hosts {
+			if h.Category == c.Category {
+				denied, would = denied+h.Refused+refused[h.Host].denied, would+h.WouldDeny+refused[h.Host].would
+			}
+		}
+		t.row(string(c.Category), c.Hosts, c.Connections, refusedOf(max(denied, c.Refused), would))
 	}
 	if err := t.print(p.w, ""); err != nil {
 		return err
@@ -554,11 +611,7 @@ func (p *viewPrinter) network() error {
 			if !p.more() {
 				continue
 			}
-			refused := cell{count(h.Refused), red}
-			if h.Refused == 0 && h.WouldDeny > 0 {
-				refused = cell{fmt.Sprintf("(%d)", h.WouldDeny), yellow}
-			}
-			t.row(h.Host, p.steps(h.Ports), h.Connections, refused, strings.Join(h.Programs, ", "), p.steps(h.Steps), h.Service, addresses(h))
+			t.row(h.Host, p.steps(h.Ports), h.Connections, refusedOf(h.Refused+refused[h.Host].denied, h.WouldDeny+refused[h.Host].would), strings.Join(h.Programs, ", "), p.steps(h.Steps), h.Service, addresses(h))
 		}
 		if err := t.fitted(p.w, ""); err != nil {
 			return err
@@ -570,6 +623,27 @@ func (p *viewPrinter) network() error {
 		return p.refusals()
 	}
 	return nil
+}
+
+type refusals struct{ denied, would int64 }
+
+// refusedHosts is how often a host's name was refused to be looked up, which is no connection
+// to it.
+func (p *viewPrinter) refusedHosts() map[string]refusals {
+	out := map[string]refusals{}
+	for _, r := range p.views.Overview.Refusals {
+		if r.Protocol != "dns" {
+			continue
+		}
+		n := out[r.Host]
+		if r.Verdict == trace.VerdictDenied {
+			n.denied += r.Count
+		} else {
+			n.would += r.Count
+		}
+		out[r.Host] = n
+	}
+	return out
 }
 
 func addresses(h view.Host) string {
@@ -750,7 +824,11 @@ func (a *app) printDiff(w io.Writer, resp *v1.DiffTracesResponse, d view.Diff) e
 	}
 	list("New hosts", yellow, len(d.NewHosts), func(i int) string {
 		h := d.NewHosts[i]
-		return fmt.Sprintf("+ %s  %s, %s by %s", h.Host, h.Category, plural(int(h.Connections), "connection"), strings.Join(h.Programs, ", "))
+		what := plural(int(h.Connections), "connection")
+		if h.Connections == 0 {
+			what = "asked for"
+		}
+		return fmt.Sprintf("+ %s  %s, %s by %s", h.Host, h.Category, what, strings.Join(h.Programs, ", "))
 	})
 	list("New programs", yellow, len(d.NewPrograms), func(i int) string {
 		p := d.NewPrograms[i]
@@ -766,7 +844,14 @@ func (a *app) printDiff(w io.Writer, resp *v1.DiffTracesResponse, d view.Diff) e
 	list("Secrets that were not touched any more", dim, len(d.GoneSensitive), func(i int) string { return "- " + d.GoneSensitive[i] })
 	t := a.table("STEP", "CHANGE", "TOOK", "BEFORE", "CPU", "BEFORE", "PROCESSES", "BEFORE", "WHY")
 	for _, s := range append(slices.Clone(d.Steps), d.Total) {
-		t.row(s.Name, s.Change, micros(s.DurationUS), micros(s.BeforeDurationUS), micros(s.CPUUS), micros(s.BeforeCPUUS), s.Processes, s.BeforeProcesses, strings.Join(s.Why, ", "))
+		now, before := []string{micros(s.DurationUS), micros(s.CPUUS), strconv.FormatInt(s.Processes, 10)}, []string{micros(s.BeforeDurationUS), micros(s.BeforeCPUUS), strconv.FormatInt(s.BeforeProcesses, 10)}
+		switch s.Change { // what is not there took no 0 s
+		case view.StepAdded:
+			clear(before)
+		case view.StepGone:
+			clear(now)
+		}
+		t.row(s.Name, s.Change, now[0], before[0], now[1], before[1], now[2], before[2], strings.Join(s.Why, ", "))
 	}
 	t.rows[len(t.rows)-1][0] = cell{"all", bold}
 	fmt.Fprintln(w)

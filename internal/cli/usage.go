@@ -26,7 +26,7 @@ func (a *app) usageFlags(c *cobra.Command, defaultSince string, withLimit bool) 
 	if withLimit {
 		c.Flags().Int32Var(&f.Limit, "limit", 100, "how many at most")
 	}
-	_ = c.RegisterFlagCompletionFunc("pool", a.completePools) // the flag is there
+	_ = c.RegisterFlagCompletionFunc("pool", values(a.completePools)) // the flag is there
 	return func() (_ *v1.UsageFilter, err error) {
 		if f.Since, err = a.since("since", *since); err != nil {
 			return nil, err

@@ -21,6 +21,8 @@ import (
 var (
 	// ErrSignature is an envelope that this key did not sign, or that was changed since.
 	ErrSignature = errors.New("the signature is not this key's, or what it signed was changed")
+	// ErrNoBundle is a file that is something else.
+	ErrNoBundle = errors.New("it is no bundle")
 	// ErrOther is a signed statement about something that is no trace.
 	ErrOther = errors.New("the statement is not about a trace")
 )
@@ -162,14 +164,23 @@ func ReadBundle(r io.Reader) (envelope []byte, segments iter.Seq2[trace.Segment,
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 64<<10), maxLine)
 	if !lines.Scan() {
-		return nil, nil, fmt.Errorf("read bundle: it is empty (%w)", errors.Join(lines.Err(), io.ErrUnexpectedEOF))
+		if err := lines.Err(); err != nil && !errors.Is(err, bufio.ErrTooLong) {
+			return nil, nil, fmt.Errorf("read bundle: %w", err)
+		}
+		return nil, nil, ErrNoBundle
 	}
 	envelope = bytes.Clone(lines.Bytes())
+	var parts map[string]json.RawMessage
+	if err := json.Unmarshal(envelope, &parts); err != nil || parts["payload"] == nil || parts["signatures"] == nil {
+		return nil, nil, ErrNoBundle
+	}
+	n := 1
 	return envelope, func(yield func(trace.Segment, error) bool) {
 		for lines.Scan() {
+			n++
 			var s trace.Segment
 			if err := json.Unmarshal(lines.Bytes(), &s); err != nil {
-				yield(trace.Segment{}, fmt.Errorf("read bundle: %w", err))
+				yield(trace.Segment{}, fmt.Errorf("%w: line %d of the bundle is damaged, or the file breaks off there: %w", trace.ErrBroken, n, err))
 				return
 			}
 			if !yield(s, nil) {

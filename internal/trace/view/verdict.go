@@ -52,7 +52,11 @@ func refusedText(c Counts) string {
 	if c.Refused == 0 {
 		return ""
 	}
-	return "the egress policy refused " + number(c.Refused, "connection")
+	what := "connections and lookups"
+	if c.Refused == 1 {
+		what = "connection or lookup"
+	}
+	return fmt.Sprintf("the egress policy refused %d %s", c.Refused, what)
 }
 
 // severities that change the verdict, the worst first.
