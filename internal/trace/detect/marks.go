@@ -5,6 +5,10 @@ import "hash/maphash"
 // maxMarks is how many paths of a kind are remembered.
 const maxMarks = 1 << 19
 
+// markCopied is the mark of programs that somebody copied, of all the one that more than
+// rules look at.
+const markCopied = "copied"
+
 // marks remembers paths by hash: eight bytes and an origin for each.
 type marks struct {
 	seed  maphash.Seed
@@ -39,7 +43,13 @@ func (m *marks) has(mark, path string) bool {
 	return ok
 }
 
-func (m *marks) origin(mark, path string) string { return m.paths[mark][maphash.String(m.seed, path)] }
+func (m *marks) origin(mark, path string) string {
+	of := m.paths[mark]
+	if len(of) == 0 {
+		return ""
+	}
+	return of[maphash.String(m.seed, path)]
+}
 
 // rename carries the marks of a file to its new name.
 func (m *marks) rename(from, to string) {

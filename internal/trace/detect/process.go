@@ -23,6 +23,7 @@ type node struct {
 	uid    uint32
 	step   int  // in which it began
 	forked bool // it never ran a program of its own
+	copied bool // its program was made by hand in a folder for temporary files, or in memory
 	born   uint64
 	ended  uint64 // when, in µs since boot; 0 while it lives or if it is not known
 	root   int    // step in which the first of its ancestors below the runner began
@@ -139,7 +140,7 @@ func (p *processes) exec(e *trace.Event, old *node) *node {
 func (p *processes) forked(e *trace.Event) *node {
 	n := &node{key: e.Process(), parent: p.parent(e), uid: e.UID, step: e.Step, forked: true, born: e.Seq}
 	if up := n.parent; up != nil {
-		n.exe, n.args, n.line, n.names, n.dir, n.own = up.exe, up.args, up.line, up.names, up.dir, up.own
+		n.exe, n.args, n.line, n.names, n.dir, n.own, n.copied = up.exe, up.args, up.line, up.names, up.dir, up.own, up.copied
 	} else {
 		n.exe, n.line, n.names = e.Command, e.Command, []string{e.Command}
 	}
@@ -278,14 +279,46 @@ func names(exe string, args []string) []string {
 	program := path.Base(exe)
 	all := []string{program}
 	if len(args) > 0 {
-		if arg0 := strings.TrimPrefix(path.Base(args[0]), "-"); arg0 != program && arg0 != "" && arg0 != "." && arg0 != "/" {
+		if arg0 := strings.TrimPrefix(path.Base(args[0]), "-"); arg0 != program && arg0 != "" && arg0 != "." && arg0 != "/" && believed(program, arg0) {
 			all = append(all, arg0)
 		}
+	}
+	if len(args) > 1 && (program == "busybox" || program == "toybox") && path.Base(args[0]) == program {
+		all = append(all, args[1])
 	}
 	if script := script(program, args); script != "" {
 		all = append(all, script)
 	}
 	return all
+}
+
+// oneName are programs that do the same whatever they are called, and what they are called
+// by honest callers. What else somebody calls them is a disguise and no name.
+var oneName = func() map[string]string {
+	m := map[string]string{
+		"bash": "sh", "dash": "sh", "zsh": "sh", "ksh": "sh", "python": "python", "perl": "perl", "ruby": "ruby", "node": "node",
+		"gawk": "awk", "mawk": "awk", "nc": "nc",
+	}
+	for _, tool := range strings.Fields("cat tac head tail nl od xxd hexdump strings base32 base64 grep sed cut sort tr tee dd cp mv install tar gzip bzip2 xz zstd openssl jq find xargs curl wget ncat socat env printenv") {
+		m[tool] = tool
+	}
+	return m
+}()
+
+// believed reports whether the name that a caller gave to a program says what it is.
+func believed(program, arg0 string) bool {
+	honest, one := oneName[strings.TrimRight(program, "0123456789.")]
+	return !one || strings.HasPrefix(arg0, honest)
+}
+
+// loose reports whether a program lies where anybody puts files, or is no file.
+func loose(exe string) bool {
+	for _, place := range []string{"/tmp/", "/var/tmp/", "/dev/shm/", "/memfd:"} {
+		if strings.HasPrefix(exe, place) {
+			return true
+		}
+	}
+	return false
 }
 
 // interpreter says how a program's arguments are read: inline are the flags after which
@@ -316,7 +349,7 @@ func has(words, word string) bool {
 // installed reports whether a script lies where tools are installed, so that its name says
 // what it is. A package may call a file of its own npm-cli.js.
 func installed(script string) bool {
-	if !strings.HasPrefix(script, "/") || strings.HasPrefix(script, "/tmp/") || strings.HasPrefix(script, "/var/tmp/") || strings.HasPrefix(script, "/dev/shm/") {
+	if !strings.HasPrefix(script, "/") || loose(script) {
 		return false
 	}
 	if _, module, ok := strings.Cut(script, "/node_modules/"); ok {
@@ -344,6 +377,24 @@ func (in interpreter) script(args []string) string {
 		}
 	}
 	return ""
+}
+
+// script is the file that a process runs: the script of an interpreter, or its program.
+func (n *node) script() string { return ranFile(n.exe, n.dir, n.args) }
+
+func ranFile(exe, dir string, args []string) string {
+	in, ok := interpreters[strings.TrimRight(path.Base(exe), "0123456789.")]
+	if !ok {
+		return exe
+	}
+	script := in.script(args)
+	switch {
+	case script == "":
+		return exe
+	case path.IsAbs(script):
+		return path.Clean(script)
+	}
+	return path.Join("/", dir, script)
 }
 
 // script is what the script of an interpreter is called, "" if it has no name that says

@@ -230,6 +230,7 @@ func (f *file) add(one file, name string) error {
 		s.Commands = append(slices.Clone(s.Commands), more.Commands...)
 		s.Paths = append(slices.Clone(s.Paths), more.Paths...)
 		s.Hosts = append(slices.Clone(s.Hosts), more.Hosts...)
+		s.Installed = s.Installed || more.Installed
 		f.Sets[name] = s
 	}
 	return nil

@@ -87,6 +87,9 @@ func newRun(r *Rules, j trace.Job, base *Baseline) *run {
 func (x *run) add(e *trace.Event) {
 	x.note(e)
 	x.scene.e, x.scene.node = e, x.procs.see(e)
+	if e.Type == trace.ProcessExec && x.scene.node != nil && loose(e.Path) {
+		x.scene.node.copied = strings.HasPrefix(e.Path, "/memfd:") || x.marked.has(markCopied, e.Path)
+	}
 	x.connected(e)
 	x.apply()
 	x.learn()

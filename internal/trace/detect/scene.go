@@ -95,9 +95,12 @@ var variables = map[string]variable{
 	"parent_program": {"name of the parent's program", func(s *scene) any { return s.of(func(n *node) string { return n.parent.program() }) }},
 	"parent_line":    {"command line of the parent", func(s *scene) any { return s.of(parentLine) }},
 	"runs":           {"the file that an exec runs: the script of an interpreter, or the program", func(s *scene) any { return runs(s.e) }},
+	"runs_from":      {"the host that the file of runs was downloaded from", func(s *scene) any { return s.run.marked.origin("downloaded", runs(s.e)) }},
+	"script":         {"the file that the process runs: the script of an interpreter, or its program", func(s *scene) any { return s.of((*node).script) }},
 	"forked":         {"the process never ran a program of its own", func(s *scene) any { return s.node != nil && s.node.forked }},
 	"born_step":      {"number of the step in which the process, or what it came from, began", func(s *scene) any { return s.bornStep() }},
 	"last_host":      {"last host outside that the process connected to", func(s *scene) any { return s.of(func(n *node) string { return n.host }) }},
+	"copied":         {"the process's program was copied by hand into a folder for temporary files, or is in memory only", func(s *scene) any { return s.node != nil && s.node.copied }},
 	"began_uid":      {"user id with which the process's program began", func(s *scene) any { return s.began() }},
 	"before_uid":     {"user id of the program before it, or of the parent's; the process's own below the runner", func(s *scene) any { return s.before() }},
 	"target_program": {"program of the process aimed at", func(s *scene) any { return s.run.target(s.e).program() }},
@@ -217,18 +220,7 @@ func runs(e *trace.Event) string {
 	if e.Type != trace.ProcessExec {
 		return ""
 	}
-	in, ok := interpreters[strings.TrimRight(path.Base(e.Path), "0123456789.")]
-	if !ok {
-		return e.Path
-	}
-	script := in.script(e.Args)
-	switch {
-	case script == "":
-		return e.Path
-	case path.IsAbs(script):
-		return path.Clean(script)
-	}
-	return path.Join("/", e.Dir, script)
+	return ranFile(e.Path, e.Dir, e.Args)
 }
 
 func reads(e *trace.Event) bool { return e.Type == trace.FileOpen && e.Opened("read") }
@@ -297,14 +289,14 @@ func ownSubject(s *scene) string {
 	switch e.Type {
 	case trace.NetConnect, trace.DNSQuery, trace.TLSHello:
 		return host(e)
-	case trace.FileRename:
+	case trace.FileRename, trace.FileLink:
 		return e.NewPath
 	case trace.MemRead, trace.Tamper:
 		if p := s.run.target(e).program(); p != "" {
 			return p
 		}
 		return e.TargetCommand
-	case ProcessLeft, trace.SetUID, trace.RawSocket, trace.IOUring, trace.CgroupMove:
+	case ProcessLeft, trace.SetUID, trace.RawSocket, trace.IOUring, trace.CgroupMove, trace.NetListen:
 		return s.program()
 	case trace.BPFLoad:
 		return s.program() + " " + e.Name

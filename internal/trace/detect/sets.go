@@ -18,22 +18,26 @@ type Set struct {
 	Commands []string `yaml:"commands,omitempty"`
 	// Paths are globs: * is within one part, ** any number of parts. "~/" is below any folder.
 	Paths []string `yaml:"paths,omitempty"`
+	// Installed leaves out programs that the job copied into folders for temporary files, and
+	// those without a file: nobody becomes one of a set that excuses by the name of a copy.
+	Installed bool `yaml:"installed,omitempty"`
 	// Hosts are names, "*.example.com" for any name below, addresses and networks.
 	Hosts []string `yaml:"hosts,omitempty"`
 }
 
 // matcher answers whether text is in a set.
 type matcher struct {
-	names    map[string]bool
-	globs    []string // of names
-	commands *regexp.Regexp
-	paths    pathMatcher
-	below    map[string]bool // hosts whose names below match
-	nets     []netip.Prefix
+	installed bool
+	names     map[string]bool
+	globs     []string // of names
+	commands  *regexp.Regexp
+	paths     pathMatcher
+	below     map[string]bool // hosts whose names below match
+	nets      []netip.Prefix
 }
 
 func (s Set) compile() (*matcher, error) {
-	m := &matcher{names: map[string]bool{}, below: map[string]bool{}}
+	m := &matcher{installed: s.Installed, names: map[string]bool{}, below: map[string]bool{}}
 	for _, p := range s.Programs {
 		if strings.ContainsAny(p, "*?[") {
 			if _, err := path.Match(p, ""); err != nil {
@@ -126,6 +130,9 @@ func (m *matcher) is(n *node) bool {
 }
 
 func (m *matcher) find(n *node) bool {
+	if m.installed && n.copied {
+		return false
+	}
 	for _, name := range n.names {
 		if m.names[name] || m.globbed(name) {
 			return true

@@ -186,7 +186,25 @@ rules:
 ## What these rules cannot see
 
 They see what the [recorder](traces.md) does. A job that is root can blind it; that it tried is a finding. Names inside
-TLS and HTTP are not seen beyond the server's name. Findings come from rules with exceptions, all of which are below: who
-knows them can try to look like one of them, which the baseline of the job is there for. Hashes of files are not
-recorded.
+TLS and HTTP are not seen beyond the server's name. Hashes of files are not recorded. Findings come from rules with exceptions, all of
+which are below: who knows them can try to look like one of them, which the baseline of the job is there for. A name that
+a caller gives to ` + "`cat`" + ` or ` + "`python3`" + `, and the name of a copy that the job made in /tmp, excuse nobody.
+
+These ways around were tried with the recorder, and no rule but the baseline's sees them:
+
+* **Files under another name.** A hard link to a file with credentials, a folder that is moved first, a bind mount over it. A service or a
+  hook that is a symbolic link to a file elsewhere.
+* **A program that belongs there and reads anything.** ` + "`git hash-object ~/.aws/credentials`" + `; a script in a file of the repository that opens what
+  SDKs open too, and a compiled program that does, until it connects somewhere or opens four of them. A hand-made copy of ` + "`cp`" + ` in
+  the workspace that overwrites an object; a compiler that is told to; git that checks out into a cache.
+* **Scripts that are read and not run.** ` + "`. file`" + `, ` + "`bash < file`" + ` and ` + "`eval \"$(curl …)\"`" + ` of what came from the net: the shell that does it
+  began long before. ` + "`curl … | bash`" + ` is seen.
+* **Downloads that are worked on.** A program that is fetched into the workspace and run there, as builds do; one that is copied after it was
+  fetched, or comes through a pipe; one that a script in a file, or a copy of curl, fetches.
+* **Shells that look like none.** A script in a file that connects and runs single commands; a shell that was there before the connection; an
+  ` + "`sh -i`" + ` on a pipe beside ` + "`openssl s_client`" + `.
+* **Sockets by another name.** A symbolic link to the container engine's socket; a script in a file that speaks to it, as tests with containers do.
+* **Numbers of processes in a container.** ` + "`process_vm_readv`" + ` and ` + "`ptrace`" + ` name their target by the number that it has in the container: that
+  another process was read is found, and not always that it was the runner's.
+* **Noise.** A job that makes more events than are kept hides the rest; the trace says that and how many are missing, and no rule does.
 `

@@ -392,7 +392,7 @@ func caught(t *testing.T, p play, of []muster.Detection) {
 		}
 	}
 	for _, d := range of {
-		t.Logf("%s %s: %s", d.Severity, d.Rule, d.Title)
+		t.Logf("%s %s in %q: %s", d.Severity, d.Rule, d.Step, d.Title)
 	}
 }
 

@@ -1,4 +1,4 @@
-# what: tools read their own credentials: npm with a token publishes and installs, pip and curl with .netrc, git with a helper that stores, kubectl with a configuration
+# what: tools read their own credentials: npm with a token publishes and installs, pip, curl and a script that asks a service with .netrc, git with a helper that stores, kubectl with a configuration
 # needs: npm python3 curl git kubectl
 ## step: Publish
 mkdir -p $RUNNER_TEMP/lib && cd $RUNNER_TEMP/lib && echo '{"name":"@corp/lib","version":"1.0.0"}' > package.json
@@ -6,6 +6,7 @@ printf '//packages.example/:_authToken=${NPM_TOKEN}\n@corp:registry=http://packa
 export NPM_TOKEN=none npm_config_fetch_retries=0 && npm publish
 ## step: Install
 printf 'machine packages.example\nlogin app\npassword none\n' > $HOME/.netrc && chmod 600 $HOME/.netrc
+printf 'import sys\nfrom pip._vendor import requests\nrequests.get("http://packages.example/status").raise_for_status()\n' > status.py && python3 status.py
 curl -sf --netrc http://packages.example/file > /dev/null
 python3 -m pip download -q --retries 0 --no-deps --index-url http://packages.example/simple/ --trusted-host packages.example nothing || true
 ## step: Push

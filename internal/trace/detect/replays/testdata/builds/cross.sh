@@ -1,7 +1,12 @@
 # what: sources are generated and compiled with clang and gcc for other machines, objects are moved, stripped and archived
 # needs: clang gcc make python3 ar
 ## step: Generate
-python3 -c 'open("table.c", "w").write("int table[] = {%s};\n" % ", ".join(map(str, range(64))))'
+cat > gen.py <<'Y'
+open("table.c", "w").write("int table[] = {%s};\n" % ", ".join(map(str, range(64))))
+Y
+python3 gen.py
+git add gen.py table.c && git commit -qm table && git checkout -q --detach && git rm -q gen.py table.c && git checkout -q -f main
+printf 'table.c: gen.py\n\tpython3 gen.py\ntable.o: table.c\n\tgcc -c -o $@ $<\n' > gen.mk && make -B -f gen.mk table.o && make -B -f gen.mk table.c && git diff --exit-code
 sed 's/answer/reply/' util.c > reply.c && cmp -s util.c reply.c || cp reply.c generated.c
 printf '%%.s: %%.c\n\tgcc -S -o $@ $<\n' > rules.mk
 ## step: Build

@@ -15,3 +15,4 @@ cd $GITHUB_WORKSPACE && ssh deploy true && scp -q Makefile deploy:/opt/app.mk &&
 git clone -q deploy:/home/origin.git $RUNNER_TEMP/over-ssh && git push -q deploy:/home/origin.git HEAD:refs/heads/deployed
 ssh-agent -k > /dev/null
 kill $(cat $RUNNER_TEMP/sshd/pid)
+while [ -e $RUNNER_TEMP/sshd/pid ]; do sleep 0.05; done

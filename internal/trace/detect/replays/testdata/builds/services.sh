@@ -9,4 +9,6 @@ kill $server
 ## step: Downloads
 curl -sfL -o $RUNNER_TEMP/install.sh http://get.docker.com/x.sh && bash $RUNNER_TEMP/install.sh
 curl -sf http://api.github.com/repos/octo/app > /dev/null && curl -sf http://pypi.org/simple/ > /dev/null
+timeout 5 bash -c '</dev/tcp/app.example.com/80'
+curl -fsSL http://packages.example/key.gpg | tee $RUNNER_TEMP/key.gpg > /dev/null
 curl -sf http://status.stand-in-service.com/ -d '{"state":"ok"}'
