@@ -258,12 +258,30 @@ type Traces interface {
 	// nor that of what is there.
 	AcceptBaseline(ctx context.Context, workspace, name string, a Acceptance, by detect.Act) (Baseline, []detect.Fact, error)
 	ForgetBaseline(ctx context.Context, workspace, name string, version int64, by detect.Act) (Baseline, error)
+	// CheckTraces checks stored traces, one if id is not zero. It yields every problem, and in
+	// between, with none, how far it is.
+	CheckTraces(ctx context.Context, workspace string, id muster.TraceID, f TraceFilter, yield func(*TraceProblem, TraceTally) bool) (TraceTally, error)
 	// RawTrace writes the JSON Lines of a trace, or, packed, zstd frames of them; TraceBundle
 	// its attestation and its segments for an offline check. ready is called before the first byte.
 	RawTrace(ctx context.Context, workspace string, id muster.TraceID, packed bool, w io.Writer, ready func(muster.Trace)) error
 	TraceBundle(ctx context.Context, workspace string, id muster.TraceID, w io.Writer, ready func(muster.Trace)) error
 	// TraceKeys are the public keys of attestations in PEM, the one that signs first.
 	TraceKeys() ([]byte, error)
+}
+
+// TraceProblem is what is wrong with a stored trace; of an orphan there is only the id.
+type TraceProblem struct {
+	Trace muster.Trace
+	Kind  string
+	Text  string
+}
+
+// TraceTally is what a check of stored traces has looked at so far, of Total.
+type TraceTally struct {
+	Total, Traces, Whole, Mended, Unsigned int
+	Problems, Skipped                      map[string]int
+	Bytes                                  int64
+	Took                                   time.Duration
 }
 
 // TraceFilter selects traces. Zero fields select everything.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -457,6 +458,59 @@ func (s traces) VerifyTrace(ctx context.Context, req *v1.VerifyTraceRequest) (*v
 	return &v1.VerifyTraceResponse{Trace: traceOf(c.Trace), Ok: c.Problem == "", Problem: c.Problem, KeyId: c.KeyID, Segments: int32(c.Segments), Events: c.Events}, err
 }
 
+// tellEvery is how often a check says how far it is.
+const tellEvery = time.Second
+
+func (s traces) CheckTraces(ctx context.Context, req *v1.CheckTracesRequest, stream *connect.ServerStream[v1.CheckTracesResponse]) error {
+	port, err := s.kept()
+	if err != nil {
+		return err
+	}
+	id, f, err := s.selection(ctx, req.Selection)
+	if err != nil {
+		return err
+	}
+	ctx, stop := s.untilStopping(ctx)
+	defer stop()
+	var failed error
+	var told time.Duration
+	tally, err := port.CheckTraces(ctx, workspaceOf(ctx), id, f, func(p *TraceProblem, t TraceTally) bool {
+		if p == nil && t.Took-told < tellEvery {
+			return true
+		}
+		told = t.Took
+		resp := &v1.CheckTracesResponse{Stats: tallyOf(t)}
+		if p != nil {
+			resp.Problems = []*v1.TraceProblem{{Trace: traceOf(p.Trace), Kind: p.Kind, Text: p.Text}}
+		}
+		failed = stream.Send(resp)
+		return failed == nil
+	})
+	if err = cmp.Or(failed, whyEnded(ctx, err)); err != nil {
+		return err
+	}
+	return stream.Send(&v1.CheckTracesResponse{Stats: tallyOf(tally), Done: true})
+}
+
+func tallyOf(t TraceTally) *v1.TraceCheckStats {
+	return &v1.TraceCheckStats{
+		Traces: int32(t.Traces), Total: int32(t.Total), Whole: int32(t.Whole), Mended: int32(t.Mended), Unsigned: int32(t.Unsigned),
+		Problems: counted(t.Problems), Skipped: counted(t.Skipped), Bytes: t.Bytes, Took: span(t.Took),
+	}
+}
+
+// counted is a table of counts, nil if it is empty.
+func counted(m map[string]int) map[string]int32 {
+	var out map[string]int32
+	for k, n := range m {
+		if out == nil {
+			out = map[string]int32{}
+		}
+		out[k] = int32(n)
+	}
+	return out
+}
+
 // traceOf converts what the books know.
 func traceOf(t muster.Trace) *v1.Trace {
 	out := &v1.Trace{
@@ -498,17 +552,10 @@ func eventOf(h TraceHit) (*v1.TraceEvent, error) {
 }
 
 func traceStatsOf(s TraceStats) *v1.TraceStats {
-	out := &v1.TraceStats{
+	return &v1.TraceStats{
 		Traces: int32(s.Traces), Unindexed: int32(s.Unindexed), Failed: int32(s.Failed), Errors: s.Errors, Events: s.Events, Matched: s.Matched,
-		Affected: int32(s.Affected), Limited: s.Limited, Took: span(s.Took),
+		Affected: int32(s.Affected), Limited: s.Limited, Took: span(s.Took), Skipped: counted(s.Skipped),
 	}
-	for why, n := range s.Skipped {
-		if out.Skipped == nil {
-			out.Skipped = map[string]int32{}
-		}
-		out.Skipped[why] = int32(n)
-	}
-	return out
 }
 
 // tracesOf are the traces that a filter selects; none where none are kept.

@@ -33,7 +33,7 @@ const traceArg = `JOB is a job's id (or ID/ATTEMPT), the address of its page or 
 
 func (a *app) traceCommand() *cobra.Command {
 	return group("trace", "Traces: what jobs really did, as their machines recorded it",
-		a.traceList(), a.traceShow(), a.traceGet(), a.traceQuery(), a.traceTail(), a.traceDiff(), a.traceFindings(), a.traceBaseline(), a.traceScan(), a.traceAllowlist(), a.traceVerify(), a.traceKey())
+		a.traceList(), a.traceShow(), a.traceGet(), a.traceQuery(), a.traceTail(), a.traceDiff(), a.traceFindings(), a.traceBaseline(), a.traceScan(), a.traceAllowlist(), a.traceVerify(), a.traceCheck(), a.traceKey())
 }
 
 var jobNumber = regexp.MustCompile(`\A[0-9]+(/[0-9]+)?\z`)
@@ -308,9 +308,14 @@ func (a *app) traceGet() *cobra.Command {
 			return err
 		}
 		if *file == "" {
-			return a.fetch(cmd.Context(), api, t, *bundle, a.Stdout)
+			err = a.fetch(cmd.Context(), api, t, *bundle, a.Stdout)
+		} else {
+			err = replaceFile(*file, func(w io.Writer) error { return a.fetch(cmd.Context(), api, t, *bundle, w) })
 		}
-		return replaceFile(*file, func(w io.Writer) error { return a.fetch(cmd.Context(), api, t, *bundle, w) })
+		if err != nil {
+			err = cmp.Or(a.damaged(cmd.Context(), api, t), err)
+		}
+		return err
 	})
 }
 

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"encoding/pem"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	v1 "github.com/muster-ci/muster/gen/muster/v1"
 	"github.com/muster-ci/muster/internal/trace"
 	"github.com/muster-ci/muster/internal/trace/attest"
 )
@@ -31,12 +33,15 @@ func (a *app) traceVerify() *cobra.Command {
 	asJSON := c.Flags().Bool("json", false, "print an object with ok, problem, and what the statement says")
 	a.remoteFlags(c)
 	return a.local(c, func(cmd *cobra.Command, args []string) error {
-		bundle, keys, err := a.toVerify(cmd.Context(), args[0], *keyFile)
+		bundle, keys, damaged, err := a.toVerify(cmd.Context(), args[0], *keyFile)
 		if err != nil {
 			return err
 		}
 		defer bundle.Close()
 		v, err := verifyBundle(cmd.Context(), bundle, keys)
+		if err != nil {
+			err = cmp.Or(damaged(), err) // a download that is cut says no more than that
+		}
 		failed := errors.Is(err, attest.ErrSignature) || errors.Is(err, attest.ErrOther) || errors.Is(err, trace.ErrBroken)
 		if errors.Is(err, attest.ErrNoBundle) {
 			return usagef("%s: %s; muster trace get JOB --bundle makes one", args[0], oneLine(err.Error()))
@@ -60,52 +65,61 @@ func (a *app) traceVerify() *cobra.Command {
 }
 
 // toVerify opens a bundle, of a file or of a control plane, and the keys to check it with.
-// The caller closes the bundle.
-func (a *app) toVerify(ctx context.Context, arg, keyFile string) (io.ReadCloser, []ed25519.PublicKey, error) {
-	var keys []ed25519.PublicKey
+// damaged asks whether what was downloaded is known to be damaged. The caller closes the bundle.
+func (a *app) toVerify(ctx context.Context, arg, keyFile string) (bundle io.ReadCloser, keys []ed25519.PublicKey, damaged func() error, err error) {
 	if keyFile != "" {
 		text, err := os.ReadFile(keyFile)
 		if err != nil {
-			return nil, nil, usagef("--key: %s", err)
+			return nil, nil, nil, usagef("--key: %s", err)
 		}
 		if keys, err = publicKeys(text); err != nil {
-			return nil, nil, usagef("--key: %s: %s", keyFile, err)
+			return nil, nil, nil, usagef("--key: %s: %s", keyFile, err)
 		}
 	}
 	f, err := os.Open(arg)
 	if err == nil {
 		if keys == nil {
-			return nil, nil, errors.Join(usagef("a file is checked with the public key that it was signed with; name it with --key (muster trace key prints it)"), f.Close())
+			return nil, nil, nil, errors.Join(usagef("a file is checked with the public key that it was signed with; name it with --key (muster trace key prints it)"), f.Close())
 		}
-		return f, keys, nil
+		return f, keys, func() error { return nil }, nil
 	}
 	if strings.ContainsAny(arg, "./\\") && !strings.Contains(arg, "://") && !jobNumber.MatchString(arg) {
 		if info, statErr := os.Stat(arg); statErr != nil || info.IsDir() {
-			return nil, nil, usagef("%s", err)
+			return nil, nil, nil, usagef("%s", err)
 		}
 	}
 	api, err := a.dial()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	t, err := a.oneTrace(ctx, api, arg)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if keys == nil {
 		var text bytes.Buffer
 		if err := api.copy(ctx, "/v1/traces/keys", &text); err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		if keys, err = publicKeys(text.Bytes()); err != nil {
-			return nil, nil, fmt.Errorf("the keys of the control plane: %w", err)
+			return nil, nil, nil, fmt.Errorf("the keys of the control plane: %w", err)
 		}
 	}
 	resp, err := api.download(ctx, tracePath(t, "bundle"), "")
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return resp.Body, keys, nil
+	return resp.Body, keys, func() error { return a.damaged(ctx, api, t) }, nil
+}
+
+// damaged is an error if a trace is not as it was stored any more, which may have been found
+// by reading it just now.
+func (a *app) damaged(ctx context.Context, api *client, t *v1.Trace) error {
+	resp, err := api.traces.GetTrace(ctx, &v1.GetTraceRequest{Trace: &v1.TraceRef{Trace: t.Id}})
+	if err != nil || resp.Trace.GetState() == t.State {
+		return nil
+	}
+	return fmt.Errorf("%w: trace %s is %s now, because %s", trace.ErrBroken, t.Id, resp.Trace.GetState(), resp.Trace.GetReason())
 }
 
 // publicKeys reads one key after the other.

@@ -46,6 +46,10 @@ func (b *books) Traces(ctx context.Context, workspace string, f inspect.TraceFil
 	return b.Store.Traces(ctx, workspace, store.TraceFilter(f))
 }
 
+func (b *books) TracesAfter(ctx context.Context, workspace string, f inspect.TraceFilter, after muster.TraceID) ([]muster.Trace, error) {
+	return b.Store.TracesAfter(ctx, workspace, store.TraceFilter(f), after)
+}
+
 func (b *books) Detections(ctx context.Context, workspace string, f inspect.DetectionFilter) ([]muster.Detection, error) {
 	return b.Store.Detections(ctx, workspace, store.DetectionFilter(f))
 }

@@ -49,6 +49,8 @@ type Books interface {
 	Trace(ctx context.Context, workspace string, id muster.TraceID) (muster.Trace, error)
 	// Traces are newest first.
 	Traces(ctx context.Context, workspace string, f TraceFilter) ([]muster.Trace, error)
+	// TracesAfter are those after one, in the order of their ids.
+	TracesAfter(ctx context.Context, workspace string, f TraceFilter, after muster.TraceID) ([]muster.Trace, error)
 	// UpdateTrace changes a trace in a transaction; change may run more than once.
 	UpdateTrace(ctx context.Context, workspace string, id muster.TraceID, now time.Time, change func(*muster.Trace) error) (muster.Trace, error)
 	// PutDetections keeps the findings of a trace in the place of those that there were.

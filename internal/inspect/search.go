@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"runtime"
 	"sync"
 	"time"
@@ -158,7 +159,11 @@ func (i *Inspector) search(ctx context.Context, ws string, where Where, look fun
 	if err != nil {
 		return stats, err
 	}
-	for f := range inOrder(ctx, cmp.Or(i.Workers, runtime.GOMAXPROCS(0)), traces, look) {
+	all := inOrder(ctx, cmp.Or(i.Workers, runtime.GOMAXPROCS(0)), traces, func(ctx context.Context, t muster.Trace) found {
+		hits, seen, err := look(ctx, t)
+		return found{t, hits, seen, err}
+	})
+	for f := range all {
 		if err := ctx.Err(); err != nil {
 			return stats, err
 		}
@@ -219,21 +224,18 @@ func (i *Inspector) selected(ctx context.Context, ws string, where Where, stats 
 // inOrder looks at traces in up to workers goroutines and yields what they found in the
 // order of the traces, holding at most as many results as there are workers. No goroutine
 // is left once it returns.
-func inOrder(ctx context.Context, workers int, traces []muster.Trace, look func(context.Context, muster.Trace) ([]Hit, looked, error)) func(yield func(found) bool) {
-	return func(yield func(found) bool) {
+func inOrder[T any](ctx context.Context, workers int, traces []muster.Trace, look func(context.Context, muster.Trace) T) iter.Seq[T] {
+	return func(yield func(T) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		var wg sync.WaitGroup
 		defer wg.Wait()
 		defer cancel()
-		var running []chan found
+		var running []chan T
 		for next := 0; ; {
 			for ; next < len(traces) && len(running) < workers; next++ {
-				t, c := traces[next], make(chan found, 1)
+				t, c := traces[next], make(chan T, 1)
 				running = append(running, c)
-				wg.Go(func() {
-					hits, seen, err := look(ctx, t)
-					c <- found{t, hits, seen, err}
-				})
+				wg.Go(func() { c <- look(ctx, t) })
 			}
 			if len(running) == 0 {
 				return

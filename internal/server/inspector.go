@@ -98,6 +98,10 @@ func (b traceBooks) Traces(ctx context.Context, workspace string, f inspect.Trac
 	return b.Store.Traces(ctx, workspace, store.TraceFilter(f))
 }
 
+func (b traceBooks) TracesAfter(ctx context.Context, workspace string, f inspect.TraceFilter, after muster.TraceID) ([]muster.Trace, error) {
+	return b.Store.TracesAfter(ctx, workspace, store.TraceFilter(f), after)
+}
+
 func (b traceBooks) Detections(ctx context.Context, workspace string, f inspect.DetectionFilter) ([]muster.Detection, error) {
 	return b.Store.Detections(ctx, workspace, store.DetectionFilter(f))
 }
@@ -125,7 +129,10 @@ func (a analyst) Analyse(ctx context.Context, workspace string, id muster.TraceI
 }
 
 // apiTraces is the inspector for the API.
-type apiTraces struct{ *inspect.Inspector }
+type apiTraces struct {
+	*inspect.Inspector
+	counts func(ctx context.Context, workspace string) (map[muster.TraceState]int, error)
+}
 
 func apiTraceFilter(f api.TraceFilter) inspect.TraceFilter {
 	return inspect.TraceFilter{Job: f.Job, Runner: f.Runner, RunID: f.RunID, Pool: f.Pool, Repository: f.Repository, Key: f.Key, States: f.States, Since: f.Since, Until: f.Until, Limit: f.Limit}
@@ -219,6 +226,34 @@ func (t apiTraces) ForgetBaseline(ctx context.Context, workspace, name string, v
 func (t apiTraces) VerifyTrace(ctx context.Context, workspace string, id muster.TraceID) (api.TraceCheck, error) {
 	c, err := t.Verify(ctx, workspace, id)
 	return api.TraceCheck{Trace: c.Trace, Problem: c.Problem, KeyID: c.Verdict.KeyID, Segments: c.Verdict.Seal.Segments, Events: c.Verdict.Seal.Events}, err
+}
+
+// CheckTraces knows how many there are if all are checked.
+func (t apiTraces) CheckTraces(ctx context.Context, ws string, id muster.TraceID, f api.TraceFilter, yield func(*api.TraceProblem, api.TraceTally) bool) (api.TraceTally, error) {
+	total := 0
+	if id == (muster.TraceID{}) && f.Pool == "" && f.Repository == "" && f.Key == "" && f.Since.IsZero() && f.Until.IsZero() {
+		counts, err := t.counts(ctx, ws)
+		if err != nil {
+			return api.TraceTally{}, err
+		}
+		for _, n := range counts {
+			total += n
+		}
+	}
+	tally := func(c inspect.Tally) api.TraceTally {
+		out := api.TraceTally{Total: total, Traces: c.Traces, Whole: c.Whole, Mended: c.Mended, Unsigned: c.Unsigned, Problems: map[string]int{}, Skipped: c.Skipped, Bytes: c.Bytes, Took: c.Took}
+		for kind, n := range c.Problems {
+			out.Problems[string(kind)] = n
+		}
+		return out
+	}
+	c, err := t.Inspector.CheckTraces(ctx, ws, inspect.Where{Trace: id, TraceFilter: apiTraceFilter(f)}, func(p *inspect.Problem, c inspect.Tally) bool {
+		if p == nil {
+			return yield(nil, tally(c))
+		}
+		return yield(&api.TraceProblem{Trace: p.Trace, Kind: string(p.Kind), Text: p.Text}, tally(c))
+	})
+	return tally(c), err
 }
 
 func (t apiTraces) RawTrace(ctx context.Context, workspace string, id muster.TraceID, packed bool, w io.Writer, ready func(muster.Trace)) error {

@@ -39,7 +39,7 @@ func (s *Server) routes() (http.Handler, error) {
 	var apiPort api.Traces
 	var webPort web.Traces
 	if s.inspector != nil {
-		apiPort, webPort = apiTraces{s.inspector}, webTraces{s.inspector}
+		apiPort, webPort = apiTraces{s.inspector, s.store.TraceCounts}, webTraces{s.inspector}
 	}
 	operators := api.New(api.Config{
 		Store: apiStore{s.store}, Traces: apiPort, Commands: do, Agents: s.client, JobLogs: logs, Monitor: monitor{s.store, s.apps, s.checks},

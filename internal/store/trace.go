@@ -130,7 +130,23 @@ func (s *Store) Trace(ctx context.Context, workspace string, id muster.TraceID) 
 
 // Traces returns traces, those that began last first.
 func (s *Store) Traces(ctx context.Context, workspace string, f TraceFilter) ([]muster.Trace, error) {
-	var w where
+	w := f.where(workspace)
+	w.limit("started_at DESC, runner DESC, number DESC", f.Limit, maxRows)
+	return s.traces(ctx, "SELECT doc FROM traces"+w.text.String(), w.args...)
+}
+
+// TracesAfter returns traces in the order of their ids, those after one: whoever wants all of
+// any number of traces asks again after the last.
+func (s *Store) TracesAfter(ctx context.Context, workspace string, f TraceFilter, after muster.TraceID) ([]muster.Trace, error) {
+	w := f.where(workspace)
+	w.and("(runner > ? OR runner = ? AND number > ?)", after.Runner, after.Runner, after.Number)
+	w.limit("runner, number", f.Limit, maxRows)
+	return s.traces(ctx, "SELECT doc FROM traces"+w.text.String(), w.args...)
+}
+
+// where selects the traces of a workspace, whatever their order and number.
+func (f TraceFilter) where(workspace string) *where {
+	w := &where{}
 	w.and("workspace = ?", workspace)
 	w.andJob("", f.Job)
 	if f.Runner != "" {
@@ -151,10 +167,9 @@ func (s *Store) Traces(ctx context.Context, workspace string, f TraceFilter) ([]
 	if f.Baseline != "" {
 		w.and("baseline <> '' AND baseline = ?", f.Baseline)
 	}
-	andIn(&w, "state", f.States)
+	andIn(w, "state", f.States)
 	w.andWindow("started_at", f.Since, f.Until)
-	w.limit("started_at DESC, runner DESC, number DESC", f.Limit, maxRows)
-	return s.traces(ctx, "SELECT doc FROM traces"+w.text.String(), w.args...)
+	return w
 }
 
 // TracesOfJob returns the traces of one attempt of a job, or of all of them if Attempt is

@@ -2631,6 +2631,290 @@ func (x *GetAttestationResponse) GetEnvelope() string {
 	return ""
 }
 
+type CheckTracesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Selection     *TraceSelection        `protobuf:"bytes,1,opt,name=selection,proto3" json:"selection,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckTracesRequest) Reset() {
+	*x = CheckTracesRequest{}
+	mi := &file_muster_v1_trace_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckTracesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckTracesRequest) ProtoMessage() {}
+
+func (x *CheckTracesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_trace_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckTracesRequest.ProtoReflect.Descriptor instead.
+func (*CheckTracesRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *CheckTracesRequest) GetSelection() *TraceSelection {
+	if x != nil {
+		return x.Selection
+	}
+	return nil
+}
+
+// TraceProblem is what is wrong with one stored trace.
+type TraceProblem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// trace has only its id, runner, number and workspace if the store does not know it.
+	Trace *Trace `protobuf:"bytes,1,opt,name=trace,proto3" json:"trace,omitempty"`
+	// kind is "damaged" (a segment is missing or was changed; the trace's state says so),
+	// "seal", "attestation", "extra" (segments beyond the seal), "orphan" (objects in the
+	// archive that belong to no trace) or "unread" (it could not be checked now).
+	Kind          string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Text          string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceProblem) Reset() {
+	*x = TraceProblem{}
+	mi := &file_muster_v1_trace_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceProblem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceProblem) ProtoMessage() {}
+
+func (x *TraceProblem) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_trace_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceProblem.ProtoReflect.Descriptor instead.
+func (*TraceProblem) Descriptor() ([]byte, []int) {
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *TraceProblem) GetTrace() *Trace {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
+}
+
+func (x *TraceProblem) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *TraceProblem) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+// TraceCheckStats says how far a check is.
+type TraceCheckStats struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// traces were read, of total that are selected; total is 0 if that is not known.
+	Traces int32 `protobuf:"varint,1,opt,name=traces,proto3" json:"traces,omitempty"`
+	Total  int32 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	// whole of them are as they were stored, mended were damaged before.
+	Whole  int32 `protobuf:"varint,3,opt,name=whole,proto3" json:"whole,omitempty"`
+	Mended int32 `protobuf:"varint,4,opt,name=mended,proto3" json:"mended,omitempty"`
+	// unsigned are complete without an attestation.
+	Unsigned int32 `protobuf:"varint,5,opt,name=unsigned,proto3" json:"unsigned,omitempty"`
+	// problems counts them by kind.
+	Problems map[string]int32 `protobuf:"bytes,6,rep,name=problems,proto3" json:"problems,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// skipped have nothing to check, by why: "recording", "deleted", "lost", "not_recorded".
+	Skipped       map[string]int32     `protobuf:"bytes,7,rep,name=skipped,proto3" json:"skipped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Bytes         int64                `protobuf:"varint,8,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Took          *durationpb.Duration `protobuf:"bytes,9,opt,name=took,proto3" json:"took,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceCheckStats) Reset() {
+	*x = TraceCheckStats{}
+	mi := &file_muster_v1_trace_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceCheckStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceCheckStats) ProtoMessage() {}
+
+func (x *TraceCheckStats) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_trace_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceCheckStats.ProtoReflect.Descriptor instead.
+func (*TraceCheckStats) Descriptor() ([]byte, []int) {
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *TraceCheckStats) GetTraces() int32 {
+	if x != nil {
+		return x.Traces
+	}
+	return 0
+}
+
+func (x *TraceCheckStats) GetTotal() int32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *TraceCheckStats) GetWhole() int32 {
+	if x != nil {
+		return x.Whole
+	}
+	return 0
+}
+
+func (x *TraceCheckStats) GetMended() int32 {
+	if x != nil {
+		return x.Mended
+	}
+	return 0
+}
+
+func (x *TraceCheckStats) GetUnsigned() int32 {
+	if x != nil {
+		return x.Unsigned
+	}
+	return 0
+}
+
+func (x *TraceCheckStats) GetProblems() map[string]int32 {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *TraceCheckStats) GetSkipped() map[string]int32 {
+	if x != nil {
+		return x.Skipped
+	}
+	return nil
+}
+
+func (x *TraceCheckStats) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *TraceCheckStats) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
+type CheckTracesResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Problems []*TraceProblem        `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty"`
+	// stats are set in every message; done is in the last one.
+	Stats         *TraceCheckStats `protobuf:"bytes,2,opt,name=stats,proto3" json:"stats,omitempty"`
+	Done          bool             `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckTracesResponse) Reset() {
+	*x = CheckTracesResponse{}
+	mi := &file_muster_v1_trace_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckTracesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckTracesResponse) ProtoMessage() {}
+
+func (x *CheckTracesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_trace_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckTracesResponse.ProtoReflect.Descriptor instead.
+func (*CheckTracesResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *CheckTracesResponse) GetProblems() []*TraceProblem {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *CheckTracesResponse) GetStats() *TraceCheckStats {
+	if x != nil {
+		return x.Stats
+	}
+	return nil
+}
+
+func (x *CheckTracesResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
 type VerifyTraceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Trace         *TraceRef              `protobuf:"bytes,1,opt,name=trace,proto3" json:"trace,omitempty"`
@@ -2640,7 +2924,7 @@ type VerifyTraceRequest struct {
 
 func (x *VerifyTraceRequest) Reset() {
 	*x = VerifyTraceRequest{}
-	mi := &file_muster_v1_trace_proto_msgTypes[32]
+	mi := &file_muster_v1_trace_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2652,7 +2936,7 @@ func (x *VerifyTraceRequest) String() string {
 func (*VerifyTraceRequest) ProtoMessage() {}
 
 func (x *VerifyTraceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[32]
+	mi := &file_muster_v1_trace_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2665,7 +2949,7 @@ func (x *VerifyTraceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyTraceRequest.ProtoReflect.Descriptor instead.
 func (*VerifyTraceRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{32}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *VerifyTraceRequest) GetTrace() *TraceRef {
@@ -2691,7 +2975,7 @@ type VerifyTraceResponse struct {
 
 func (x *VerifyTraceResponse) Reset() {
 	*x = VerifyTraceResponse{}
-	mi := &file_muster_v1_trace_proto_msgTypes[33]
+	mi := &file_muster_v1_trace_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2703,7 +2987,7 @@ func (x *VerifyTraceResponse) String() string {
 func (*VerifyTraceResponse) ProtoMessage() {}
 
 func (x *VerifyTraceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[33]
+	mi := &file_muster_v1_trace_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2716,7 +3000,7 @@ func (x *VerifyTraceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyTraceResponse.ProtoReflect.Descriptor instead.
 func (*VerifyTraceResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{33}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *VerifyTraceResponse) GetTrace() *Trace {
@@ -2774,7 +3058,7 @@ type ListBaselinesRequest struct {
 
 func (x *ListBaselinesRequest) Reset() {
 	*x = ListBaselinesRequest{}
-	mi := &file_muster_v1_trace_proto_msgTypes[34]
+	mi := &file_muster_v1_trace_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2786,7 +3070,7 @@ func (x *ListBaselinesRequest) String() string {
 func (*ListBaselinesRequest) ProtoMessage() {}
 
 func (x *ListBaselinesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[34]
+	mi := &file_muster_v1_trace_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2799,7 +3083,7 @@ func (x *ListBaselinesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBaselinesRequest.ProtoReflect.Descriptor instead.
 func (*ListBaselinesRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{34}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListBaselinesRequest) GetText() string {
@@ -2834,7 +3118,7 @@ type ListBaselinesResponse struct {
 
 func (x *ListBaselinesResponse) Reset() {
 	*x = ListBaselinesResponse{}
-	mi := &file_muster_v1_trace_proto_msgTypes[35]
+	mi := &file_muster_v1_trace_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2846,7 +3130,7 @@ func (x *ListBaselinesResponse) String() string {
 func (*ListBaselinesResponse) ProtoMessage() {}
 
 func (x *ListBaselinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[35]
+	mi := &file_muster_v1_trace_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2859,7 +3143,7 @@ func (x *ListBaselinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBaselinesResponse.ProtoReflect.Descriptor instead.
 func (*ListBaselinesResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{35}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListBaselinesResponse) GetBaselines() []*Baseline {
@@ -2885,7 +3169,7 @@ type GetBaselineRequest struct {
 
 func (x *GetBaselineRequest) Reset() {
 	*x = GetBaselineRequest{}
-	mi := &file_muster_v1_trace_proto_msgTypes[36]
+	mi := &file_muster_v1_trace_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2897,7 +3181,7 @@ func (x *GetBaselineRequest) String() string {
 func (*GetBaselineRequest) ProtoMessage() {}
 
 func (x *GetBaselineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[36]
+	mi := &file_muster_v1_trace_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2910,7 +3194,7 @@ func (x *GetBaselineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBaselineRequest.ProtoReflect.Descriptor instead.
 func (*GetBaselineRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{36}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetBaselineRequest) GetBaseline() *BaselineRef {
@@ -2929,7 +3213,7 @@ type GetBaselineResponse struct {
 
 func (x *GetBaselineResponse) Reset() {
 	*x = GetBaselineResponse{}
-	mi := &file_muster_v1_trace_proto_msgTypes[37]
+	mi := &file_muster_v1_trace_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2941,7 +3225,7 @@ func (x *GetBaselineResponse) String() string {
 func (*GetBaselineResponse) ProtoMessage() {}
 
 func (x *GetBaselineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[37]
+	mi := &file_muster_v1_trace_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2954,7 +3238,7 @@ func (x *GetBaselineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBaselineResponse.ProtoReflect.Descriptor instead.
 func (*GetBaselineResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{37}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetBaselineResponse) GetBaseline() *Baseline {
@@ -2984,7 +3268,7 @@ type AcceptBaselineRequest struct {
 
 func (x *AcceptBaselineRequest) Reset() {
 	*x = AcceptBaselineRequest{}
-	mi := &file_muster_v1_trace_proto_msgTypes[38]
+	mi := &file_muster_v1_trace_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2996,7 +3280,7 @@ func (x *AcceptBaselineRequest) String() string {
 func (*AcceptBaselineRequest) ProtoMessage() {}
 
 func (x *AcceptBaselineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[38]
+	mi := &file_muster_v1_trace_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3009,7 +3293,7 @@ func (x *AcceptBaselineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptBaselineRequest.ProtoReflect.Descriptor instead.
 func (*AcceptBaselineRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{38}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AcceptBaselineRequest) GetBaseline() *BaselineRef {
@@ -3065,7 +3349,7 @@ type AcceptBaselineResponse struct {
 
 func (x *AcceptBaselineResponse) Reset() {
 	*x = AcceptBaselineResponse{}
-	mi := &file_muster_v1_trace_proto_msgTypes[39]
+	mi := &file_muster_v1_trace_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3077,7 +3361,7 @@ func (x *AcceptBaselineResponse) String() string {
 func (*AcceptBaselineResponse) ProtoMessage() {}
 
 func (x *AcceptBaselineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[39]
+	mi := &file_muster_v1_trace_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3090,7 +3374,7 @@ func (x *AcceptBaselineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptBaselineResponse.ProtoReflect.Descriptor instead.
 func (*AcceptBaselineResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{39}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AcceptBaselineResponse) GetBaseline() *Baseline {
@@ -3118,7 +3402,7 @@ type ForgetBaselineRequest struct {
 
 func (x *ForgetBaselineRequest) Reset() {
 	*x = ForgetBaselineRequest{}
-	mi := &file_muster_v1_trace_proto_msgTypes[40]
+	mi := &file_muster_v1_trace_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3130,7 +3414,7 @@ func (x *ForgetBaselineRequest) String() string {
 func (*ForgetBaselineRequest) ProtoMessage() {}
 
 func (x *ForgetBaselineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[40]
+	mi := &file_muster_v1_trace_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3143,7 +3427,7 @@ func (x *ForgetBaselineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetBaselineRequest.ProtoReflect.Descriptor instead.
 func (*ForgetBaselineRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{40}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ForgetBaselineRequest) GetBaseline() *BaselineRef {
@@ -3176,7 +3460,7 @@ type ForgetBaselineResponse struct {
 
 func (x *ForgetBaselineResponse) Reset() {
 	*x = ForgetBaselineResponse{}
-	mi := &file_muster_v1_trace_proto_msgTypes[41]
+	mi := &file_muster_v1_trace_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3188,7 +3472,7 @@ func (x *ForgetBaselineResponse) String() string {
 func (*ForgetBaselineResponse) ProtoMessage() {}
 
 func (x *ForgetBaselineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_trace_proto_msgTypes[41]
+	mi := &file_muster_v1_trace_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3201,7 +3485,7 @@ func (x *ForgetBaselineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetBaselineResponse.ProtoReflect.Descriptor instead.
 func (*ForgetBaselineResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_trace_proto_rawDescGZIP(), []int{41}
+	return file_muster_v1_trace_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ForgetBaselineResponse) GetBaseline() *Baseline {
@@ -3454,7 +3738,33 @@ const file_muster_v1_trace_proto_rawDesc = "" +
 	"\x05trace\x18\x01 \x01(\v2\x13.muster.v1.TraceRefR\x05trace\"\\\n" +
 	"\x16GetAttestationResponse\x12&\n" +
 	"\x05trace\x18\x01 \x01(\v2\x10.muster.v1.TraceR\x05trace\x12\x1a\n" +
-	"\benvelope\x18\x02 \x01(\tR\benvelope\"?\n" +
+	"\benvelope\x18\x02 \x01(\tR\benvelope\"M\n" +
+	"\x12CheckTracesRequest\x127\n" +
+	"\tselection\x18\x01 \x01(\v2\x19.muster.v1.TraceSelectionR\tselection\"^\n" +
+	"\fTraceProblem\x12&\n" +
+	"\x05trace\x18\x01 \x01(\v2\x10.muster.v1.TraceR\x05trace\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"\xd0\x03\n" +
+	"\x0fTraceCheckStats\x12\x16\n" +
+	"\x06traces\x18\x01 \x01(\x05R\x06traces\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\x05R\x05total\x12\x14\n" +
+	"\x05whole\x18\x03 \x01(\x05R\x05whole\x12\x16\n" +
+	"\x06mended\x18\x04 \x01(\x05R\x06mended\x12\x1a\n" +
+	"\bunsigned\x18\x05 \x01(\x05R\bunsigned\x12D\n" +
+	"\bproblems\x18\x06 \x03(\v2(.muster.v1.TraceCheckStats.ProblemsEntryR\bproblems\x12A\n" +
+	"\askipped\x18\a \x03(\v2'.muster.v1.TraceCheckStats.SkippedEntryR\askipped\x12\x14\n" +
+	"\x05bytes\x18\b \x01(\x03R\x05bytes\x12-\n" +
+	"\x04took\x18\t \x01(\v2\x19.google.protobuf.DurationR\x04took\x1a;\n" +
+	"\rProblemsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\x1a:\n" +
+	"\fSkippedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\x90\x01\n" +
+	"\x13CheckTracesResponse\x123\n" +
+	"\bproblems\x18\x01 \x03(\v2\x17.muster.v1.TraceProblemR\bproblems\x120\n" +
+	"\x05stats\x18\x02 \x01(\v2\x1a.muster.v1.TraceCheckStatsR\x05stats\x12\x12\n" +
+	"\x04done\x18\x03 \x01(\bR\x04done\"?\n" +
 	"\x12VerifyTraceRequest\x12)\n" +
 	"\x05trace\x18\x01 \x01(\v2\x13.muster.v1.TraceRefR\x05trace\"\xb2\x01\n" +
 	"\x13VerifyTraceResponse\x12&\n" +
@@ -3490,7 +3800,8 @@ const file_muster_v1_trace_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"I\n" +
 	"\x16ForgetBaselineResponse\x12/\n" +
-	"\bbaseline\x18\x01 \x01(\v2\x13.muster.v1.BaselineR\bbaseline2\xbb\t\n" +
+	"\bbaseline\x18\x01 \x01(\v2\x13.muster.v1.BaselineR\bbaseline2\x8b\n" +
+	"\n" +
 	"\fTraceService\x12I\n" +
 	"\n" +
 	"ListTraces\x12\x1c.muster.v1.ListTracesRequest\x1a\x1d.muster.v1.ListTracesResponse\x12C\n" +
@@ -3505,7 +3816,8 @@ const file_muster_v1_trace_proto_rawDesc = "" +
 	"ScanTraces\x12\x1c.muster.v1.ScanTracesRequest\x1a\x1d.muster.v1.ScanTracesResponse0\x01\x12R\n" +
 	"\rProposeEgress\x12\x1f.muster.v1.ProposeEgressRequest\x1a .muster.v1.ProposeEgressResponse\x12U\n" +
 	"\x0eGetAttestation\x12 .muster.v1.GetAttestationRequest\x1a!.muster.v1.GetAttestationResponse\x12L\n" +
-	"\vVerifyTrace\x12\x1d.muster.v1.VerifyTraceRequest\x1a\x1e.muster.v1.VerifyTraceResponse\x12R\n" +
+	"\vVerifyTrace\x12\x1d.muster.v1.VerifyTraceRequest\x1a\x1e.muster.v1.VerifyTraceResponse\x12N\n" +
+	"\vCheckTraces\x12\x1d.muster.v1.CheckTracesRequest\x1a\x1e.muster.v1.CheckTracesResponse0\x01\x12R\n" +
 	"\rListBaselines\x12\x1f.muster.v1.ListBaselinesRequest\x1a .muster.v1.ListBaselinesResponse\x12L\n" +
 	"\vGetBaseline\x12\x1d.muster.v1.GetBaselineRequest\x1a\x1e.muster.v1.GetBaselineResponse\x12U\n" +
 	"\x0eAcceptBaseline\x12 .muster.v1.AcceptBaselineRequest\x1a!.muster.v1.AcceptBaselineResponse\x12U\n" +
@@ -3523,7 +3835,7 @@ func file_muster_v1_trace_proto_rawDescGZIP() []byte {
 	return file_muster_v1_trace_proto_rawDescData
 }
 
-var file_muster_v1_trace_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_muster_v1_trace_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_muster_v1_trace_proto_goTypes = []any{
 	(*TraceRef)(nil),               // 0: muster.v1.TraceRef
 	(*Trace)(nil),                  // 1: muster.v1.Trace
@@ -3557,50 +3869,56 @@ var file_muster_v1_trace_proto_goTypes = []any{
 	(*ProposeEgressResponse)(nil),  // 29: muster.v1.ProposeEgressResponse
 	(*GetAttestationRequest)(nil),  // 30: muster.v1.GetAttestationRequest
 	(*GetAttestationResponse)(nil), // 31: muster.v1.GetAttestationResponse
-	(*VerifyTraceRequest)(nil),     // 32: muster.v1.VerifyTraceRequest
-	(*VerifyTraceResponse)(nil),    // 33: muster.v1.VerifyTraceResponse
-	(*ListBaselinesRequest)(nil),   // 34: muster.v1.ListBaselinesRequest
-	(*ListBaselinesResponse)(nil),  // 35: muster.v1.ListBaselinesResponse
-	(*GetBaselineRequest)(nil),     // 36: muster.v1.GetBaselineRequest
-	(*GetBaselineResponse)(nil),    // 37: muster.v1.GetBaselineResponse
-	(*AcceptBaselineRequest)(nil),  // 38: muster.v1.AcceptBaselineRequest
-	(*AcceptBaselineResponse)(nil), // 39: muster.v1.AcceptBaselineResponse
-	(*ForgetBaselineRequest)(nil),  // 40: muster.v1.ForgetBaselineRequest
-	(*ForgetBaselineResponse)(nil), // 41: muster.v1.ForgetBaselineResponse
-	nil,                            // 42: muster.v1.Trace.LostEntry
-	nil,                            // 43: muster.v1.Trace.MissingEntry
-	nil,                            // 44: muster.v1.Trace.FindingsEntry
-	nil,                            // 45: muster.v1.TraceStats.SkippedEntry
-	(*timestamppb.Timestamp)(nil),  // 46: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 47: google.protobuf.Duration
-	(*structpb.Struct)(nil),        // 48: google.protobuf.Struct
+	(*CheckTracesRequest)(nil),     // 32: muster.v1.CheckTracesRequest
+	(*TraceProblem)(nil),           // 33: muster.v1.TraceProblem
+	(*TraceCheckStats)(nil),        // 34: muster.v1.TraceCheckStats
+	(*CheckTracesResponse)(nil),    // 35: muster.v1.CheckTracesResponse
+	(*VerifyTraceRequest)(nil),     // 36: muster.v1.VerifyTraceRequest
+	(*VerifyTraceResponse)(nil),    // 37: muster.v1.VerifyTraceResponse
+	(*ListBaselinesRequest)(nil),   // 38: muster.v1.ListBaselinesRequest
+	(*ListBaselinesResponse)(nil),  // 39: muster.v1.ListBaselinesResponse
+	(*GetBaselineRequest)(nil),     // 40: muster.v1.GetBaselineRequest
+	(*GetBaselineResponse)(nil),    // 41: muster.v1.GetBaselineResponse
+	(*AcceptBaselineRequest)(nil),  // 42: muster.v1.AcceptBaselineRequest
+	(*AcceptBaselineResponse)(nil), // 43: muster.v1.AcceptBaselineResponse
+	(*ForgetBaselineRequest)(nil),  // 44: muster.v1.ForgetBaselineRequest
+	(*ForgetBaselineResponse)(nil), // 45: muster.v1.ForgetBaselineResponse
+	nil,                            // 46: muster.v1.Trace.LostEntry
+	nil,                            // 47: muster.v1.Trace.MissingEntry
+	nil,                            // 48: muster.v1.Trace.FindingsEntry
+	nil,                            // 49: muster.v1.TraceStats.SkippedEntry
+	nil,                            // 50: muster.v1.TraceCheckStats.ProblemsEntry
+	nil,                            // 51: muster.v1.TraceCheckStats.SkippedEntry
+	(*timestamppb.Timestamp)(nil),  // 52: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 53: google.protobuf.Duration
+	(*structpb.Struct)(nil),        // 54: google.protobuf.Struct
 }
 var file_muster_v1_trace_proto_depIdxs = []int32{
-	42, // 0: muster.v1.Trace.lost:type_name -> muster.v1.Trace.LostEntry
-	43, // 1: muster.v1.Trace.missing:type_name -> muster.v1.Trace.MissingEntry
-	46, // 2: muster.v1.Trace.started_at:type_name -> google.protobuf.Timestamp
-	46, // 3: muster.v1.Trace.ended_at:type_name -> google.protobuf.Timestamp
-	46, // 4: muster.v1.Trace.sealed_at:type_name -> google.protobuf.Timestamp
-	46, // 5: muster.v1.Trace.expires_at:type_name -> google.protobuf.Timestamp
-	46, // 6: muster.v1.Trace.deleted_at:type_name -> google.protobuf.Timestamp
-	46, // 7: muster.v1.Trace.analysed_at:type_name -> google.protobuf.Timestamp
-	44, // 8: muster.v1.Trace.findings:type_name -> muster.v1.Trace.FindingsEntry
-	46, // 9: muster.v1.Finding.at:type_name -> google.protobuf.Timestamp
+	46, // 0: muster.v1.Trace.lost:type_name -> muster.v1.Trace.LostEntry
+	47, // 1: muster.v1.Trace.missing:type_name -> muster.v1.Trace.MissingEntry
+	52, // 2: muster.v1.Trace.started_at:type_name -> google.protobuf.Timestamp
+	52, // 3: muster.v1.Trace.ended_at:type_name -> google.protobuf.Timestamp
+	52, // 4: muster.v1.Trace.sealed_at:type_name -> google.protobuf.Timestamp
+	52, // 5: muster.v1.Trace.expires_at:type_name -> google.protobuf.Timestamp
+	52, // 6: muster.v1.Trace.deleted_at:type_name -> google.protobuf.Timestamp
+	52, // 7: muster.v1.Trace.analysed_at:type_name -> google.protobuf.Timestamp
+	48, // 8: muster.v1.Trace.findings:type_name -> muster.v1.Trace.FindingsEntry
+	52, // 9: muster.v1.Finding.at:type_name -> google.protobuf.Timestamp
 	3,  // 10: muster.v1.Finding.accepted:type_name -> muster.v1.OperatorAct
-	46, // 11: muster.v1.OperatorAct.at:type_name -> google.protobuf.Timestamp
+	52, // 11: muster.v1.OperatorAct.at:type_name -> google.protobuf.Timestamp
 	0,  // 12: muster.v1.BaselineRef.trace:type_name -> muster.v1.TraceRef
 	3,  // 13: muster.v1.Baseline.accepted:type_name -> muster.v1.OperatorAct
 	3,  // 14: muster.v1.Baseline.forgotten:type_name -> muster.v1.OperatorAct
-	46, // 15: muster.v1.Baseline.updated_at:type_name -> google.protobuf.Timestamp
+	52, // 15: muster.v1.Baseline.updated_at:type_name -> google.protobuf.Timestamp
 	6,  // 16: muster.v1.Baseline.facts:type_name -> muster.v1.BaselineFact
-	46, // 17: muster.v1.BaselineFact.first_at:type_name -> google.protobuf.Timestamp
-	46, // 18: muster.v1.BaselineFact.last_at:type_name -> google.protobuf.Timestamp
+	52, // 17: muster.v1.BaselineFact.first_at:type_name -> google.protobuf.Timestamp
+	52, // 18: muster.v1.BaselineFact.last_at:type_name -> google.protobuf.Timestamp
 	3,  // 19: muster.v1.BaselineFact.accepted:type_name -> muster.v1.OperatorAct
 	0,  // 20: muster.v1.TraceSelection.trace:type_name -> muster.v1.TraceRef
-	46, // 21: muster.v1.TraceSelection.since:type_name -> google.protobuf.Timestamp
-	46, // 22: muster.v1.TraceSelection.until:type_name -> google.protobuf.Timestamp
-	45, // 23: muster.v1.TraceStats.skipped:type_name -> muster.v1.TraceStats.SkippedEntry
-	47, // 24: muster.v1.TraceStats.took:type_name -> google.protobuf.Duration
+	52, // 21: muster.v1.TraceSelection.since:type_name -> google.protobuf.Timestamp
+	52, // 22: muster.v1.TraceSelection.until:type_name -> google.protobuf.Timestamp
+	49, // 23: muster.v1.TraceStats.skipped:type_name -> muster.v1.TraceStats.SkippedEntry
+	53, // 24: muster.v1.TraceStats.took:type_name -> google.protobuf.Duration
 	8,  // 25: muster.v1.ListTracesRequest.selection:type_name -> muster.v1.TraceSelection
 	1,  // 26: muster.v1.ListTracesResponse.traces:type_name -> muster.v1.Trace
 	0,  // 27: muster.v1.GetTraceRequest.trace:type_name -> muster.v1.TraceRef
@@ -3609,7 +3927,7 @@ var file_muster_v1_trace_proto_depIdxs = []int32{
 	0,  // 30: muster.v1.GetTraceViewRequest.trace:type_name -> muster.v1.TraceRef
 	1,  // 31: muster.v1.GetTraceViewResponse.trace:type_name -> muster.v1.Trace
 	2,  // 32: muster.v1.GetTraceViewResponse.findings:type_name -> muster.v1.Finding
-	48, // 33: muster.v1.GetTraceViewResponse.views:type_name -> google.protobuf.Struct
+	54, // 33: muster.v1.GetTraceViewResponse.views:type_name -> google.protobuf.Struct
 	8,  // 34: muster.v1.QueryTracesRequest.selection:type_name -> muster.v1.TraceSelection
 	7,  // 35: muster.v1.QueryTracesResponse.events:type_name -> muster.v1.TraceEvent
 	9,  // 36: muster.v1.QueryTracesResponse.stats:type_name -> muster.v1.TraceStats
@@ -3619,63 +3937,72 @@ var file_muster_v1_trace_proto_depIdxs = []int32{
 	0,  // 40: muster.v1.DiffTracesRequest.against:type_name -> muster.v1.TraceRef
 	1,  // 41: muster.v1.DiffTracesResponse.trace:type_name -> muster.v1.Trace
 	1,  // 42: muster.v1.DiffTracesResponse.against:type_name -> muster.v1.Trace
-	48, // 43: muster.v1.DiffTracesResponse.diff:type_name -> google.protobuf.Struct
+	54, // 43: muster.v1.DiffTracesResponse.diff:type_name -> google.protobuf.Struct
 	8,  // 44: muster.v1.ListFindingsRequest.selection:type_name -> muster.v1.TraceSelection
 	2,  // 45: muster.v1.ListFindingsResponse.findings:type_name -> muster.v1.Finding
 	8,  // 46: muster.v1.ScanTracesRequest.selection:type_name -> muster.v1.TraceSelection
 	1,  // 47: muster.v1.ScanTracesResponse.trace:type_name -> muster.v1.Trace
 	25, // 48: muster.v1.ScanTracesResponse.hits:type_name -> muster.v1.ScanHit
 	9,  // 49: muster.v1.ScanTracesResponse.stats:type_name -> muster.v1.TraceStats
-	46, // 50: muster.v1.ProposeEgressRequest.since:type_name -> google.protobuf.Timestamp
-	46, // 51: muster.v1.EgressEntry.first_at:type_name -> google.protobuf.Timestamp
-	46, // 52: muster.v1.EgressEntry.last_at:type_name -> google.protobuf.Timestamp
+	52, // 50: muster.v1.ProposeEgressRequest.since:type_name -> google.protobuf.Timestamp
+	52, // 51: muster.v1.EgressEntry.first_at:type_name -> google.protobuf.Timestamp
+	52, // 52: muster.v1.EgressEntry.last_at:type_name -> google.protobuf.Timestamp
 	28, // 53: muster.v1.ProposeEgressResponse.entries:type_name -> muster.v1.EgressEntry
 	0,  // 54: muster.v1.GetAttestationRequest.trace:type_name -> muster.v1.TraceRef
 	1,  // 55: muster.v1.GetAttestationResponse.trace:type_name -> muster.v1.Trace
-	0,  // 56: muster.v1.VerifyTraceRequest.trace:type_name -> muster.v1.TraceRef
-	1,  // 57: muster.v1.VerifyTraceResponse.trace:type_name -> muster.v1.Trace
-	5,  // 58: muster.v1.ListBaselinesResponse.baselines:type_name -> muster.v1.Baseline
-	4,  // 59: muster.v1.GetBaselineRequest.baseline:type_name -> muster.v1.BaselineRef
-	5,  // 60: muster.v1.GetBaselineResponse.baseline:type_name -> muster.v1.Baseline
-	4,  // 61: muster.v1.AcceptBaselineRequest.baseline:type_name -> muster.v1.BaselineRef
-	5,  // 62: muster.v1.AcceptBaselineResponse.baseline:type_name -> muster.v1.Baseline
-	4,  // 63: muster.v1.ForgetBaselineRequest.baseline:type_name -> muster.v1.BaselineRef
-	5,  // 64: muster.v1.ForgetBaselineResponse.baseline:type_name -> muster.v1.Baseline
-	10, // 65: muster.v1.TraceService.ListTraces:input_type -> muster.v1.ListTracesRequest
-	12, // 66: muster.v1.TraceService.GetTrace:input_type -> muster.v1.GetTraceRequest
-	14, // 67: muster.v1.TraceService.GetTraceView:input_type -> muster.v1.GetTraceViewRequest
-	16, // 68: muster.v1.TraceService.QueryTraces:input_type -> muster.v1.QueryTracesRequest
-	18, // 69: muster.v1.TraceService.TailTrace:input_type -> muster.v1.TailTraceRequest
-	20, // 70: muster.v1.TraceService.DiffTraces:input_type -> muster.v1.DiffTracesRequest
-	22, // 71: muster.v1.TraceService.ListFindings:input_type -> muster.v1.ListFindingsRequest
-	24, // 72: muster.v1.TraceService.ScanTraces:input_type -> muster.v1.ScanTracesRequest
-	27, // 73: muster.v1.TraceService.ProposeEgress:input_type -> muster.v1.ProposeEgressRequest
-	30, // 74: muster.v1.TraceService.GetAttestation:input_type -> muster.v1.GetAttestationRequest
-	32, // 75: muster.v1.TraceService.VerifyTrace:input_type -> muster.v1.VerifyTraceRequest
-	34, // 76: muster.v1.TraceService.ListBaselines:input_type -> muster.v1.ListBaselinesRequest
-	36, // 77: muster.v1.TraceService.GetBaseline:input_type -> muster.v1.GetBaselineRequest
-	38, // 78: muster.v1.TraceService.AcceptBaseline:input_type -> muster.v1.AcceptBaselineRequest
-	40, // 79: muster.v1.TraceService.ForgetBaseline:input_type -> muster.v1.ForgetBaselineRequest
-	11, // 80: muster.v1.TraceService.ListTraces:output_type -> muster.v1.ListTracesResponse
-	13, // 81: muster.v1.TraceService.GetTrace:output_type -> muster.v1.GetTraceResponse
-	15, // 82: muster.v1.TraceService.GetTraceView:output_type -> muster.v1.GetTraceViewResponse
-	17, // 83: muster.v1.TraceService.QueryTraces:output_type -> muster.v1.QueryTracesResponse
-	19, // 84: muster.v1.TraceService.TailTrace:output_type -> muster.v1.TailTraceResponse
-	21, // 85: muster.v1.TraceService.DiffTraces:output_type -> muster.v1.DiffTracesResponse
-	23, // 86: muster.v1.TraceService.ListFindings:output_type -> muster.v1.ListFindingsResponse
-	26, // 87: muster.v1.TraceService.ScanTraces:output_type -> muster.v1.ScanTracesResponse
-	29, // 88: muster.v1.TraceService.ProposeEgress:output_type -> muster.v1.ProposeEgressResponse
-	31, // 89: muster.v1.TraceService.GetAttestation:output_type -> muster.v1.GetAttestationResponse
-	33, // 90: muster.v1.TraceService.VerifyTrace:output_type -> muster.v1.VerifyTraceResponse
-	35, // 91: muster.v1.TraceService.ListBaselines:output_type -> muster.v1.ListBaselinesResponse
-	37, // 92: muster.v1.TraceService.GetBaseline:output_type -> muster.v1.GetBaselineResponse
-	39, // 93: muster.v1.TraceService.AcceptBaseline:output_type -> muster.v1.AcceptBaselineResponse
-	41, // 94: muster.v1.TraceService.ForgetBaseline:output_type -> muster.v1.ForgetBaselineResponse
-	80, // [80:95] is the sub-list for method output_type
-	65, // [65:80] is the sub-list for method input_type
-	65, // [65:65] is the sub-list for extension type_name
-	65, // [65:65] is the sub-list for extension extendee
-	0,  // [0:65] is the sub-list for field type_name
+	8,  // 56: muster.v1.CheckTracesRequest.selection:type_name -> muster.v1.TraceSelection
+	1,  // 57: muster.v1.TraceProblem.trace:type_name -> muster.v1.Trace
+	50, // 58: muster.v1.TraceCheckStats.problems:type_name -> muster.v1.TraceCheckStats.ProblemsEntry
+	51, // 59: muster.v1.TraceCheckStats.skipped:type_name -> muster.v1.TraceCheckStats.SkippedEntry
+	53, // 60: muster.v1.TraceCheckStats.took:type_name -> google.protobuf.Duration
+	33, // 61: muster.v1.CheckTracesResponse.problems:type_name -> muster.v1.TraceProblem
+	34, // 62: muster.v1.CheckTracesResponse.stats:type_name -> muster.v1.TraceCheckStats
+	0,  // 63: muster.v1.VerifyTraceRequest.trace:type_name -> muster.v1.TraceRef
+	1,  // 64: muster.v1.VerifyTraceResponse.trace:type_name -> muster.v1.Trace
+	5,  // 65: muster.v1.ListBaselinesResponse.baselines:type_name -> muster.v1.Baseline
+	4,  // 66: muster.v1.GetBaselineRequest.baseline:type_name -> muster.v1.BaselineRef
+	5,  // 67: muster.v1.GetBaselineResponse.baseline:type_name -> muster.v1.Baseline
+	4,  // 68: muster.v1.AcceptBaselineRequest.baseline:type_name -> muster.v1.BaselineRef
+	5,  // 69: muster.v1.AcceptBaselineResponse.baseline:type_name -> muster.v1.Baseline
+	4,  // 70: muster.v1.ForgetBaselineRequest.baseline:type_name -> muster.v1.BaselineRef
+	5,  // 71: muster.v1.ForgetBaselineResponse.baseline:type_name -> muster.v1.Baseline
+	10, // 72: muster.v1.TraceService.ListTraces:input_type -> muster.v1.ListTracesRequest
+	12, // 73: muster.v1.TraceService.GetTrace:input_type -> muster.v1.GetTraceRequest
+	14, // 74: muster.v1.TraceService.GetTraceView:input_type -> muster.v1.GetTraceViewRequest
+	16, // 75: muster.v1.TraceService.QueryTraces:input_type -> muster.v1.QueryTracesRequest
+	18, // 76: muster.v1.TraceService.TailTrace:input_type -> muster.v1.TailTraceRequest
+	20, // 77: muster.v1.TraceService.DiffTraces:input_type -> muster.v1.DiffTracesRequest
+	22, // 78: muster.v1.TraceService.ListFindings:input_type -> muster.v1.ListFindingsRequest
+	24, // 79: muster.v1.TraceService.ScanTraces:input_type -> muster.v1.ScanTracesRequest
+	27, // 80: muster.v1.TraceService.ProposeEgress:input_type -> muster.v1.ProposeEgressRequest
+	30, // 81: muster.v1.TraceService.GetAttestation:input_type -> muster.v1.GetAttestationRequest
+	36, // 82: muster.v1.TraceService.VerifyTrace:input_type -> muster.v1.VerifyTraceRequest
+	32, // 83: muster.v1.TraceService.CheckTraces:input_type -> muster.v1.CheckTracesRequest
+	38, // 84: muster.v1.TraceService.ListBaselines:input_type -> muster.v1.ListBaselinesRequest
+	40, // 85: muster.v1.TraceService.GetBaseline:input_type -> muster.v1.GetBaselineRequest
+	42, // 86: muster.v1.TraceService.AcceptBaseline:input_type -> muster.v1.AcceptBaselineRequest
+	44, // 87: muster.v1.TraceService.ForgetBaseline:input_type -> muster.v1.ForgetBaselineRequest
+	11, // 88: muster.v1.TraceService.ListTraces:output_type -> muster.v1.ListTracesResponse
+	13, // 89: muster.v1.TraceService.GetTrace:output_type -> muster.v1.GetTraceResponse
+	15, // 90: muster.v1.TraceService.GetTraceView:output_type -> muster.v1.GetTraceViewResponse
+	17, // 91: muster.v1.TraceService.QueryTraces:output_type -> muster.v1.QueryTracesResponse
+	19, // 92: muster.v1.TraceService.TailTrace:output_type -> muster.v1.TailTraceResponse
+	21, // 93: muster.v1.TraceService.DiffTraces:output_type -> muster.v1.DiffTracesResponse
+	23, // 94: muster.v1.TraceService.ListFindings:output_type -> muster.v1.ListFindingsResponse
+	26, // 95: muster.v1.TraceService.ScanTraces:output_type -> muster.v1.ScanTracesResponse
+	29, // 96: muster.v1.TraceService.ProposeEgress:output_type -> muster.v1.ProposeEgressResponse
+	31, // 97: muster.v1.TraceService.GetAttestation:output_type -> muster.v1.GetAttestationResponse
+	37, // 98: muster.v1.TraceService.VerifyTrace:output_type -> muster.v1.VerifyTraceResponse
+	35, // 99: muster.v1.TraceService.CheckTraces:output_type -> muster.v1.CheckTracesResponse
+	39, // 100: muster.v1.TraceService.ListBaselines:output_type -> muster.v1.ListBaselinesResponse
+	41, // 101: muster.v1.TraceService.GetBaseline:output_type -> muster.v1.GetBaselineResponse
+	43, // 102: muster.v1.TraceService.AcceptBaseline:output_type -> muster.v1.AcceptBaselineResponse
+	45, // 103: muster.v1.TraceService.ForgetBaseline:output_type -> muster.v1.ForgetBaselineResponse
+	88, // [88:104] is the sub-list for method output_type
+	72, // [72:88] is the sub-list for method input_type
+	72, // [72:72] is the sub-list for extension type_name
+	72, // [72:72] is the sub-list for extension extendee
+	0,  // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_trace_proto_init() }
@@ -3689,7 +4016,7 @@ func file_muster_v1_trace_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_trace_proto_rawDesc), len(file_muster_v1_trace_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   46,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -97,6 +97,7 @@ func isolation(t *testing.T, s *store.Store) {
 		"Findings":       func() (any, error) { return s.Findings(ctx, other, 0) },
 		"Trace":          func() (any, error) { return s.Trace(ctx, other, tr.ID) },
 		"Traces":         func() (any, error) { return s.Traces(ctx, other, store.TraceFilter{}) },
+		"TracesAfter":    func() (any, error) { return s.TracesAfter(ctx, other, store.TraceFilter{}, muster.TraceID{}) },
 		"TracesOfJob":    func() (any, error) { return s.TracesOfJob(ctx, other, one) },
 		"TracesOfRunner": func() (any, error) { return s.TracesOfRunner(ctx, other, "r-0001") },
 		"DetectionsOf":   func() (any, error) { return s.DetectionsOf(ctx, other, tr.ID) },

@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -144,6 +145,20 @@ func traceQueries(t *testing.T, s *store.Store) {
 		}
 		want(t, name, got, c.want)
 	}
+	addTrace(t, s, recorded("r-0003", 12, time.Hour))
+	addTrace(t, s, recorded("r-0003", 2, time.Hour))
+	var all []string
+	for after := (muster.TraceID{}); ; {
+		page := must(s.TracesAfter(ctx, ws, store.TraceFilter{Since: at(2 * time.Minute), Limit: 3}, after))(t)
+		for _, tr := range page {
+			all = append(all, tr.ID.String())
+			after = tr.ID
+		}
+		if len(page) < 3 {
+			break
+		}
+	}
+	want(t, "page by page", strings.Join(all, " "), "r-0002 r-0003 r-0003.2 r-0003.12 r-0004 r-0005 r-0006")
 }
 
 // A trace and its job find each other, whichever is known first; what the runner says of

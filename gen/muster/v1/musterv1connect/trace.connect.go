@@ -74,6 +74,9 @@ const (
 	// TraceServiceVerifyTraceProcedure is the fully-qualified name of the TraceService's VerifyTrace
 	// RPC.
 	TraceServiceVerifyTraceProcedure = "/muster.v1.TraceService/VerifyTrace"
+	// TraceServiceCheckTracesProcedure is the fully-qualified name of the TraceService's CheckTraces
+	// RPC.
+	TraceServiceCheckTracesProcedure = "/muster.v1.TraceService/CheckTraces"
 	// TraceServiceListBaselinesProcedure is the fully-qualified name of the TraceService's
 	// ListBaselines RPC.
 	TraceServiceListBaselinesProcedure = "/muster.v1.TraceService/ListBaselines"
@@ -115,6 +118,11 @@ type TraceServiceClient interface {
 	GetAttestation(context.Context, *v1.GetAttestationRequest) (*v1.GetAttestationResponse, error)
 	// VerifyTrace reads all of a trace again and checks the chain, the seal and the signature.
 	VerifyTrace(context.Context, *v1.VerifyTraceRequest) (*v1.VerifyTraceResponse, error)
+	// CheckTraces reads all stored traces that are selected, and checks the chain, the seal and
+	// the signature of each; without a selection it also looks for objects in the archive that
+	// belong to no trace. It streams the problems as they are found, and how far it is. States
+	// of traces are what is true afterwards.
+	CheckTraces(context.Context, *v1.CheckTracesRequest) (*connect.ServerStreamForClient[v1.CheckTracesResponse], error)
 	// ListBaselines returns what jobs usually do, in the order of their names, without facts.
 	ListBaselines(context.Context, *v1.ListBaselinesRequest) (*v1.ListBaselinesResponse, error)
 	// GetBaseline returns what one job usually does.
@@ -202,6 +210,12 @@ func NewTraceServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(traceServiceMethods.ByName("VerifyTrace")),
 			connect.WithClientOptions(opts...),
 		),
+		checkTraces: connect.NewClient[v1.CheckTracesRequest, v1.CheckTracesResponse](
+			httpClient,
+			baseURL+TraceServiceCheckTracesProcedure,
+			connect.WithSchema(traceServiceMethods.ByName("CheckTraces")),
+			connect.WithClientOptions(opts...),
+		),
 		listBaselines: connect.NewClient[v1.ListBaselinesRequest, v1.ListBaselinesResponse](
 			httpClient,
 			baseURL+TraceServiceListBaselinesProcedure,
@@ -242,6 +256,7 @@ type traceServiceClient struct {
 	proposeEgress  *connect.Client[v1.ProposeEgressRequest, v1.ProposeEgressResponse]
 	getAttestation *connect.Client[v1.GetAttestationRequest, v1.GetAttestationResponse]
 	verifyTrace    *connect.Client[v1.VerifyTraceRequest, v1.VerifyTraceResponse]
+	checkTraces    *connect.Client[v1.CheckTracesRequest, v1.CheckTracesResponse]
 	listBaselines  *connect.Client[v1.ListBaselinesRequest, v1.ListBaselinesResponse]
 	getBaseline    *connect.Client[v1.GetBaselineRequest, v1.GetBaselineResponse]
 	acceptBaseline *connect.Client[v1.AcceptBaselineRequest, v1.AcceptBaselineResponse]
@@ -335,6 +350,11 @@ func (c *traceServiceClient) VerifyTrace(ctx context.Context, req *v1.VerifyTrac
 	return nil, err
 }
 
+// CheckTraces calls muster.v1.TraceService.CheckTraces.
+func (c *traceServiceClient) CheckTraces(ctx context.Context, req *v1.CheckTracesRequest) (*connect.ServerStreamForClient[v1.CheckTracesResponse], error) {
+	return c.checkTraces.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // ListBaselines calls muster.v1.TraceService.ListBaselines.
 func (c *traceServiceClient) ListBaselines(ctx context.Context, req *v1.ListBaselinesRequest) (*v1.ListBaselinesResponse, error) {
 	response, err := c.listBaselines.CallUnary(ctx, connect.NewRequest(req))
@@ -398,6 +418,11 @@ type TraceServiceHandler interface {
 	GetAttestation(context.Context, *v1.GetAttestationRequest) (*v1.GetAttestationResponse, error)
 	// VerifyTrace reads all of a trace again and checks the chain, the seal and the signature.
 	VerifyTrace(context.Context, *v1.VerifyTraceRequest) (*v1.VerifyTraceResponse, error)
+	// CheckTraces reads all stored traces that are selected, and checks the chain, the seal and
+	// the signature of each; without a selection it also looks for objects in the archive that
+	// belong to no trace. It streams the problems as they are found, and how far it is. States
+	// of traces are what is true afterwards.
+	CheckTraces(context.Context, *v1.CheckTracesRequest, *connect.ServerStream[v1.CheckTracesResponse]) error
 	// ListBaselines returns what jobs usually do, in the order of their names, without facts.
 	ListBaselines(context.Context, *v1.ListBaselinesRequest) (*v1.ListBaselinesResponse, error)
 	// GetBaseline returns what one job usually does.
@@ -481,6 +506,12 @@ func NewTraceServiceHandler(svc TraceServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(traceServiceMethods.ByName("VerifyTrace")),
 		connect.WithHandlerOptions(opts...),
 	)
+	traceServiceCheckTracesHandler := connect.NewServerStreamHandlerSimple(
+		TraceServiceCheckTracesProcedure,
+		svc.CheckTraces,
+		connect.WithSchema(traceServiceMethods.ByName("CheckTraces")),
+		connect.WithHandlerOptions(opts...),
+	)
 	traceServiceListBaselinesHandler := connect.NewUnaryHandlerSimple(
 		TraceServiceListBaselinesProcedure,
 		svc.ListBaselines,
@@ -529,6 +560,8 @@ func NewTraceServiceHandler(svc TraceServiceHandler, opts ...connect.HandlerOpti
 			traceServiceGetAttestationHandler.ServeHTTP(w, r)
 		case TraceServiceVerifyTraceProcedure:
 			traceServiceVerifyTraceHandler.ServeHTTP(w, r)
+		case TraceServiceCheckTracesProcedure:
+			traceServiceCheckTracesHandler.ServeHTTP(w, r)
 		case TraceServiceListBaselinesProcedure:
 			traceServiceListBaselinesHandler.ServeHTTP(w, r)
 		case TraceServiceGetBaselineProcedure:
@@ -588,6 +621,10 @@ func (UnimplementedTraceServiceHandler) GetAttestation(context.Context, *v1.GetA
 
 func (UnimplementedTraceServiceHandler) VerifyTrace(context.Context, *v1.VerifyTraceRequest) (*v1.VerifyTraceResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.TraceService.VerifyTrace is not implemented"))
+}
+
+func (UnimplementedTraceServiceHandler) CheckTraces(context.Context, *v1.CheckTracesRequest, *connect.ServerStream[v1.CheckTracesResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("muster.v1.TraceService.CheckTraces is not implemented"))
 }
 
 func (UnimplementedTraceServiceHandler) ListBaselines(context.Context, *v1.ListBaselinesRequest) (*v1.ListBaselinesResponse, error) {
