@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -52,11 +53,15 @@ func (r *Recorder) openNetwork() *network {
 	n := &network{r: r, missing: map[trace.Type]string{}, policies: map[uint32]*installed{}, talks: map[uint32]*talk{}}
 	if err := n.load(); err != nil {
 		why := reason(err)
-		for _, t := range []trace.Type{trace.NetConnect, trace.DNSQuery, trace.TLSHello} { // what listens by TCP is seen without
+		for _, t := range []trace.Type{trace.NetConnect, trace.DNSQuery, trace.TLSHello} {
 			if n.missing[t] == "" {
 				n.missing[t] = why
 			}
 		}
+	}
+	// Who listens by TCP is seen by a program of its own.
+	if why := cmp.Or(n.missing[trace.NetListen], n.missing[trace.NetConnect]); why != "" {
+		n.missing[trace.NetListen] = "of UDP: " + why
 	}
 	if why := n.missing[trace.DNSQuery]; why != "" {
 		n.missing[trace.TLSHello] = why
@@ -134,7 +139,7 @@ func (n *network) all() map[string]*ebpf.Map {
 // describe adds what is not recorded.
 func (n *network) describe(d *trace.Recorder) {
 	for t, why := range n.missing {
-		d.Missing[string(t)] = why
+		d.Missing[string(t)] = cmp.Or(d.Missing[string(t)], why)
 	}
 	if why := n.powerless(); why != "" {
 		d.Missing["egress"] = why

@@ -188,6 +188,9 @@ func running(t listed) trace.Event {
 		Type: trace.ProcessExec, Timestamp: time.Now().UTC(), Method: "running",
 		PID: int(t.PID), Start: t.Start, PPID: int(t.PPID), ParentStart: t.ParentStart, UID: t.UID, Command: text(t.Comm[:]),
 	}
+	if at, err := cgroupOf("/", int(t.PID)); err == nil {
+		e.Container = containerOf(at)
+	}
 	e.Path, _ = os.Readlink(dir + "exe") // "" of one that has ended meanwhile
 	e.Dir, _ = os.Readlink(dir + "cwd")
 	args, _ := os.ReadFile(dir + "cmdline")
