@@ -2,15 +2,23 @@ package e2e
 
 import (
 	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	v1 "github.com/muster-ci/muster/gen/muster/v1"
 	"github.com/muster-ci/muster/githubsim"
 	"github.com/muster-ci/muster/githubsim/runner"
+	"github.com/muster-ci/muster/internal/trace"
 	"github.com/muster-ci/muster/provider/container/enginetest"
 	"github.com/muster-ci/muster/provider/providertest"
 )
@@ -119,4 +127,158 @@ func TestContainersChaos(t *testing.T) {
 		t.Errorf("the engine has volumes %v", slices.Clip(v))
 	}
 	providertest.Survived(t, "container", "every fifth call to the engine goes wrong while control plane and machines are killed")
+}
+
+// recordedWorkflow is what a job does in a container. %d is a port that it reaches.
+const recordedWorkflow = `name: recorded
+on: workflow_dispatch
+jobs:
+  build:
+    runs-on: [self-hosted, linux]
+    steps:
+      - name: Make
+        run: |
+          mkdir -p /tmp/out
+          echo made > /tmp/out/first
+          mv /tmp/out/first /tmp/out/second
+      - name: Leave
+        run: |
+          setsid sh -c '(echo far > /tmp/out/daemon) &'
+          while [ ! -s /tmp/out/daemon ]; do :; done
+          wget -q -O /tmp/out/page http://127.0.0.1:%[1]d/
+`
+
+// S0-20 S4-46 S4-56: what a job does in a container is recorded whole, by a recorder of the machine's that the
+// provider starts: the paths are the container's, the numbers of processes the machine's, and every event names the
+// container. Where no recorder can be started, the job runs all the same and its trace says why it has none.
+func TestContainersAreRecorded(t *testing.T) {
+	if !enginetest.IsolateOnNode(t) {
+		return
+	}
+	e := podman(t)
+	reached := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "hello") }))
+	defer reached.Close()
+	port := reached.Listener.Addr().(*net.TCPAddr).Port
+	s := stand(t, Options{
+		Sim: githubsim.Config{Seed: 67}, MaxRunners: 1, Provider: inContainers(e, 1), World: repositoryWith(fmt.Sprintf(recordedWorkflow, port)),
+		Pool: "no_job_timeout: 20s, connect_timeout: 30s",
+	})
+	s.Serve(t)
+	run := func(n int) {
+		t.Helper()
+		if _, err := s.Sim.Dispatch(Repo, ".github/workflows/ci.yml", "workflow_dispatch", nil); err != nil {
+			t.Fatal(err)
+		}
+		s.AwaitJobs(t, n, time.Minute)
+	}
+	run(1)
+	tr := s.analysed(t, 1)["build"]
+	if tr == nil || tr.State != "complete" || tr.JobId == 0 || len(tr.Lost) > 0 || tr.AnalysisError != "" {
+		t.Fatalf("trace: %v", tr)
+	}
+	text, stderr, code := s.CLI(t, "trace", "get", fmt.Sprint(tr.JobId))
+	if code != 0 {
+		t.Fatalf("trace get: %s", stderr)
+	}
+	steps, at, containers := map[int]string{}, map[string]string{}, map[string]int{}
+	for e, err := range trace.Events(strings.NewReader(text)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.PID > 0 {
+			containers[e.Container]++
+			if e.UID != 1001 && e.Method != "running" {
+				t.Errorf("user %d: %+v", e.UID, e)
+			}
+		}
+		switch {
+		case e.Type == trace.TraceStart:
+			if len(e.Recorder.Missing) > 0 || !slices.Contains(e.Recorder.Extras, "node") {
+				t.Errorf("recorder %+v", e.Recorder)
+			}
+		case e.Type == trace.StepStart:
+			steps[e.Step] = e.Name
+		case e.Type == trace.FileOpen && e.Path == "/tmp/out/first" && e.Opened("create"):
+			at["open"] = steps[e.Step]
+		case e.Type == trace.FileWrite && e.Path == "/tmp/out/first" && e.Bytes == 5:
+			at["write"] = steps[e.Step]
+		case e.Type == trace.FileRename && e.Path == "/tmp/out/first" && e.NewPath == "/tmp/out/second":
+			at["rename"] = steps[e.Step]
+		case e.Type == trace.FileWrite && e.Path == "/tmp/out/daemon" && e.Bytes == 4:
+			at["daemon"] = steps[e.Step]
+		case e.Type == trace.NetConnect && e.Address == "127.0.0.1" && e.Port == port:
+			at["connect"] = steps[e.Step]
+		case e.Type == trace.ProcessExec && slices.Contains(e.Args, "wget") && e.Path == "/bin/busybox":
+			at["exec"] = steps[e.Step]
+		}
+	}
+	for what, step := range map[string]string{"open": "Make", "write": "Make", "rename": "Make", "daemon": "Leave", "connect": "Leave", "exec": "Leave"} {
+		if at[what] != step {
+			t.Errorf("%s happened in step %q, which is %q", what, at[what], step)
+		}
+	}
+	for id := range containers {
+		if len(id) != 64 {
+			t.Errorf("events of containers %v", containers)
+		}
+	}
+	if len(containers) != 1 {
+		t.Errorf("events of containers %v", containers)
+	}
+	if t.Failed() {
+		t.Log(text)
+	}
+
+	// Nobody can listen there any more.
+	endRecorders(t)
+	if err := unix.Mount("none", "/run/muster", "tmpfs", unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	run(2)
+	truth, receipts := s.calm(t, 30*time.Second)
+	once(t, truth, receipts, "success")
+	resp, err := s.traces().ListTraces(t.Context(), &v1.ListTracesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	states := map[string]string{}
+	for _, tr := range resp.Traces {
+		states[tr.State] = tr.Reason
+	}
+	if _, whole := states["complete"]; !whole || len(resp.Traces) != 2 || !strings.Contains(states["not_recorded"], "capabilities") {
+		t.Errorf("traces %v", resp.Traces)
+	}
+}
+
+// endRecorders ends the recorders of this test's namespaces, and waits until they are gone.
+func endRecorders(t *testing.T) {
+	t.Helper()
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := func() (found []int) {
+		args, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, at := range args {
+			text, _ := os.ReadFile(at) // it may have ended
+			dir := filepath.Dir(at)
+			if mounts, _ := os.Readlink(dir + "/ns/mnt"); mounts != own || !strings.Contains(string(text), "\x00record\x00") {
+				continue
+			}
+			if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil {
+				found = append(found, pid)
+			}
+		}
+		return found
+	}
+	if len(ours()) == 0 {
+		t.Error("no recorder is running")
+	}
+	eventually(t, 10*time.Second, func() (bool, string) {
+		left := ours()
+		for _, pid := range left {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		return len(left) == 0, fmt.Sprintf("recorders %v", left)
+	})
 }

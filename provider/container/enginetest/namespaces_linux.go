@@ -7,12 +7,18 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// nodeVariable is set where the processes are to be the machine's own, with its numbers.
+const nodeVariable = "MUSTER_ENGINETEST_NODE"
 
 // stageVariable says how far a process of a test is on its way into its namespaces.
 const stageVariable = "MUSTER_ENGINETEST_STAGE"
@@ -29,7 +35,7 @@ func Main(m *testing.M) {
 	if os.Getenv(stageVariable) == stageRun || os.Getuid() != 0 {
 		os.Exit(m.Run())
 	}
-	code, err := spawn(os.Args[1:], os.Stdout)
+	code, err := spawn(os.Args[1:], os.Stdout, false)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "enginetest:", err)
 		os.Exit(1)
@@ -42,6 +48,19 @@ func Main(m *testing.M) {
 // call Enter first.
 func Isolate(t *testing.T) bool {
 	t.Helper()
+	return isolate(t, false)
+}
+
+// IsolateOnNode is Isolate for tests that record what containers do: their processes have the
+// machine's own numbers, without which no recorder works. When the test ends, so does
+// every process that descends from it. /run/muster is the test's own.
+func IsolateOnNode(t *testing.T) bool {
+	t.Helper()
+	return isolate(t, true)
+}
+
+func isolate(t *testing.T, node bool) bool {
+	t.Helper()
 	if os.Getenv(stageVariable) == stageRun {
 		return true
 	}
@@ -53,7 +72,7 @@ func Isolate(t *testing.T) bool {
 		args = append(args, fmt.Sprintf("-test.timeout=%s", untilDeadline(d)))
 	}
 	var out strings.Builder
-	code, err := spawn(args, &out)
+	code, err := spawn(args, &out, node)
 	t.Log(out.String())
 	switch {
 	case err != nil:
@@ -71,7 +90,7 @@ func Isolate(t *testing.T) bool {
 func Enter() { enter() }
 
 // spawn runs this program in new namespaces and returns its exit code.
-func spawn(args []string, out interface{ Write([]byte) (int, error) }) (int, error) {
+func spawn(args []string, out interface{ Write([]byte) (int, error) }, node bool) (int, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return 0, err
@@ -85,6 +104,11 @@ func spawn(args []string, out interface{ Write([]byte) (int, error) }) (int, err
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC,
 		Pdeathsig:  syscall.SIGKILL,
+	}
+	if node {
+		cmd.Env = append(cmd.Env, nodeVariable+"=1")
+		cmd.SysProcAttr.Cloneflags &^= syscall.CLONE_NEWPID
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM // it has processes to end
 	}
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("make namespaces: %w", err)
@@ -123,11 +147,16 @@ func enter() {
 }
 
 func first() (int, error) {
-	err := errors.Join(
-		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
-		unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""),
-		loopback())
-	if err != nil {
+	node := os.Getenv(nodeVariable) != ""
+	err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	if node {
+		err = errors.Join(err, os.MkdirAll("/run/muster", 0o755), unix.Mount("none", "/run/muster", "tmpfs", 0, "mode=755"),
+			unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+		defer endDescendants()
+	} else {
+		err = errors.Join(err, unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""))
+	}
+	if err := errors.Join(err, loopback()); err != nil {
 		return 1, err
 	}
 	if err := os.Setenv(stageVariable, stageRun); err != nil {
@@ -146,6 +175,9 @@ func first() (int, error) {
 	go func() {
 		for s := range signals {
 			_ = test.Signal(s)
+			if node {
+				endDescendants() // the test may not get to it
+			}
 		}
 	}()
 	// Whatever loses its parent is ours. When this process ends, so does all the rest.
@@ -161,6 +193,48 @@ func first() (int, error) {
 		case pid == test.Pid:
 			return how.ExitStatus(), nil
 		}
+	}
+}
+
+// endDescendants ends every process that descends from this one, which adopts those that lose
+// their parents, until there is none.
+func endDescendants() {
+	for range 1000 {
+		parents := map[int]int{}
+		dirs, _ := os.ReadDir("/proc")
+		for _, d := range dirs {
+			pid, err := strconv.Atoi(d.Name())
+			if err != nil {
+				continue
+			}
+			// The name may have anything in it, parentheses too; state and parent follow it.
+			text, _ := os.ReadFile(filepath.Join("/proc", d.Name(), "stat"))
+			if i := strings.LastIndexByte(string(text), ')'); i > 0 {
+				if f := strings.Fields(string(text[i+1:])); len(f) > 1 {
+					parents[pid], _ = strconv.Atoi(f[1])
+				}
+			}
+		}
+		left := false
+		for pid := range parents {
+			at := pid
+			for depth := 0; at > 1 && at != os.Getpid() && depth < 1000; depth++ {
+				at = parents[at]
+			}
+			if at == os.Getpid() && pid != at {
+				left = true
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+		for {
+			if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); pid <= 0 || err != nil {
+				break
+			}
+		}
+		if !left {
+			return
+		}
+		<-time.After(10 * time.Millisecond)
 	}
 }
 
