@@ -13,6 +13,7 @@ import (
 	"github.com/muster-ci/muster/internal/config"
 	"github.com/muster-ci/muster/internal/github"
 	"github.com/muster-ci/muster/internal/ingress"
+	"github.com/muster-ci/muster/internal/inspect"
 	"github.com/muster-ci/muster/internal/lifecycle"
 	"github.com/muster-ci/muster/internal/store"
 	"github.com/muster-ci/muster/internal/web"
@@ -311,7 +312,10 @@ func (c commands) RedispatchDelivery(ctx context.Context, guid string) error {
 }
 
 // webCommands binds commands to the dashboard's workspace.
-type webCommands struct{ commands }
+type webCommands struct {
+	commands
+	inspector *inspect.Inspector // nil where no traces are kept
+}
 
 func (c webCommands) DrainRunner(ctx context.Context, id muster.RunnerID, reason string) error {
 	return c.Client.DrainRunner(ctx, workspace, id, reason)

@@ -61,7 +61,7 @@ func (s *Server) routes() (http.Handler, error) {
 	}
 	mux.Handle("/", web.New(web.Config{
 		Guard: guard,
-		Reads: s.dashboard, Commands: webCommands{do}, JobLogs: webLogs{logs},
+		Reads: s.dashboard, Commands: webCommands{do, s.inspector}, JobLogs: webLogs{logs},
 		Traces: webPort, Subscribe: s.store.Subscribe, Stopping: s.stopping, Token: s.cfg.OperatorToken,
 		About: s.about(), Logger: s.logger,
 	}))

@@ -218,7 +218,10 @@ func paths(f *fake) []string {
 		out = append(out, "/pools/"+p.Name)
 	}
 	out = append(out, fmt.Sprintf("/runs/%d", f.jobs[len(f.jobs)-1].RunID), fmt.Sprintf("/pools/%s/decisions/%d", f.decisions[0].Pool, f.decisions[0].ID))
-	out = append(out, "/pools/linux-small/egress", "/findings/sweep", "/findings?severity=critical")
+	out = append(out, "/pools/linux-small/egress", "/findings/sweep", "/findings?severity=critical", "/baselines", "/baselines?q=nothing")
+	for name := range f.tr.baselines {
+		out = append(out, baselinePath(name))
+	}
 	if at := incidentPath(f); at != "" {
 		for _, tab := range []string{"overview", "timeline?step=6", "execution", "execution?of=3", "execution?q=node", "execution?view=flame", "network", "network?host=github.com", "files", "files?q=chunk", "query?q=type+==", "query?q=type=='net_connect'", "query?q=pid>0&scope=workspace", "diff", "performance?step=4"} {
 			out = append(out, at+"/"+tab)

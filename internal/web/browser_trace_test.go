@@ -12,6 +12,7 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/trace/view"
@@ -206,6 +207,41 @@ func TestBrowserTraces(t *testing.T) {
 		tb.until(`document.getElementById('r-record').textContent.includes('Complete:')`)
 	})
 
+	// What is new is accepted where it was found, or where all of it stands, and says so then.
+	t.Run("AcceptsWhatIsNew", func(t *testing.T) {
+		f := newFake()
+		tr := f.newHost()
+		tb := openTab(t, browser, config(f))
+		tb.open("/jobs/" + tr.Job.String() + "/trace/overview")
+		tb.settled()
+		tb.do(chromedp.Click(chromedp.CSS(`#r-findings details.confirm > summary`)), chromedp.WaitVisible(chromedp.CSS(`#r-findings details.confirm button`)))
+		tb.do(chromedp.SendKeys(chromedp.CSS(`#r-findings input[name=reason]`), "our fonts"), chromedp.Click(chromedp.CSS(`#r-findings details.confirm button`)))
+		tb.until(`location.search.includes('done=accept') && document.querySelector('#r-findings') && !document.querySelector('#r-findings details.confirm')`)
+		if got := tb.js(`document.querySelectorAll('#r-findings .tag.t-ok').length + ' ' + document.body.textContent.includes('It is expected from now on')`); got != "2 true" {
+			t.Errorf("two findings were accepted: %s", got)
+		}
+		tb.settled()
+		tb.do(chromedp.Click(chromedp.Search(`//a[.="what this job usually does"]`)))
+		tb.until(`location.pathname === '/baseline' && document.querySelector('#r-host')`)
+		tb.settled()
+		tb.do(chromedp.Click(chromedp.CSS(`#r-baseline details.confirm > summary`)), chromedp.WaitVisible(chromedp.CSS(`#r-baseline details.confirm[open] button`)), chromedp.Click(chromedp.CSS(`#r-baseline details.confirm[open] button`)))
+		tb.until(`location.search.includes('done=accept') && !document.querySelector('#r-binary .tag.t-wait')`)
+		tb.settled()
+		// What somebody else does is seen without a reload.
+		tb.js(`window.same = true`)
+		if err := f.ResetBaseline(t.Context(), tr.Baseline(), "by hand"); err != nil {
+			t.Fatal(err)
+		}
+		tb.until(`document.querySelector('#r-baseline').textContent.includes('by hand') && document.querySelector('#r-host').textContent.includes('None.')`)
+		if got := tb.js(`window.same`); got != "true" {
+			t.Error("the page was loaded again")
+		}
+		want := []string{"accept [host:fonts.googleapis.com] all=false version=0 of " + tr.Baseline() + ": our fonts", "accept [binary:/usr/bin/fc-cache] all=false version=0 of " + tr.Baseline() + ": on the dashboard", "reset " + tr.Baseline() + ": by hand"}
+		if d := cmp.Diff(want, f.asked()); d != "" {
+			t.Error(d)
+		}
+	})
+
 	t.Run("WithoutScript", func(t *testing.T) {
 		f := newFake()
 		at := incidentPath(f)
@@ -260,7 +296,7 @@ func TestBrowserTraces(t *testing.T) {
 		}{
 			{"overview", at + "/overview", "light", 1360, 900}, {"timeline", at + "/timeline?step=6", "light", 1360, 0}, {"network", at + "/network", "light", 1360, 900}, {"execution", at + "/execution", "light", 1360, 900},
 			{"flame", at + "/execution?view=flame", "dark", 1360, 0}, {"files", at + "/files", "light", 1360, 0}, {"query", at + "/query", "light", 1360, 0}, {"diff", at + "/diff", "dark", 1360, 0}, {"performance", at + "/performance", "light", 1360, 0},
-			{"overview-phone", at + "/overview", "dark", 400, 0}, {"execution-phone", at + "/execution", "light", 400, 850}, {"network-phone", at + "/network", "dark", 400, 1100}, {"timeline-phone", at + "/timeline?step=6", "light", 400, 1100}, {"findings", "/findings", "light", 1360, 0}, {"egress", "/pools/linux-small/egress", "light", 1360, 0}, {"pool", "/pools/linux-small", "light", 1360, 0}, {"answer", at + "/query?q=" + url.QueryEscape(`type == "process_exec" && path.matches("/(curl|python3)$")`) + "&scope=workspace", "light", 1360, 0}, {"wrong", at + "/query?q=" + url.QueryEscape(`type == "dns_query" && hostnam.endsWith(".xyz")`), "dark", 1360, 0},
+			{"overview-phone", at + "/overview", "dark", 400, 0}, {"execution-phone", at + "/execution", "light", 400, 850}, {"network-phone", at + "/network", "dark", 400, 1100}, {"timeline-phone", at + "/timeline?step=6", "light", 400, 1100}, {"findings", "/findings", "light", 1360, 0}, {"baselines", "/baselines", "light", 1360, 0}, {"baseline", baselinePath(f.newHost().Baseline()), "light", 1360, 0}, {"baseline-young", baselinePath("acme/api/ci/build"), "dark", 1360, 0}, {"baseline-phone", baselinePath(f.newHost().Baseline()), "dark", 400, 0}, {"new-host", "/jobs/" + f.newHost().Job.String() + "/trace/overview", "light", 1360, 900}, {"egress", "/pools/linux-small/egress", "light", 1360, 0}, {"pool", "/pools/linux-small", "light", 1360, 0}, {"answer", at + "/query?q=" + url.QueryEscape(`type == "process_exec" && path.matches("/(curl|python3)$")`) + "&scope=workspace", "light", 1360, 0}, {"wrong", at + "/query?q=" + url.QueryEscape(`type == "dns_query" && hostnam.endsWith(".xyz")`), "dark", 1360, 0},
 			{"runner", "/runners/" + f.tr.detections[0].Trace.String(), "light", 1360, 0}, {"process", at + "/execution?of=46", "light", 1360, 0}, {"job", at[:len(at)-len("/trace")], "light", 1360, 0},
 		} {
 			tb.shoot(filepath.Join(dir, "dashboard-trace-"+s.name+".png"), s.path, s.scheme, s.width, s.height)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/trace/detect"
 	"github.com/muster-ci/muster/internal/web"
 )
 
@@ -873,6 +874,29 @@ func (f *fake) StartMachine(_ context.Context, id muster.MachineID) (muster.Mach
 func (f *fake) StopMachine(_ context.Context, id muster.MachineID) (muster.MachineAnswer, error) {
 	f.change(muster.Change{Kind: "machine", ID: id.String()}, func() { f.commands = append(f.commands, "stop "+id.String()) })
 	return f.answer, f.broken
+}
+
+func (f *fake) AcceptBaseline(_ context.Context, name string, a web.Acceptance) error {
+	f.change(muster.Change{Kind: "baseline", ID: name}, func() {
+		f.commands = append(f.commands, fmt.Sprintf("accept %v all=%t version=%d of %s: %s", a.Facts, a.All, a.Version, name, a.Reason))
+		by := detect.Act{By: "operator", At: fakeNow, Reason: a.Reason}
+		b := f.tr.baselines[name]
+		for _, fact := range a.Facts {
+			b.Accept(fact, by)
+		}
+		if a.All {
+			b.AcceptAll(by)
+		}
+	})
+	return f.broken
+}
+
+func (f *fake) ResetBaseline(_ context.Context, name, reason string) error {
+	f.change(muster.Change{Kind: "baseline", ID: name}, func() {
+		f.commands = append(f.commands, "reset "+name+": "+reason)
+		f.tr.baselines[name].Forget(detect.Act{By: "operator", At: fakeNow, Reason: reason})
+	})
+	return f.broken
 }
 
 func (f *fake) asked() []string {

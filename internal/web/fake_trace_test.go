@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/trace"
+	"github.com/muster-ci/muster/internal/trace/detect"
 	"github.com/muster-ci/muster/internal/trace/query"
 	"github.com/muster-ci/muster/internal/trace/view"
 	"github.com/muster-ci/muster/internal/web"
@@ -25,6 +27,7 @@ type fakeTraces struct {
 	diff       map[muster.TraceID]web.TraceDiff
 	allow      web.Allowlist
 	asked      []web.EventQuery
+	baselines  map[string]*detect.Baseline
 }
 
 var _ web.Traces = (*fake)(nil)
@@ -322,6 +325,7 @@ func (f *fake) addTraces() *fake {
 		Total: view.StepDiff{Name: "job", Change: view.StepChanged, DurationUS: 212_000_000, BeforeDurationUS: 199_000_000},
 	}}
 	f.allowlist(incident)
+	f.usual(ordinary, ours[1])
 	slices.SortStableFunc(f.tr.traces, func(a, b *muster.Trace) int { return b.StartedAt.Compare(a.StartedAt) })
 	return f
 }
@@ -474,6 +478,70 @@ func (f *fake) incident(j muster.Job, t *muster.Trace) {
 	_ = npm
 }
 
+// usual is what the storefront's tests and two other jobs usually do, and what is new in one.
+func (f *fake) usual(t *muster.Trace, j muster.Job) {
+	learnt := func(runs, refused int, hosts ...string) *detect.Baseline {
+		b := &detect.Baseline{Refused: refused}
+		for n := range runs {
+			facts := detect.Facts{Hosts: map[string]int{}, Binaries: map[string]int{"/opt/hostedtoolcache/node/*/x*/bin/node": 9, "/usr/bin/git": 3, "/usr/bin/bash": 2}, Sensitive: map[string]int{"~/.npmrc": 1}}
+			for _, h := range hosts {
+				facts.Hosts[h] = 1
+			}
+			b.Learn(facts, t.ID.String(), fakeNow.Add(-hours(float64(200-10*n))))
+		}
+		return b
+	}
+	b := learnt(9, 1, "registry.npmjs.org", "results*.blob.core.windows.net", "github.com", "nodejs.org")
+	b.Learn(detect.Facts{Hosts: map[string]int{"registry.npmjs.org": 1, "fonts.googleapis.com": 2, "cdn.fontshare.com": 1}, Binaries: map[string]int{"/usr/bin/fc-cache": 1}}, t.ID.String(), t.EndedAt)
+	b.Accept(detect.Fact{Kind: "host", What: "cdn.fontshare.com"}, detect.Act{By: "operator", At: fakeNow.Add(-hours(1)), Reason: "the new font"})
+	young := learnt(2, 0, "proxy.golang.org", "sum.golang.org")
+	anew := learnt(1, 0, "ghcr.io")
+	anew.Forgotten = &detect.Act{By: "operator", At: fakeNow.Add(-hours(30)), Reason: "learnt while the mirror was hijacked"}
+	f.tr.baselines = map[string]*detect.Baseline{t.Baseline(): b, "acme/api/ci/build": young, "acme/api/release/Publish image": anew}
+	for i, what := range []string{"fonts.googleapis.com", "cdn.fontshare.com"} {
+		f.tr.detections = append(f.tr.detections, muster.Detection{Workspace: "default", Trace: t.ID, Rule: "new-host", Severity: muster.SeverityMedium, Title: "node reached " + what + ", which this job never did before",
+			Explanation: "In its earlier runs this job did not talk to the host. Most attacks on builds were first seen in this way.", Remedy: "If you changed the workflow or its tools, accept the host.", Step: "Run tests", Process: "node scripts/fonts.js", PID: 2210 + i, Subject: what, Fact: "host:" + what, Seq: []uint64{12}, Count: 1 + i, At: j.StartedAt.Add(time.Minute)})
+	}
+	t.Findings = map[muster.Severity]int{muster.SeverityMedium: 2}
+	f.tr.views[t.ID].Judge(view.Known{Findings: map[string]int{"medium": 2}})
+}
+
+func (f *fake) Baselines(_ context.Context, text, after string, limit int) (out []web.Baseline, err error) {
+	unlock, err := f.lock()
+	defer unlock()
+	for _, name := range slices.Sorted(maps.Keys(f.tr.baselines)) {
+		if strings.Contains(strings.ToLower(name), strings.ToLower(text)) && name > after && len(out) < limit {
+			out = append(out, f.tr.baseline(name))
+		}
+	}
+	return out, err
+}
+
+func (f *fake) Baseline(_ context.Context, name string) (web.Baseline, error) {
+	unlock, err := f.lock()
+	defer unlock()
+	if err == nil && f.tr.baselines[name] == nil {
+		err = muster.Errorf(muster.CodeNotFound, "there is no baseline %q", name)
+	}
+	if err != nil {
+		return web.Baseline{}, err
+	}
+	return f.tr.baseline(name), nil
+}
+
+// baseline is a copy, as a store's would be.
+func (f fakeTraces) baseline(name string) web.Baseline {
+	doc, err := f.baselines[name].Encode()
+	if err != nil {
+		panic(err)
+	}
+	b, err := detect.ParseBaseline(doc)
+	if err != nil {
+		panic(err)
+	}
+	return web.Baseline{Name: name, Version: 12, Baseline: b}
+}
+
 func (f *fake) allowlist(t *muster.Trace) {
 	f.tr.allow = web.Allowlist{
 		Policy: trace.Egress{Mode: trace.EgressLearn, Allow: []string{"registry.npmjs.org:443", "nodejs.org:443"}}, Traces: 214, Since: fakeNow.AddDate(0, 0, -14), Stable: 61,
@@ -574,7 +642,12 @@ func (f *fake) Detections(_ context.Context, q web.DetectionQuery) ([]web.Detect
 		}
 		if (q.Trace == muster.TraceID{} || d.Trace == q.Trace) && (q.Rule == "" || d.Rule == q.Rule) && (q.Repository == "" || strings.EqualFold(of.Repository, q.Repository)) && (q.Before.IsZero() || d.At.Before(q.Before)) &&
 			slices.Index(muster.Severities, d.Severity) >= slices.Index(muster.Severities, q.Severity) && len(out) < q.Limit {
-			out = append(out, web.DetectionRow{Detection: d, Of: of})
+			row := web.DetectionRow{Detection: d, Of: of}
+			if fact, err := detect.ParseFact(d.Fact); err == nil && f.tr.baselines[of.Baseline()] != nil {
+				seen, _ := f.tr.baselines[of.Baseline()].Seen(fact)
+				row.Accepted = seen.Accepted
+			}
+			out = append(out, row)
 		}
 	}
 	slices.SortStableFunc(out, func(a, b web.DetectionRow) int { return b.At.Compare(a.At) })

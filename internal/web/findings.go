@@ -22,7 +22,7 @@ type findingsView struct {
 
 // findingRow is one finding and where it was.
 type findingRow struct {
-	muster.Detection
+	traceFinding
 	Where traceSummary
 	Title, Subject,
 	Step, Process clipped
@@ -57,7 +57,7 @@ func (s *site) findings(w http.ResponseWriter, r *http.Request) error {
 		v.Older = v.link(v.Severity, strconv.FormatInt(rows[pageSize-1].At.UnixMicro(), 10))
 	}
 	for _, d := range rows {
-		v.Rows = append(v.Rows, findingRow{Detection: d.Detection, Where: summaryOf(d.Of), Title: clip(maxShown, d.Title), Subject: clipPath(80, d.Subject), Step: clip(60, d.Step), Process: clip(90, d.Process)})
+		v.Rows = append(v.Rows, findingRow{traceFinding: traceFinding{d.Detection, d.Accepted}, Where: summaryOf(d.Of), Title: clip(maxShown, d.Title), Subject: clipPath(80, d.Subject), Step: clip(60, d.Step), Process: clip(90, d.Process)})
 	}
 	v.Severities = append(v.Severities, typeLink{"All", v.link("", ""), v.Severity == ""})
 	for _, sev := range slices.Backward(muster.Severities[1:]) { // from the least on is all

@@ -116,6 +116,19 @@ type Commands interface {
 	CheckProvider(ctx context.Context, name string) error
 	// RedispatchDelivery acts on a stored delivery once more; repeats are harmless.
 	RedispatchDelivery(ctx context.Context, guid string) error
+	// AcceptBaseline takes things that a job does for expected, ResetBaseline has it learnt
+	// anew. CodeConflict if the baseline has another version than the one that was looked at.
+	AcceptBaseline(ctx context.Context, name string, a Acceptance) error
+	ResetBaseline(ctx context.Context, name, reason string) error
+}
+
+// Acceptance is what an operator says is expected of a job: facts, or all that is known of
+// it. Version 0 is whatever is known now.
+type Acceptance struct {
+	Facts   []detect.Fact
+	All     bool
+	Version int64
+	Reason  string
 }
 
 // JobLogs fetches a job's log from GitHub. The caller closes it.
@@ -277,6 +290,10 @@ type Traces interface {
 	TraceEvents(ctx context.Context, q EventQuery) (EventAnswer, error)
 	// Detections are what rules found in traces, the latest first, at most q.Limit.
 	Detections(ctx context.Context, q DetectionQuery) ([]DetectionRow, error)
+	// Baselines are what is known of jobs whose names contain a text and come after a name, in
+	// the order of their names; Baseline is one of them, CodeNotFound if there is none.
+	Baselines(ctx context.Context, text, after string, limit int) ([]Baseline, error)
+	Baseline(ctx context.Context, name string) (Baseline, error)
 	// Allowlist is what a pool's egress policy is, what it refuses, and what it would have
 	// to allow for the jobs that ran.
 	Allowlist(ctx context.Context, pool string) (Allowlist, error)
@@ -346,6 +363,13 @@ type DetectionRow struct {
 	Of muster.Trace
 	// Accepted is who said that what was new is expected, nil if nobody did.
 	Accepted *detect.Act
+}
+
+// Baseline is what a job usually does, and which of its versions that is.
+type Baseline struct {
+	Name    string
+	Version int64
+	*detect.Baseline
 }
 
 // Allowlist is the egress of a pool: what its jobs reached, and what they would need.

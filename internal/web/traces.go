@@ -137,7 +137,9 @@ type traceSummary struct {
 	muster.Trace
 	// Base is the address of its pages without the tab, Suffix what follows the tab.
 	Base, Suffix string
-	Findings     []muster.Detection
+	Findings     []traceFinding
+	// CanAccept: what is new may be accepted here.
+	CanAccept bool
 }
 
 // summaryOf gives a trace its address: that of its job or, until that is known, of its runner.
@@ -175,8 +177,8 @@ func (s traceSummary) Argument() string {
 
 // findingGroup is what one rule found: the first in full, the others in a line each.
 type findingGroup struct {
-	muster.Detection
-	More []muster.Detection
+	traceFinding
+	More []traceFinding
 }
 
 // Groups are the findings by rule, in the order of the first of each.
@@ -187,7 +189,7 @@ func (s traceSummary) Groups() []findingGroup {
 			out[i].More = append(out[i].More, d)
 			continue
 		}
-		out = append(out, findingGroup{Detection: d})
+		out = append(out, findingGroup{traceFinding: d})
 	}
 	return out
 }
@@ -356,21 +358,22 @@ func (s *site) traceSection(ctx context.Context, j muster.Job) (*traceSummary, e
 	if j.Key.Attempt > 1 {
 		sum.Suffix = "?attempt=" + strconv.Itoa(j.Key.Attempt)
 	}
+	sum.CanAccept = s.Commands != nil
 	sum.Findings, err = s.findingsIn(ctx, t.ID)
 	return &sum, err
 }
 
 // findingsIn are what rules found in a trace, the worst first.
-func (s *site) findingsIn(ctx context.Context, id muster.TraceID) ([]muster.Detection, error) {
+func (s *site) findingsIn(ctx context.Context, id muster.TraceID) ([]traceFinding, error) {
 	rows, err := s.Traces.Detections(ctx, DetectionQuery{Trace: id, Limit: 500})
 	if err != nil {
 		return nil, err
 	}
-	out := make([]muster.Detection, len(rows))
+	out := make([]traceFinding, len(rows))
 	for i, r := range rows {
-		out[i] = r.Detection
+		out[i] = traceFinding{r.Detection, r.Accepted}
 	}
-	slices.SortStableFunc(out, func(a, b muster.Detection) int {
+	slices.SortStableFunc(out, func(a, b traceFinding) int {
 		return cmp.Or(cmp.Compare(severityRank(b.Severity), severityRank(a.Severity)), a.At.Compare(b.At))
 	})
 	return out, nil
@@ -497,6 +500,7 @@ func (s *site) tracePage(w http.ResponseWriter, r *http.Request, p *tracePage) e
 			return err
 		}
 	}
+	p.CanAccept = s.Commands != nil
 	if p.Findings, err = s.findingsIn(ctx, p.ID); err != nil {
 		return err
 	}

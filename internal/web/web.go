@@ -154,6 +154,12 @@ func (s *site) pages() http.Handler {
 	get("/findings", s.findings)
 	get("/findings/sweep", s.sweep)
 	s.traceRoutes(get)
+	if s.Traces != nil {
+		get("/baselines", s.baselines)
+		get("/baseline", s.baseline)
+		post("/baseline/accept", s.acceptBaseline)
+		post("/baseline/reset", s.resetBaseline)
+	}
 	get("/about", s.about)
 	mux.HandleFunc("GET /events", s.events)
 	mux.Handle("/", s.handle(func(w http.ResponseWriter, r *http.Request) error {
@@ -350,6 +356,8 @@ var notices = map[string]string{
 	"nudge":      "The pool is being decided anew.",
 	"check":      "The provider is being tested with a machine of its own.",
 	"redispatch": "The delivery is being dispatched again.",
+	"accept":     "It is expected from now on: the next runs of the job have no finding for it.",
+	"reset":      "What the job usually does is forgotten and learnt anew.",
 
 	"machine-" + muster.MachineAnswerStarting: "The machine is being started. One that is still stopping is started once it has stopped.",
 	"machine-" + muster.MachineAnswerRunning:  "The machine is up already.",
