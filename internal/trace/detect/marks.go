@@ -68,6 +68,16 @@ func (m *marks) rename(from, to string) {
 	}
 }
 
+// link gives the marks of a file to its further name.
+func (m *marks) link(from, to string) {
+	a, b := maphash.String(m.seed, from), maphash.String(m.seed, to)
+	for name, of := range m.paths {
+		if origin, ok := of[a]; ok && !m.stays[name] {
+			of[b] = origin
+		}
+	}
+}
+
 func (m *marks) remove(path string) {
 	h := maphash.String(m.seed, path)
 	for name, of := range m.paths {

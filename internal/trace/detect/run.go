@@ -138,6 +138,8 @@ func (x *run) files(e *trace.Event) {
 	switch e.Type {
 	case trace.FileRename:
 		x.marked.rename(e.Path, e.NewPath)
+	case trace.FileLink:
+		x.marked.link(e.Path, e.NewPath)
 	case trace.FileDelete:
 		x.marked.remove(e.Path)
 		return

@@ -107,7 +107,7 @@ var variables = map[string]variable{
 	"relation":       {"what the process aimed at is to this one: self, ancestor, descendant, same_program, other", func(s *scene) any { return s.relation() }},
 	"writes":         {"the event changes a file", func(s *scene) any { return changes(s.e) }},
 	"reads":          {"the event opens a file to read it", func(s *scene) any { return reads(s.e) }},
-	"changed":        {"the path that was written, or renamed to", func(s *scene) any { return changed(s.e) }},
+	"changed":        {"the path that was written, renamed to or added as a link", func(s *scene) any { return changed(s.e) }},
 	"host":           {"hostname, or the address where no name is known", func(s *scene) any { return host(s.e) }},
 	"external":       {"the host is not this machine, nor in a private network without a name", func(s *scene) any { return external(s.e) }},
 	"domain":         {"the part of hostname that somebody registered", func(s *scene) any { return domain(s.e.Hostname) }},
@@ -227,7 +227,7 @@ func reads(e *trace.Event) bool { return e.Type == trace.FileOpen && e.Opened("r
 
 func changes(e *trace.Event) bool {
 	switch e.Type {
-	case trace.FileWrite, trace.FileRename:
+	case trace.FileWrite, trace.FileRename, trace.FileLink:
 		return true
 	case trace.FileOpen:
 		return e.Opened("write") || e.Opened("truncate") || e.Opened("append") || e.Opened("create")
@@ -236,7 +236,7 @@ func changes(e *trace.Event) bool {
 }
 
 func changed(e *trace.Event) string {
-	if e.Type == trace.FileRename {
+	if e.Type == trace.FileRename || e.Type == trace.FileLink {
 		return e.NewPath
 	}
 	return e.Path

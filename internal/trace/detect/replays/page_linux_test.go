@@ -192,8 +192,8 @@ a caller gives to ` + "`cat`" + ` or ` + "`python3`" + `, and the name of a copy
 
 These ways around were tried with the recorder, and no rule but the baseline's sees them:
 
-* **Files under another name.** A hard link to a file with credentials, a folder that is moved first, a bind mount over it. A service or a
-  hook that is a symbolic link to a file elsewhere.
+* **Files under another name.** What is in a folder that was moved first, or that is mounted in a second place. A service or a hook that is a
+  symbolic link to a file elsewhere. Hard links are seen.
 * **A program that belongs there and reads anything.** ` + "`git hash-object ~/.aws/credentials`" + `; a script in a file of the repository that opens what
   SDKs open too, and a compiled program that does, until it connects somewhere or opens four of them. A hand-made copy of ` + "`cp`" + ` in
   the workspace that overwrites an object; a compiler that is told to; git that checks out into a cache.
