@@ -370,6 +370,11 @@ func TestInitCheckServe(t *testing.T) {
 	if r := c.run(t.Context(), "config", "check"); r.code != 0 || !strings.Contains(r.out, "is fine: 1 App, 1 provider, 0 offerings, 1 pool; listens on 127.0.0.1:8080") {
 		t.Errorf("%d %s%s", r.code, r.out, r.errOut)
 	}
+	seen := c // what only the programs see is a mistake in the file too
+	seen.programs.Check = func(config.Config) error { return errors.New("traces.rules: nowhere is no folder") }
+	if r := seen.run(t.Context(), "config", "check"); r.code != 2 || r.errOut != "muster: "+path+": traces.rules: nowhere is no folder\n" {
+		t.Errorf("%d %s", r.code, r.errOut)
+	}
 	if r := c.run(t.Context(), "serve"); r.code != 0 || served.Apps[0].Token.Reveal() != "ghp_planted_token" {
 		t.Errorf("%d %s %+v", r.code, r.errOut, served)
 	}

@@ -27,16 +27,16 @@ func (a *app) rulesCommand() *cobra.Command {
 
 const rulesDir = "folder with rules of your own, *.yaml, which are added to the shipped ones"
 
-// rules loads the shipped rules and those of a folder, or of one file.
-func loadRules(dir string) (*detect.Rules, error) {
+// loadRules loads the shipped rules and those of a folder, which flag named.
+func loadRules(flag, dir string) (*detect.Rules, error) {
 	var own fs.FS
 	if dir != "" {
 		info, err := os.Stat(dir)
 		if err != nil {
-			return nil, usagef("--dir: %s", err)
+			return nil, usagef("%s%s", flag, err)
 		}
 		if !info.IsDir() {
-			return nil, usagef("--dir: %s is no folder", dir)
+			return nil, usagef("%s%s is no folder", flag, dir)
 		}
 		own = os.DirFS(dir)
 	}
@@ -73,7 +73,7 @@ func (a *app) rulesList() *cobra.Command {
 	dir := c.Flags().String("dir", "", rulesDir)
 	asJSON := c.Flags().Bool("json", false, "print a list of objects")
 	return a.local(c, func(*cobra.Command, []string) error {
-		rules, err := loadRules(*dir)
+		rules, err := loadRules("--dir: ", *dir)
 		if err != nil {
 			return err
 		}
@@ -130,7 +130,7 @@ func (a *app) rulesShow() *cobra.Command {
 	dir := c.Flags().String("dir", "", rulesDir)
 	asJSON := c.Flags().Bool("json", false, "print an object")
 	return a.local(c, func(_ *cobra.Command, args []string) error {
-		rules, err := loadRules(*dir)
+		rules, err := loadRules("--dir: ", *dir)
 		if err != nil {
 			return err
 		}
@@ -164,7 +164,7 @@ func (a *app) rulesTest() *cobra.Command {
 		if len(args) > 0 {
 			dir = args[0]
 		}
-		rules, err := loadRules(dir)
+		rules, err := loadRules("", dir)
 		if err != nil {
 			return err
 		}
@@ -227,7 +227,7 @@ func (a *app) rulesDocs() *cobra.Command {
 		Long: "Explain a rule, or all of them, in Markdown: why what it finds matters, what to do, when it keeps quiet, and where it is known from."}
 	dir := c.Flags().String("dir", "", rulesDir)
 	return a.local(c, func(_ *cobra.Command, args []string) error {
-		rules, err := loadRules(*dir)
+		rules, err := loadRules("--dir: ", *dir)
 		if err != nil {
 			return err
 		}

@@ -71,7 +71,10 @@ func (a *app) configCommand() *cobra.Command {
 		}
 		if a.programs.Check != nil {
 			if err := a.programs.Check(cfg); err != nil {
-				return err
+				if _, ok := errors.AsType[config.Problems](err); ok {
+					return err
+				}
+				return usagef("%s: %s", cfg.File, err)
 			}
 		}
 		_, err = fmt.Fprintf(a.Stdout, "%s is fine: %s, %s, %s, %s; listens on %s\n", cfg.File,

@@ -100,6 +100,19 @@ func noTrace(c *cobra.Command) string {
 	return "No traces. Jobs are recorded unless the configuration says otherwise (traces.off, or trace.off of a pool); a job's page and muster job show say why one was not."
 }
 
+// full says that a list ends at its limit, which is at most most.
+func (a *app) full(out io.Writer, rows int, limit, most int32) error {
+	if limit = min(limit, most); limit == 0 || rows < int(limit) {
+		return nil
+	}
+	remedy := "raise --limit or narrow the search"
+	if limit == most {
+		remedy = "narrow the search"
+	}
+	_, err := fmt.Fprintln(out, a.paint(dim, "There may be more: "+remedy+"."))
+	return err
+}
+
 // traceStates are the states that a trace can be in.
 var traceStates = []string{"recording", "complete", "truncated", "lost", "not_recorded"}
 
@@ -112,7 +125,7 @@ func (a *app) traceList() *cobra.Command {
 	req := &v1.ListTracesRequest{}
 	c.Flags().StringSliceVar(&req.States, "state", nil, "only those in these states: "+strings.Join(traceStates, ", "))
 	_ = c.RegisterFlagCompletionFunc("state", oneOf(traceStates)) // the flag is there
-	c.Flags().Int32Var(&req.Limit, "limit", 50, "how many at most")
+	c.Flags().Int32Var(&req.Limit, "limit", 50, "how many at most, up to 500")
 	return a.remote(c, func(cmd *cobra.Command, _ []string, api *client) (err error) {
 		if req.Selection, err = w.selection(cmd.Context(), a, api); err != nil {
 			return err
@@ -126,7 +139,10 @@ func (a *app) traceList() *cobra.Command {
 			for _, r := range resp.Traces {
 				t.row(r.Id, traceJob(r), r.Repository, workflowJob(r.Workflow, cmp.Or(r.JobName, r.JobKey)), traceState(r), r.Events, total(r.Lost), refused(r), severities(r.Findings), a.when(r.StartedAt), took(r))
 			}
-			return t.print(out, noTrace(cmd))
+			if err := t.print(out, noTrace(cmd)); err != nil {
+				return err
+			}
+			return a.full(out, len(resp.Traces), req.Limit, 500)
 		})
 	})
 }
@@ -196,7 +212,7 @@ func severities(found map[string]int32) cell {
 }
 
 func took(t *v1.Trace) string {
-	if t.StartedAt == nil || t.EndedAt == nil {
+	if t.StartedAt == nil || t.EndedAt == nil || t.SealedAt == nil { // of one that was not sealed, when it was given up
 		return ""
 	}
 	return short(t.EndedAt.AsTime().Sub(t.StartedAt.AsTime()))
@@ -537,7 +553,7 @@ func (a *app) traceFindings() *cobra.Command {
 	req := &v1.ListFindingsRequest{}
 	c.Flags().StringVar(&req.Rule, "rule", "", "only those of one rule")
 	c.Flags().StringVar(&req.Severity, "severity", "", "only those that matter at least this much: info, low, medium, high, critical")
-	c.Flags().Int32Var(&req.Limit, "limit", 100, "how many at most")
+	c.Flags().Int32Var(&req.Limit, "limit", 100, "how many at most, up to 1000")
 	_ = c.RegisterFlagCompletionFunc("rule", values(completeRules)) // the flags are there
 	_ = c.RegisterFlagCompletionFunc("severity", oneOf(bySeverity))
 	explain := c.Flags().Bool("explain", false, "say why each matters and what to do")
@@ -571,7 +587,10 @@ func (a *app) traceFindings() *cobra.Command {
 			if g := selected(cmd); g != "" {
 				none += " with " + g
 			}
-			return t.print(out, none+".")
+			if err := t.fitted(out, none+"."); err != nil {
+				return err
+			}
+			return a.full(out, len(resp.Findings), req.Limit, 1000)
 		})
 	})
 }
@@ -644,7 +663,7 @@ func (a *app) traceScan() *cobra.Command {
 	var w which
 	w.flags(a, c, "30d")
 	file := c.Flags().String("ioc", "", "file with indicators, one per line; - for standard input")
-	limit := c.Flags().Int32("limit", 10, "how many events per job at most")
+	limit := c.Flags().Int32("limit", 10, "how many events per job at most, up to 1000")
 	exitStatus := c.Flags().Bool("exit-status", false, "exit with status 1 if any job is affected")
 	return a.remote(c, func(cmd *cobra.Command, _ []string, api *client) error {
 		text, err := a.indicators(*file)

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"connectrpc.com/connect"
 	"github.com/goccy/go-yaml"
@@ -608,6 +609,22 @@ func TestOverviewAndTimelineAreShort(t *testing.T) {
 	}
 }
 
+// A list that ends at its limit says so.
+func TestFullLists(t *testing.T) {
+	p := newPlane(t)
+	for args, want := range map[string]string{
+		"trace list --limit 3":     "There may be more: raise --limit or narrow the search.\n",
+		"trace findings --limit 1": "There may be more: raise --limit or narrow the search.\n",
+		"trace list --limit 4":     "",
+		"trace list":               "",
+	} {
+		r := p.muster(t, strings.Fields(args)...)
+		if r.code != 0 || want != "" && !strings.HasSuffix(r.out, want) || want == "" && strings.Contains(r.out, "There may be more") {
+			t.Errorf("%s: %d %s%s", args, r.code, r.out, r.errOut)
+		}
+	}
+}
+
 func TestTraceMistakes(t *testing.T) {
 	p := newPlane(t)
 	for args, want := range map[string]struct {
@@ -636,6 +653,7 @@ func TestTraceMistakes(t *testing.T) {
 		"trace baseline remove octo/app/ci/build":          {2, `unknown command "remove"`},
 		"trace allowlist mac":                              {1, `there is no pool "mac"`},
 		"rules show nothing":                               {1, `there is no rule "nothing"; muster rules list`},
+		"rules test testdata/none":                         {2, "muster: stat testdata/none: no such file or directory"},
 		"rules list --dir testdata/none":                   {2, "--dir: stat testdata/none"},
 		"trace show https://github.com/octo/app":           {2, "is not the address of a job or of a workflow run"},
 	} {
@@ -705,6 +723,21 @@ func TestFindingsSayHowToAccept(t *testing.T) {
 	}
 	if r := p.muster(t, "trace", "findings"); !strings.Contains(r.out, "medium, accepted") {
 		t.Error(r.out)
+	}
+}
+
+// A narrow terminal cuts the column of long texts, and not those behind it.
+func TestTraceTablesAreNarrow(t *testing.T) {
+	p := newPlane(t)
+	r := p.musterWide(t, 80, "trace", "show", "101", "--view", "execution")
+	lines := strings.Split(strings.TrimSpace(r.out), "\n")
+	if !regexp.MustCompile(`^PROCESS +TOOK +CPU +MEMORY +STEP +EXIT +DID$`).MatchString(lines[0]) || !strings.Contains(r.out, "…") {
+		t.Error(r.out)
+	}
+	for _, line := range lines {
+		if n := utf8.RuneCountInString(line); n > 80 {
+			t.Errorf("%d columns: %s", n, line)
+		}
 	}
 }
 

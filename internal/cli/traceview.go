@@ -787,10 +787,55 @@ func (p *viewPrinter) performance() error {
 	return nil
 }
 
-// fitted prints the table with lines cut to the terminal's width.
+// narrow cuts the widest columns, none to less than least, until the table fits the
+// terminal: a column of long texts must not push the others out of sight.
+func (t *table) narrow() {
+	const least = 8
+	var widths []int
+	for _, r := range append([][]cell{headOf(t)}, t.rows...) {
+		for i, c := range r {
+			if i == len(widths) {
+				widths = append(widths, 1) // of the "-" of an empty cell
+			}
+			widths[i] = max(widths[i], utf8.RuneCountInString(c.text))
+		}
+	}
+	over := 2*(len(widths)-1) - t.app.Width
+	for _, w := range widths {
+		over += w
+	}
+	cut := map[int]bool{}
+	for ; over > 0; over-- {
+		widest := slices.Index(widths, slices.Max(widths))
+		if widths[widest] <= least {
+			break
+		}
+		widths[widest]--
+		cut[widest] = true
+	}
+	for _, r := range t.rows {
+		for i := range r {
+			if text := []rune(r[i].text); cut[i] && len(text) > widths[i] {
+				r[i].text = string(text[:widths[i]-1]) + "…"
+			}
+		}
+	}
+}
+
+func headOf(t *table) (out []cell) {
+	for _, h := range t.head {
+		out = append(out, cell{text: h})
+	}
+	return out
+}
+
+// fitted prints the table cut to the terminal's width: first its widest columns, then lines.
 func (t *table) fitted(w io.Writer, none string) error {
 	if len(t.rows) == 0 && none == "" {
 		return nil
+	}
+	if t.app.Width > 0 && len(t.rows) > 0 {
+		t.narrow()
 	}
 	var b bytes.Buffer
 	if err := t.print(&b, none); err != nil {

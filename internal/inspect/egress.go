@@ -108,7 +108,7 @@ func (i *Inspector) Allowlist(ctx context.Context, ws, pool string, since time.T
 	if n := len(all) - len(traces); n > 0 {
 		out.Notes = append(out.Notes, fmt.Sprintf("Not looked at: %d of the jobs, whose events were deleted or are not analysed.", n))
 	}
-	l := learning{reached: map[destination]*reach{}, refused: map[refusedKey]*Refused{}}
+	l := learning{reached: map[destination]*reach{}, asked: map[string]*reach{}, refused: map[refusedKey]*Refused{}}
 	for n, t := range traces {
 		l.add(n, t, networks[n])
 	}
@@ -157,6 +157,8 @@ type refusedKey struct {
 type learning struct {
 	learner trace.EgressLearner
 	reached map[destination]*reach
+	// asked is who looked a name up: without its entry, that is refused too.
+	asked   map[string]*reach
 	refused map[refusedKey]*Refused
 	// stable counts the traces since the last one that brought something new.
 	stable int
@@ -169,6 +171,15 @@ func (l *learning) add(n int, t muster.Trace, v *view.Views) {
 	l.hidden += v.Network.HiddenConnections
 	for _, c := range v.Network.Connections {
 		l.connection(n, c)
+	}
+	for _, q := range v.Network.Queries {
+		r := l.asked[q.Hostname]
+		if r == nil {
+			r = &reach{first: q.First}
+			l.asked[q.Hostname] = r
+		}
+		r.by(n, q.Program)
+		r.last = q.First
 	}
 	for _, r := range v.Overview.Refusals {
 		k := refusedKey{cmp.Or(r.Host, r.Address), r.Protocol, r.Port, r.Verdict == trace.VerdictDenied}
@@ -211,17 +222,22 @@ func (l *learning) connection(n int, c view.Connection) {
 				l.stable = 0
 			}
 		}
-		if len(r.traces) == 0 || r.traces[len(r.traces)-1] != n {
-			r.traces = append(r.traces, n)
-		}
+		r.by(n, c.Program)
 		r.count += c.Count
 		r.last = c.Last
-		if len(r.programs) < maxPrograms && !slices.Contains(r.programs, c.Program) {
-			r.programs = append(r.programs, c.Program)
-		}
 		if host != "" {
 			break // one entry allows all of its addresses
 		}
+	}
+}
+
+// by notes a trace and a program that did.
+func (r *reach) by(n int, program string) {
+	if len(r.traces) == 0 || r.traces[len(r.traces)-1] != n {
+		r.traces = append(r.traces, n)
+	}
+	if len(r.programs) < maxPrograms && !slices.Contains(r.programs, program) {
+		r.programs = append(r.programs, program)
 	}
 }
 
@@ -255,15 +271,13 @@ func (l *learning) entry(p trace.EgressProposal) Entry {
 		return out
 	}
 	jobs := map[int]bool{}
-	for d, r := range l.reached {
-		if !rules.Allows(d.host, d.address, d.port) {
-			continue
-		}
+	present := p.Count == 0 // it was not made of this
+	use := func(r *reach) {
 		for _, n := range r.traces {
 			jobs[n] = true
 		}
 		out.Programs = append(out.Programs, r.programs...)
-		if p.Count == 0 { // of an entry that was not made of this
+		if present {
 			out.Count += r.count
 			if out.First.IsZero() || r.first.Before(out.First) {
 				out.First = r.first
@@ -271,6 +285,16 @@ func (l *learning) entry(p trace.EgressProposal) Entry {
 		}
 		if r.last.After(out.Last) {
 			out.Last = r.last
+		}
+	}
+	for d, r := range l.reached {
+		if rules.Allows(d.host, d.address, d.port) {
+			use(r)
+		}
+	}
+	for name, r := range l.asked {
+		if present && rules.AllowsName(name) {
+			use(r)
 		}
 	}
 	out.Jobs = len(jobs)

@@ -779,6 +779,24 @@ func TestAllowlist(t *testing.T) {
 	wantCode(t, err, muster.CodeNotFound, "")
 }
 
+// An entry is needed by who only looks its name up: without it, that is refused.
+func TestAllowlistKeepsWhatIsLookedUp(t *testing.T) {
+	w := newWorld(t)
+	w.books.policy = trace.Egress{Mode: trace.EgressLearn, Allow: []string{"sum.golang.org:443", "registry.npmjs.org"}}
+	w.done(t, "octo/app", "success", slices.DeleteFunc(build("sum.golang.org"), func(e trace.Event) bool { return e.Type == trace.NetConnect })...)
+	a, err := w.Allowlist(t.Context(), ws, "linux", t0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := map[string]int{}
+	for _, e := range a.Present {
+		used[e.Entry] = e.Jobs
+	}
+	if d := cmp.Diff(map[string]int{"sum.golang.org:443": 1, "registry.npmjs.org": 0}, used); d != "" {
+		t.Error(d)
+	}
+}
+
 // Every job reaches loopback and a resolver, which no entry is needed for: they are nobody's
 // use of an entry, and nothing new, whatever their port.
 func TestAllowlistLeavesOutWhatIsAlwaysAllowed(t *testing.T) {
