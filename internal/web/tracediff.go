@@ -94,7 +94,7 @@ func (s *site) traceDiff(r *http.Request, p *tracePage) (any, error) {
 	t.TraceDiff, err = s.Traces.TraceDiff(ctx, p.ID, against)
 	switch muster.CodeOf(err) {
 	case muster.CodeNotFound, muster.CodeGone, muster.CodeUnavailable, muster.CodeConflict:
-		t.Problem = visible(muster.MessageOf(err), 400)
+		t.Problem = sentence(visible(muster.MessageOf(err), 400))
 		return t, nil
 	}
 	if err != nil {
