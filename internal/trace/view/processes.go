@@ -189,13 +189,17 @@ func (b *Builder) program(s *step, e *trace.Event) {
 	g.Steps = appendNew(g.Steps, s.number, 16)
 }
 
+// longest is the longest that a process is believed to have run, in µs: a hundred years. More
+// would not add up.
+const longest = 100 * 365 * 24 * 3600 * 1_000_000
+
 func (b *Builder) exit(p *proc, e *trace.Event) {
 	if p.exited {
 		return
 	}
 	p.exited = true
 	p.EndedAt = e.Timestamp
-	p.DurationUS = e.DurationUS
+	p.DurationUS = min(e.DurationUS, longest)
 	if p.DurationUS <= 0 {
 		p.DurationUS = max(0, e.Timestamp.Sub(p.StartedAt).Microseconds())
 	}

@@ -152,6 +152,15 @@ func TestViewsOfAnything(t *testing.T) {
 	})
 }
 
+// Two processes that ran for ever do not take less than no time.
+func TestDurationsAddUp(t *testing.T) {
+	b := NewBuilder(trace.Job{})
+	for pid := range 2 {
+		b.Add(trace.Event{Type: trace.ProcessExit, Timestamp: time.Unix(1, 0), Seq: uint64(pid), PID: pid + 1, Start: 1, DurationUS: math.MaxInt64})
+	}
+	sane(t, b.Views())
+}
+
 // Floods stay within the limits, and what counts survives them.
 func TestLimits(t *testing.T) {
 	b := NewBuilder(trace.Job{})
