@@ -68,7 +68,7 @@ func (a *app) deliveryShow() *cobra.Command {
 		}
 		return a.show(resp, func(w io.Writer) error {
 			err := a.facts(w, "guid", cell{d.Guid, bold}, "app", d.App, "event", d.Event, "action", d.Action, "by", d.Sense, "received", a.when(d.ReceivedAt),
-				"dispatched", a.when(d.DispatchedAt), "outcome", outcome(d), "trace", d.TraceId)
+				"dispatched", a.when(d.DispatchedAt), "outcome", outcome(d), "log trace_id", d.TraceId)
 			if err != nil {
 				return err
 			}

@@ -107,7 +107,7 @@ func (a *app) printRun(w io.Writer, resp *v1.GetRunResponse) error {
 		return err
 	}
 	fmt.Fprintln(w)
-	t := a.table("JOB", "NAME", "STATE", "POOL", "WAIT", "RUN", "RUNNER", "MACHINE", "BILLED", "COST", "RECORDED", "TRACE")
+	t := a.table("JOB", "NAME", "STATE", "POOL", "WAIT", "RUN", "RUNNER", "MACHINE", "BILLED", "COST", "RECORDED", "LOG TRACE_ID")
 	for _, j := range resp.Jobs {
 		runner, machine, billed, cost := cmp.Or(j.Job.Runner, j.Job.RunnerName), "", "", ""
 		if j.Runner != nil {

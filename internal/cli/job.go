@@ -196,7 +196,7 @@ func (a *app) printJob(w io.Writer, resp *v1.GetJobResponse) error {
 	err := a.facts(w,
 		"job", cell{jobRef(&v1.JobRef{Id: j.Id, Attempt: j.Attempt}), bold}, "state", jobState(j), "repository", j.Repository, "workflow", j.Workflow, "name", j.Name,
 		"run", strconv.FormatInt(j.RunId, 10), "branch", strings.TrimSpace(j.HeadBranch+" "+j.HeadSha), "labels", strings.Join(j.Labels, ", "), "pool", cmp.Or(j.Pool, "none"),
-		"runner", strings.TrimSpace(j.Runner+" "+j.RunnerName), "waited", a.wait(j), "ran", a.ran(j), "recorded", recorded(resp), "trace", j.TraceId, "page", j.Url)
+		"runner", strings.TrimSpace(j.Runner+" "+j.RunnerName), "waited", a.wait(j), "ran", a.ran(j), "recorded", recorded(resp), "log trace_id", j.TraceId, "page", j.Url)
 	if err != nil {
 		return err
 	}

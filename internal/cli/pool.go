@@ -99,7 +99,7 @@ func (a *app) printPool(w io.Writer, p *v1.Pool, o *v1.RunnerOffering) error {
 		"offering", size,
 		"lifecycle", fmt.Sprintf("%s, registered by %s", p.Lifecycle, registrar(p)),
 	}, sizeFacts(p), []any{
-		"trace", recording(p.Trace),
+		"traces", recording(p.Trace),
 		"egress", reachable(p.Egress),
 		"jobs", fmt.Sprintf("%d queued, %d in progress", s.GetJobsQueued(), s.GetJobsInProgress()),
 		"oldest queued", a.when(s.GetOldestQueuedAt()),

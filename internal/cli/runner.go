@@ -77,7 +77,7 @@ func (a *app) runnerShow() *cobra.Command {
 			}
 			err := a.facts(w,
 				"id", cell{r.Id, bold}, "name", r.Name, "state", runnerState(r), "reason", r.Reason, "pool", r.Pool, "provider", r.Provider, "instance", r.Instance,
-				"offering", offeringOf(r), "GitHub id", github, "on GitHub", health, "job", jobRef(r.Job), "trace", r.TraceId,
+				"offering", offeringOf(r), "GitHub id", github, "on GitHub", health, "job", jobRef(r.Job), "log trace_id", r.TraceId,
 				"created", a.when(r.CreatedAt), "heartbeat", a.when(r.HeartbeatAt), "destroyed", a.when(r.DestroyedAt))
 			if err != nil {
 				return err

@@ -208,6 +208,9 @@ func (s traceService) QueryTraces(_ context.Context, req *v1.QueryTracesRequest,
 	for _, e := range testEvents() {
 		resp.Events = append(resp.Events, &v1.TraceEvent{Trace: "r-old", JobId: 101, Repository: "octo/app", JobName: "build", Event: eventLine(e)})
 	}
+	if req.Query == "end" {
+		resp.Events = []*v1.TraceEvent{{Trace: "r-old", JobId: 101, Event: eventLine(trace.Event{Type: trace.TraceEnd, Timestamp: now, Counts: map[string]int64{"file_open": 7, "trace_end": 1}, Lost: map[string]int64{"rate_limit": 2, "disk_full": 1}})}}
+	}
 	if req.Query == "broken" {
 		resp.Stats.Failed, resp.Stats.Errors = 1, []string{"trace r-x: the trace was changed"}
 	}
@@ -500,6 +503,13 @@ func TestTraceGet(t *testing.T) {
 	}
 	if r := p.muster(t, "trace", "get", "104"); r.code != 1 || !strings.Contains(r.errOut, "there is no trace of job 104: not recorded, because pool linux does not record its jobs") {
 		t.Errorf("status %d: %q %s", r.code, r.out, r.errOut)
+	}
+}
+
+// The end of a trace says how much there was.
+func TestTraceQueryEnd(t *testing.T) {
+	if r := newPlane(t).muster(t, "trace", "query", "end"); r.code != 0 || !strings.Contains(r.out, "trace_end  8 events, 3 lost\n") {
+		t.Errorf("%d %s%s", r.code, r.out, r.errOut)
 	}
 }
 

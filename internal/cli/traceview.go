@@ -116,6 +116,19 @@ func inWords(e trace.Event) (style, string) {
 		text = fmt.Sprintf("%s on %s (%s)", e.Source, e.Path, e.FileSystem)
 	case trace.BPFLoad, trace.ModuleLoad:
 		s, text = yellow, strings.TrimSpace(e.Method+" "+cmp.Or(e.Name, e.Path))
+	case trace.TraceEnd:
+		var n int64
+		for _, c := range e.Counts {
+			n += c
+		}
+		text = plural(int(n), "event")
+		n = 0
+		for _, c := range e.Lost {
+			n += c
+		}
+		if n > 0 {
+			s, text = yellow, fmt.Sprintf("%s, %d lost", text, n)
+		}
 	case trace.Dropped:
 		s, text = yellow, fmt.Sprintf("%d %s: %s", e.Count, cmp.Or(e.Name, "events"), e.Method)
 	case trace.TraceStart:
