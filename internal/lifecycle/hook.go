@@ -57,6 +57,8 @@ type HookMessage struct {
 	Trace HookTraces `json:"trace"`
 	// Findings are what rules found, worst first; at most 100 of them.
 	Findings []HookFindings `json:"findings,omitempty"`
+	// Accept is the command that accepts all that was new in the job, if anything was.
+	Accept string `json:"accept,omitempty"`
 }
 
 // HookTraces is a trace in a delivery.
@@ -88,7 +90,9 @@ type HookFindings struct {
 	Step     string    `json:"step,omitempty"`
 	Process  string    `json:"process,omitempty"`
 	Subject  string    `json:"subject,omitempty"`
-	At       time.Time `json:"at"`
+	// Fact is what the baseline of the job did not know, such as "host:evil.example".
+	Fact string    `json:"fact,omitempty"`
+	At   time.Time `json:"at"`
 }
 
 // calls are the deliveries that a trace makes.
@@ -151,8 +155,9 @@ func (a *Activities) message(event string, t muster.Trace, found []muster.Detect
 		ID: t.ID.String(), Pool: t.Pool, State: string(t.State), Reason: t.Reason, Repository: t.Repository, Workflow: t.Workflow, Job: t.JobName, JobID: t.Job.ID,
 		RunID: t.RunID, Attempt: t.Attempt, SHA: t.SHA, Events: t.Events, Lost: t.Lost, Head: t.Head, StartedAt: t.StartedAt, EndedAt: t.EndedAt,
 	}}
+	m.Accept = acceptCommand(t.ID.String(), t.Job, found)
 	for _, d := range worstFirst(found)[:min(len(found), maxFindings)] {
-		m.Findings = append(m.Findings, HookFindings{Rule: d.Rule, Severity: string(d.Severity), Title: d.Title, Remedy: d.Remedy, Step: d.Step, Process: d.Process, Subject: d.Subject, At: d.At})
+		m.Findings = append(m.Findings, HookFindings{Rule: d.Rule, Severity: string(d.Severity), Title: d.Title, Remedy: d.Remedy, Step: d.Step, Process: d.Process, Subject: d.Subject, Fact: d.Fact, At: d.At})
 	}
 	return m
 }

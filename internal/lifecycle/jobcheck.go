@@ -57,6 +57,9 @@ func checkOf(j muster.Job, traces []muster.Trace, found []muster.Detection, page
 	if len(found) > 0 {
 		c.Title = titleOf(found)
 		c.Summary += "\n\n" + listOf(found, page)
+		if accept := acceptCommand("", j.Key, found); accept != "" {
+			c.Summary += "\nIs what this job never did before expected? Then `" + accept + "` accepts it, and the next runs have no finding for it.\n"
+		}
 	}
 	if j.State != muster.JobCompleted {
 		c.Conclusion = ""
@@ -72,6 +75,18 @@ func checkOf(j muster.Job, traces []muster.Trace, found []muster.Detection, page
 		}
 	}
 	return c
+}
+
+// acceptCommand is the command that accepts what was new in a job, "" if nothing was. It holds
+// no text of the job's: it is there to be pasted.
+func acceptCommand(trace string, job muster.JobKey, found []muster.Detection) string {
+	if !slices.ContainsFunc(found, func(d muster.Detection) bool { return d.Fact != "" }) {
+		return ""
+	}
+	if job.ID != 0 {
+		trace = job.String()
+	}
+	return "muster trace baseline accept " + trace + " --new"
 }
 
 func titleOf(found []muster.Detection) string {

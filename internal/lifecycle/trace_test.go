@@ -633,6 +633,33 @@ func TestCheckOf(t *testing.T) {
 	}
 }
 
+// What is new in a job is told with the command that accepts it, which holds nothing that a
+// job chose: in the check run and in deliveries.
+func TestNewIsToldWithItsCommand(t *testing.T) {
+	j := muster.Job{Key: muster.JobKey{ID: 101, Attempt: 2}, Name: "build", State: muster.JobCompleted, Conclusion: "success"}
+	old := []muster.Detection{{Rule: "reverse-shell", Severity: muster.SeverityHigh, Title: "a shell"}}
+	fresh := append(old, muster.Detection{Rule: "new-host", Severity: muster.SeverityMedium, Title: "node reached evil.example", Subject: "evil.example", Fact: "host:evil.example`; id"})
+	const command = "muster trace baseline accept 101/2 --new"
+	if c := checkOf(j, nil, fresh, ""); !strings.Contains(c.Summary, "`"+command+"`") || strings.Contains(c.Summary, "; id") {
+		t.Error(c.Summary)
+	}
+	if c := checkOf(j, nil, old, ""); strings.Contains(c.Summary, "baseline") {
+		t.Error(c.Summary)
+	}
+	tr := muster.Trace{ID: muster.TraceID{Runner: "r-1", Number: 2}, Job: j.Key}
+	a := &Activities{}
+	if m := a.message(HookFinding, tr, fresh); m.Accept != command || m.Findings[1].Fact != fresh[1].Fact {
+		t.Errorf("%+v", m)
+	}
+	if m := a.message(HookFinding, tr, old); m.Accept != "" {
+		t.Errorf("%+v", m)
+	}
+	tr.Job = muster.JobKey{}
+	if m := a.message(HookFinding, tr, fresh); m.Accept != "muster trace baseline accept r-1.2 --new" {
+		t.Errorf("%+v", m)
+	}
+}
+
 func TestClip(t *testing.T) {
 	long := strings.Repeat("ä", maxText)
 	if s := clip(long); len(s) > maxText+4 || !strings.HasPrefix(long, strings.TrimSuffix(s, "…")) {
