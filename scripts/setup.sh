@@ -56,6 +56,13 @@ want python3 command -v python3
 want python3-setuptools python3 -c 'import setuptools'
 want cargo command -v cargo
 want default-jdk-headless command -v javac
+want clang command -v clang
+want gdb command -v gdb
+want strace command -v strace
+want gnupg command -v gpg
+want openssh-client command -v ssh-agent
+want kubernetes-client command -v kubectl
+want libcap2-bin sh -c 'PATH=$PATH:/usr/sbin:/sbin command -v setcap'
 
 if [ ${#missing[@]} -gt 0 ]; then
 	if [ "$(id -u)" != 0 ]; then

@@ -187,7 +187,7 @@ rules:
 
 They see what the [recorder](traces.md) does. A job that is root can blind it; that it tried is a finding. Names inside
 TLS and HTTP are not seen beyond the server's name. Hashes of files are not recorded. Findings come from rules with exceptions, all of
-which are below: who knows them can try to look like one of them, which the baseline of the job is there for. A name that
+which are below: who knows them can try to look like one of them, which [the baseline of the job](traces-reading.md#what-a-job-usually-does) is there for. A name that
 a caller gives to ` + "`cat`" + ` or ` + "`python3`" + `, and the name of a copy that the job made in /tmp, excuse nobody.
 
 These ways around were tried with the recorder, and no rule but the baseline's sees them:
