@@ -63,6 +63,9 @@ func TestPIDsLeadToProcesses(t *testing.T) {
 	if !strings.Contains(get(t, h, at+"/overview"), own) {
 		t.Errorf("a finding does not lead to %s", own)
 	}
+	if !strings.Contains(get(t, h, at+"/overview"), `<dd><a href="`+at+`/timeline?step=6#r-events">`) {
+		t.Error("a finding does not lead to its step")
+	}
 	byNumber := fmt.Sprintf("%s/execution?pid=%d", at, v.Processes[i].PID)
 	if page := get(t, h, strings.TrimSuffix(at, "/trace")); !strings.Contains(page, byNumber) {
 		t.Errorf("the job's page does not lead to %s", byNumber)

@@ -106,6 +106,20 @@ func (p *tracePage) OfPID(pid int) string {
 	return p.traceSummary.OfPID(pid)
 }
 
+// OfStep is the address of the step with a name, "" if none or several have it.
+func (p *tracePage) OfStep(name string) string {
+	found, n := 0, 0
+	for _, st := range p.steps {
+		if st.Name == name {
+			found, n = st.Number, n+1
+		}
+	}
+	if n != 1 {
+		return ""
+	}
+	return p.With("timeline", "step", found) + "#r-events"
+}
+
 // ofPID is the index of the process with a number, and whether exactly one has it.
 func ofPID(list []view.Process, pid int) (found int, one bool) {
 	n := 0
@@ -193,6 +207,9 @@ func (s traceSummary) Groups() []findingGroup {
 	}
 	return out
 }
+
+// OfStep is "": the steps of a trace are known only where its views are.
+func (traceSummary) OfStep(string) string { return "" }
 
 // OfPID is the address of the process with a number, or of those that had it by turns.
 func (s traceSummary) OfPID(pid int) string { return s.With("execution", "pid", pid) }
