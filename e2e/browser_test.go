@@ -21,6 +21,7 @@ import (
 
 	"github.com/muster-ci/muster/githubsim"
 	"github.com/muster-ci/muster/githubsim/demo"
+	"github.com/muster-ci/muster/githubsim/workflow"
 )
 
 // page is one page of a real Chromium on the stand's dashboard.
@@ -154,7 +155,7 @@ func (p *page) click(css string) {
 // until waits for an expression to become true.
 func (p *page) until(expr string) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
 	defer cancel()
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
@@ -178,22 +179,38 @@ func TestDashboard(t *testing.T) {
 	s.Serve(t)
 	p := browse(t, s.URL)
 
+	// A job runs until it has been seen to.
+	held := func() (id int64, release func()) {
+		t.Helper()
+		file := filepath.Join(t.TempDir(), "seen")
+		id, err := s.Sim.InjectJob(githubsim.JobOptions{Repo: Repo, Labels: Labels, Steps: []workflow.Step{{Name: "Work", Run: "until [ -e '" + file + "' ]; do sleep 0.1; done"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id, func() {
+			if err := os.WriteFile(file, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	p.open("/jobs")
 	p.js(`window.same = true`)
-	first := s.Inject(t, 1, 3*time.Second)[0]
+	first, endFirst := held()
 	row := func(id int64, state string) {
 		t.Helper()
 		p.until(fmt.Sprintf(`document.getElementById('job-%d-1')?.innerText.toLowerCase().includes('%s')`, id, state))
 	}
 	row(first, "running")
-	second := s.Inject(t, 1, time.Second)[0] // waits: the pool takes one at a time
+	second, endSecond := held() // waits: the pool takes one at a time
 	row(second, "queued")
 	p.click(fmt.Sprintf(`#job-%d-1 a.row`, second))
 	p.until(`document.querySelector('main').innerText.includes('is at its limit: 1 of 1 runners live')`)
 	p.open("/jobs")
 	p.js(`window.same = true`)
+	endFirst()
 	row(first, "succeeded")
 	row(second, "running")
+	endSecond()
 	row(second, "succeeded")
 	if got := p.js(`window.same`); got != "true" {
 		t.Errorf("the page was loaded again: %s", got)
@@ -211,7 +228,7 @@ func TestDashboard(t *testing.T) {
 	p.until(`document.getElementById('r-steps').innerText.includes('Work')`)
 	p.until(`document.getElementById('r-log').innerText.includes('Listening for Jobs')`)
 	p.click(`#log a.button`)
-	p.until(`document.getElementById('log').innerText.includes('sleep 3.000')`)
+	p.until(`document.getElementById('log').innerText.includes('sleep 0.1')`)
 
 	// Disable the pool: a job waits and says why; enable it: the job runs.
 	p.open("/pools/linux")

@@ -444,6 +444,7 @@ func (s *Stand) Inject(tb testing.TB, n int, d time.Duration) (ids []int64) {
 // AwaitJobs waits until GitHub has n completed jobs.
 func (s *Stand) AwaitJobs(tb testing.TB, n int, within time.Duration) githubsim.Truth {
 	tb.Helper()
+	within *= patience
 	ctx, cancel := context.WithTimeout(tb.Context(), within)
 	defer cancel()
 	if err := s.Sim.Wait(ctx, func(t githubsim.Truth) bool { return t.ByState()["completed"] >= n }); err != nil {

@@ -82,9 +82,14 @@ func forward(base string) http.Handler {
 	}
 }
 
-// eventually asks until ok says true, and fails with what it says last.
+// patience is how often longer than on a machine with nothing else to do a story waits.
+const patience = 3
+
+// eventually asks until ok says true, and fails with what it says last. within is for a
+// machine with nothing else to do.
 func eventually(tb testing.TB, within time.Duration, ok func() (done bool, state string)) {
 	tb.Helper()
+	within *= patience
 	ctx, cancel := context.WithTimeout(tb.Context(), within)
 	defer cancel()
 	for {
