@@ -2,6 +2,7 @@ package view
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"math"
 	"reflect"
@@ -159,6 +160,31 @@ func TestDurationsAddUp(t *testing.T) {
 		b.Add(trace.Event{Type: trace.ProcessExit, Timestamp: time.Unix(1, 0), Seq: uint64(pid), PID: pid + 1, Start: 1, DurationUS: math.MaxInt64})
 	}
 	sane(t, b.Views())
+}
+
+// Who can be reached from outside is worth a note, and a file that gets a further name is read by it.
+func TestListenersAndLinks(t *testing.T) {
+	b := NewBuilder(trace.Job{})
+	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	for i, e := range []trace.Event{
+		{Type: trace.NetListen, Address: "127.0.0.1", Port: 8080, Protocol: "tcp"},
+		{Type: trace.NetListen, Address: "::", Port: 4444, Protocol: "tcp"},
+		{Type: trace.FileLink, Path: "/home/u/.aws/credentials", NewPath: "/w/notes"},
+	} {
+		e.Timestamp, e.Seq, e.PID, e.Start, e.Command = at, uint64(i+1), 5, 5, "nc"
+		b.Add(e)
+	}
+	v := b.Views()
+	if len(v.Notable) != 1 || v.Notable[0].Text != "waits for connections from outside on [::]:4444 (tcp)" || v.Processes[0].Notable != 1 {
+		t.Errorf("notable %+v", v.Notable)
+	}
+	if s := v.FileTops.Sensitive; len(s) != 1 || s[0].Path != "/home/u/.aws/credentials" {
+		t.Errorf("sensitive %+v", s)
+	}
+	text, err := json.Marshal(v.Files)
+	if err != nil || !strings.Contains(string(text), `"name":"notes","creates":1`) {
+		t.Errorf("files %s, %v", text, err)
+	}
 }
 
 // Floods stay within the limits, and what counts survives them.
