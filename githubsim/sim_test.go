@@ -90,7 +90,7 @@ func newWorldWith(t *testing.T, cfg githubsim.Config, opts githubsim.AppOptions)
 // until waits for the books to say so, for at most a generous while.
 func (w *world) until(what string, done func(githubsim.Truth) bool) githubsim.Truth {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 3*time.Minute)
 	defer cancel()
 	var last githubsim.Truth
 	if err := w.Wait(ctx, func(t githubsim.Truth) bool { last = t; return done(t) }); err != nil {

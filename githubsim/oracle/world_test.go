@@ -212,7 +212,7 @@ func (w *world) hear(n int, event, action string) delivery {
 
 func (w *world) until(what string, done func(githubsim.Truth) bool) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := w.Wait(ctx, done); err != nil {
 		w.t.Fatalf("%s: %v", what, err)

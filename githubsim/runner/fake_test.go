@@ -71,7 +71,7 @@ func newGitHub(t *testing.T) *github {
 // wait blocks until ok holds, which is checked at every request that the runner makes.
 func (g *github) wait(what string, ok func() bool) {
 	g.t.Helper()
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(2 * time.Minute)
 	defer deadline.Stop()
 	for {
 		g.mu.Lock()
@@ -316,7 +316,7 @@ func startRunner(t *testing.T, g *github, env ...string) *box {
 
 func (b *box) wait(t *testing.T) int {
 	t.Helper()
-	timer := time.NewTimer(30 * time.Second)
+	timer := time.NewTimer(2 * time.Minute)
 	defer timer.Stop()
 	select {
 	case code := <-b.exit:

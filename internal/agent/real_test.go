@@ -118,7 +118,7 @@ func (s *stage) file(name string) string {
 
 func (s *stage) until(what string, done func() bool) {
 	s.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	for !done() {
 		select {
 		case <-deadline:

@@ -302,7 +302,7 @@ func (s *site) pass(d time.Duration) {
 
 func (s *site) until(what string, done func() bool) {
 	s.t.Helper()
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(2 * time.Minute)
 	defer deadline.Stop()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -131,7 +131,7 @@ func (s *fleetStand) start() (stop func() error) {
 
 func (s *fleetStand) until(what string, ok func() bool) {
 	s.t.Helper()
-	deadline, tick := time.After(20*time.Second), time.NewTicker(10*time.Millisecond)
+	deadline, tick := time.After(2*time.Minute), time.NewTicker(10*time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {

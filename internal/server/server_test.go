@@ -172,7 +172,7 @@ pools:
 // until waits until cond holds, looking again at every change in the store.
 func (s *stand) until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	changes := s.Store().Subscribe(ctx)
 	tick := time.NewTicker(100 * time.Millisecond) // what changes outside the store

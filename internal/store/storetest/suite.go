@@ -220,7 +220,7 @@ func save(t *testing.T, s *store.Store, d muster.Delivery) int64 {
 // within fails the test if done is not closed soon.
 func within(t *testing.T, what string, done <-chan struct{}) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	select {
 	case <-done:
