@@ -607,7 +607,7 @@ func TestLossIsExact(t *testing.T) {
 
 // 4-46: a job above its rate loses what is more, exactly counted.
 func TestRateLimit(t *testing.T) {
-	r := open(t, Options{Rate: 1000})
+	r := open(t, Options{Rate: 50}) // whatever else the machine does, it opens more files than that
 	j := start(t, "opens", t.TempDir(), "30000")
 	s := follow(t, r, j.cmd.Process.Pid)
 	j.begin(t)
