@@ -86,6 +86,9 @@ func writeIndex(w io.Writer, events iter.Seq2[trace.Event, error], groupRows int
 	rows := make([][]parquet.Value, len(fields))
 	flush := func() error {
 		for i := range fields {
+			if len(rows[i]) == 0 {
+				continue // nothing came since: an empty slice is computed with as a bad pointer
+			}
 			if _, err := columns[columnOf[i]].WriteRowValues(rows[i]); err != nil {
 				return fmt.Errorf("write column %s: %w", fields[i].name, err)
 			}
