@@ -195,7 +195,7 @@ func (w *world) runners(t *testing.T, p muster.Pool) []muster.Runner {
 // until waits until cond holds, looking again at every change in the store.
 func (w *world) until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	changes := w.store.Subscribe(ctx)
 	tick := time.NewTicker(100 * time.Millisecond) // what changes outside the store
