@@ -245,6 +245,7 @@ func exchange(network, server, name string, kind dnsmessage.Type) (*dnsmessage.M
 	d := &net.Dialer{Timeout: patience}
 	d.SetMultipathTCP(network == "mptcp")
 	network = strings.TrimPrefix(network, "mp")
+	network, pieces := strings.CutSuffix(network, "-split")
 	c, err := d.Dial(network, net.JoinHostPort(server, "53"))
 	if err != nil {
 		return nil, err
@@ -253,6 +254,12 @@ func exchange(network, server, name string, kind dnsmessage.Type) (*dnsmessage.M
 	_ = c.SetDeadline(time.Now().Add(patience))
 	if network == "tcp" {
 		out = append(binary.BigEndian.AppendUint16(nil, uint16(len(out))), out...)
+	}
+	if pieces { // each is sent by itself: Go's connections do not wait for more
+		if _, err := c.Write(out[:7]); err != nil {
+			return nil, err
+		}
+		out = out[7:]
 	}
 	if _, err := c.Write(out); err != nil {
 		return nil, err

@@ -84,6 +84,9 @@ type talk struct {
 	names   map[netip.Addr]string
 	queries map[queryKey]query
 	connect map[connectKey]*repeat
+	// torn are questions that could not be read, by the socket that sent them: over TCP
+	// they may come in pieces. An answer repeats its question.
+	torn map[uint64]trace.Event
 }
 
 type queryKey struct {
@@ -116,7 +119,7 @@ const (
 )
 
 func newTalk() *talk {
-	return &talk{names: map[netip.Addr]string{}, queries: map[queryKey]query{}, connect: map[connectKey]*repeat{}}
+	return &talk{names: map[netip.Addr]string{}, queries: map[queryKey]query{}, connect: map[connectKey]*repeat{}, torn: map[uint64]trace.Event{}}
 }
 
 func (n *network) talk(s *Scope) *talk {
@@ -177,6 +180,9 @@ func (t *talk) connected(e trace.Event, p peer, now time.Time) []trace.Event {
 func (t *talk) asked(e trace.Event, cookie uint64, wire []byte, now time.Time) []trace.Event {
 	id, q, ok := question(wire)
 	if !ok {
+		if e.Protocol == "tcp" && len(t.torn) < maxQueries {
+			t.torn[cookie] = e
+		}
 		e.Truncated = true
 		return []trace.Event{e}
 	}
@@ -216,6 +222,10 @@ func (t *talk) answered(cookie uint64, wire []byte) []trace.Event {
 	}
 	k := queryKey{cookie, id, q.Type, name}
 	held, found := t.queries[k]
+	if torn, pieces := t.torn[cookie]; !found && pieces {
+		held.e, found = torn, true
+		held.e.Hostname, held.e.QueryType = name, typeName(q.Type)
+	}
 	if !found {
 		return nil
 	}

@@ -67,6 +67,16 @@ func TestQueriesAreJoined(t *testing.T) {
 	if got := tk.asked(e, 1, []byte("no message"), now); len(got) != 1 || !got[0].Truncated {
 		t.Errorf("unreadable: %+v", got)
 	}
+	if got := tk.answered(1, packed(t, 9, "late.example.", dnsmessage.TypeA)); got != nil {
+		t.Errorf("the answer to what could not be read, by UDP: %+v", got)
+	}
+	pieces := trace.Event{Type: trace.DNSQuery, PID: 8, Protocol: "tcp"}
+	if got := tk.asked(pieces, 3, []byte{0, 40}, now); len(got) != 1 || !got[0].Truncated {
+		t.Errorf("a piece: %+v", got)
+	}
+	if got := tk.answered(3, packed(t, 9, "Pieces.example.", dnsmessage.TypeA, "192.0.2.3")); len(got) != 1 || got[0].Hostname != "pieces.example" || got[0].PID != 8 || got[0].Truncated || len(got[0].Addresses) != 1 {
+		t.Errorf("a question in pieces: %+v", got)
+	}
 	c := tk.connected(trace.Event{Type: trace.NetConnect, Address: "192.0.2.2"}, peer{address: netip.MustParseAddr("192.0.2.2")}, now)
 	if len(c) != 1 || c[0].Hostname != "a.example" {
 		t.Errorf("connected: %+v", c)

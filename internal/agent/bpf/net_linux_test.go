@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -469,6 +470,21 @@ func TestEgressBelievesOnlyResolvers(t *testing.T) {
 		t.Errorf("and what it opens: %s", got)
 	}
 	w.end()
+}
+
+// S0-20: a question that is sent in pieces is told when it was answered.
+func TestQuestionsInPieces(t *testing.T) {
+	l := newLab(t)
+	r := openRecorder(t, l)
+	job := l.start()
+	w := watch(t, r, job, trace.Egress{})
+	if got := job.do("lookup", "tcp-split", resolverAt, "evil.test"); got != "ok "+deniedAt {
+		t.Fatal(got)
+	}
+	events := w.end()
+	if told := find(events, trace.Event{Type: trace.DNSQuery, Hostname: "evil.test", Protocol: "tcp"}); len(told) != 1 || !slices.Equal(told[0].Addresses, []string{deniedAt}) {
+		t.Errorf("told %+v", told)
+	}
 }
 
 // Thousands of connections are told of in as few events as say the same.
