@@ -82,8 +82,8 @@ func recorder(t *testing.T) *bpf.Recorder {
 	return r
 }
 
-// perform runs a play under the recorder and returns its trace.
-func perform(t *testing.T, r *bpf.Recorder, p play) []trace.Event {
+// perform runs a play under the recorder and returns its trace, and what was lost of it.
+func perform(t *testing.T, r *bpf.Recorder, p play) ([]trace.Event, map[string]int64) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), p.Name+".sh")
 	if err := os.WriteFile(file, []byte(p.text()), 0o600); err != nil {
@@ -160,10 +160,7 @@ func perform(t *testing.T, r *bpf.Recorder, p play) []trace.Event {
 		t.Error(err)
 	}
 	<-read
-	for why, n := range scope.Lost() {
-		t.Errorf("%d events were lost: %s", n, why)
-	}
-	return told(p, bounds, events, r.Describe())
+	return told(p, bounds, events, r.Describe()), scope.Lost()
 }
 
 // members are the pids of the stage's worker and of its agent in this machine's own
@@ -301,7 +298,14 @@ func examine(t *testing.T, r *bpf.Recorder, rules *detect.Rules, p play, base *d
 	t.Helper()
 	began := time.Now()
 	p.Steps = append([]step{checkout}, p.Steps...)
-	events := perform(t, r, p)
+	events, lost := perform(t, r, p)
+	for again := 0; len(lost) > 0 && again < 2 && !t.Failed(); again++ {
+		t.Logf("played again, as events were lost on a machine with much else to do: %v", lost)
+		events, lost = perform(t, r, p)
+	}
+	if len(lost) > 0 {
+		t.Errorf("events were lost: %v", lost)
+	}
 	t.Logf("%d events in %v", len(events), time.Since(began).Round(time.Millisecond))
 	if *keep != "" {
 		write(t, filepath.Join(*keep, p.Name+".jsonl"), events)
