@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -403,7 +404,11 @@ jobs:
 		})
 		return fmt.Sprint(newest.JobId)
 	}
-	run(1)
+	first := run(1)
+	// Somebody looks at what one run did and calls it usual: from then on, what is new is found.
+	if out, stderr, code := s.CLI(t, "trace", "baseline", "accept", first, "--all", "--reason", "looked at"); code != 0 || !strings.Contains(out, "accepted after 1 run") {
+		t.Errorf("accept --all:\n%s%s", out, stderr)
+	}
 	same := run(2)
 	if out, stderr, code := s.CLI(t, "trace", "diff", same); code != 0 || strings.Contains(out, "/usr/bin/") {
 		t.Errorf("twice the same:\n%s%s", out, stderr)
@@ -420,5 +425,40 @@ jobs:
 	}
 	if strings.Contains(out, "/cp") {
 		t.Errorf("what was there before is new:\n%s", out)
+	}
+	found := func(job string) string {
+		t.Helper()
+		out, stderr, code := s.CLI(t, "trace", "findings", job, "--rule", "new-binary", "--explain")
+		if code != 0 {
+			t.Errorf("trace findings: %s", stderr)
+		}
+		return out
+	}
+	if out := found(same); !strings.HasPrefix(out, "No findings") {
+		t.Errorf("twice the same is found:\n%s", out)
+	}
+	accept := "muster trace baseline accept " + other + " binary:/usr/bin/"
+	if out := found(other); !strings.Contains(out, accept+"od\n") || !strings.Contains(out, accept+"sha*sum\n") && !strings.Contains(out, "'binary:/usr/bin/sha*sum'") {
+		t.Errorf("what is new is not found:\n%s", out)
+	}
+	out, stderr, code = s.CLI(t, "trace", "baseline", "accept", other, "--new")
+	if code != 0 || !strings.Contains(out, "accepted binary:/usr/bin/od\n") || !strings.Contains(out, "accepted binary:/usr/bin/sha*sum\n") {
+		t.Errorf("accept --new:\n%s%s", out, stderr)
+	}
+	if out := found(other); strings.Count(out, "accepted    operator") != 2 || strings.Contains(out, "if expected") {
+		t.Errorf("what was accepted is not marked:\n%s", out)
+	}
+	if out := found(run(4)); !strings.HasPrefix(out, "No findings") {
+		t.Errorf("what was accepted is found:\n%s", out)
+	}
+	name := Repo + "/steady/build"
+	if out, stderr, code := s.CLI(t, "trace", "baseline", "reset", name); code != 0 || !strings.Contains(out, "is learnt anew") {
+		t.Errorf("reset:\n%s%s", out, stderr)
+	}
+	if out, stderr, code := s.CLI(t, "trace", "baseline", "show", name); code != 0 || !strings.Contains(out, "learning, 0 of 5 runs") || strings.Contains(out, "/usr/bin/od") {
+		t.Errorf("after a reset:\n%s%s", out, stderr)
+	}
+	if status, page := get(t.Context(), s.URL+"/baseline?name="+url.QueryEscape(name)); status != http.StatusOK || !strings.Contains(page, "Begun anew") {
+		t.Errorf("the page of the baseline: %d", status)
 	}
 }
