@@ -307,7 +307,7 @@ func (p *viewPrinter) overview() error {
 		"lost", cell{strings.TrimPrefix(lost, ", "), yellow}, "not recorded", cell{strings.TrimPrefix(missing, "; "), yellow}, "by", recorder,
 		"egress", p.egress(), "processes", fmt.Sprintf("%d, %s started, %d failed, cpu %s, at most %s", c.Processes, plural(int(c.Execs), "program"), c.Failed, micros(c.CPUUS), kib(c.PeakMemoryKiB)),
 		"network", fmt.Sprintf("%s to %s, %s", plural(int(c.Connections), "connection"), plural(int(c.Hosts), "host"), plural(int(c.Queries), "DNS question")),
-		"files", fmt.Sprintf("%d; %d read, %d written, %d created, %d deleted; %s; %d accesses to secrets", c.Files, c.Reads, c.Writes, c.Creates, c.Deletes, size(c.Bytes), c.Sensitive),
+		"files", fmt.Sprintf("%d; %d read, %d written, %d created, %d deleted; %s; %s to secrets", c.Files, c.Reads, c.Writes, c.Creates, c.Deletes, size(c.Bytes), plural(int(c.Sensitive), "access")),
 		"analysis", cell{t.AnalysisError, red})
 	if err != nil {
 		return err
