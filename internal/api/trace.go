@@ -519,6 +519,7 @@ func traceOf(t muster.Trace) *v1.Trace {
 		State: string(t.State), Reason: t.Reason, Segments: int32(t.Segments), Events: t.Events, Bytes: t.Bytes, Head: t.Head, Lost: t.Lost, Missing: t.Missing,
 		Egress: t.Egress, Refused: t.Refused, WouldRefuse: t.WouldRefuse, StartedAt: stamp(t.StartedAt), EndedAt: stamp(t.EndedAt), SealedAt: stamp(t.SealedAt),
 		ExpiresAt: stamp(t.ExpiresAt), DeletedAt: stamp(t.DeletedAt), AnalysedAt: stamp(t.AnalysedAt), AnalysisError: t.AnalysisError,
+		DamagedSegment: int32(t.Damage.Segment), DamagedAt: stamp(t.Damage.At),
 	}
 	for severity, n := range t.Findings {
 		if out.Findings == nil {

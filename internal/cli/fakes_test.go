@@ -42,6 +42,7 @@ type plane struct {
 	jobs    []*v1.Job
 	causes  []*v1.Cause
 	// changes are told to those who watch; step runs before each.
+	cut     bool // downloads are cut at their end
 	changes []*v1.WatchResponse
 	step    func(i int)
 	// finding is what rules found, testFinding if nil.

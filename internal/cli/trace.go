@@ -358,16 +358,35 @@ func (a *app) fetch(ctx context.Context, api *client, t *v1.Trace, bundle bool, 
 		return err
 	}
 	defer resp.Body.Close()
-	var from io.Reader = resp.Body
+	body := &cutReader{Reader: resp.Body}
+	var from io.Reader = body
 	if resp.Header.Get("Content-Encoding") == "zstd" {
-		z, err := zstd.NewReader(resp.Body, zstd.WithDecoderConcurrency(1))
+		z, err := zstd.NewReader(body, zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			return err
 		}
 		defer z.Close()
 		from = z
 	}
-	return copied(w, from)
+	if err := copied(w, from); err != nil {
+		return err
+	}
+	return copied(io.Discard, body)
+}
+
+// cutReader keeps the error of what it reads: a decoder takes a stream that is cut between two
+// frames for one that ended there.
+type cutReader struct {
+	io.Reader
+	err error
+}
+
+func (r *cutReader) Read(p []byte) (n int, err error) {
+	if r.err != nil {
+		return 0, r.err
+	}
+	n, r.err = r.Reader.Read(p)
+	return n, r.err
 }
 
 // copy writes a download.

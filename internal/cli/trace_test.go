@@ -332,6 +332,11 @@ func (p *plane) download(w http.ResponseWriter, r *http.Request) {
 		half := len(eventLine(testEvents()[0])) + 1
 		lines = append(packer.Pack(lines[:half]), packer.Pack(lines[half:])...) // two frames
 	}
+	if p.cut {
+		_, _ = w.Write(lines)
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
 	_, _ = w.Write(lines)
 }
 

@@ -42,6 +42,15 @@ func (s traceService) CheckTraces(_ context.Context, req *v1.CheckTracesRequest,
 	return nil
 }
 
+// A download that is cut between two frames is not taken for whole. 4-45
+func TestTraceGetThatIsCut(t *testing.T) {
+	p := newPlane(t)
+	p.cut = true
+	if r := p.muster(t, "trace", "get", "101"); r.code != 1 || !strings.Contains(r.out, "{") || !strings.Contains(r.errOut, "the download broke off") {
+		t.Errorf("status %d: %d bytes, %s", r.code, len(r.out), r.errOut)
+	}
+}
+
 // A check prints problems as they come, how far it is beside them, and ends with status 1 if
 // there are any.
 func TestTraceCheck(t *testing.T) {

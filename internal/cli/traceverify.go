@@ -116,7 +116,7 @@ func (a *app) toVerify(ctx context.Context, arg, keyFile string) (bundle io.Read
 // by reading it just now.
 func (a *app) damaged(ctx context.Context, api *client, t *v1.Trace) error {
 	resp, err := api.traces.GetTrace(ctx, &v1.GetTraceRequest{Trace: &v1.TraceRef{Trace: t.Id}})
-	if err != nil || resp.Trace.GetState() == t.State {
+	if err != nil || resp.Trace.GetDamagedSegment() == 0 {
 		return nil
 	}
 	return fmt.Errorf("%w: trace %s is %s now, because %s", trace.ErrBroken, t.Id, resp.Trace.GetState(), resp.Trace.GetReason())

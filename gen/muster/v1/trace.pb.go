@@ -153,9 +153,13 @@ type Trace struct {
 	AnalysedAt    *timestamppb.Timestamp `protobuf:"bytes,33,opt,name=analysed_at,json=analysedAt,proto3" json:"analysed_at,omitempty"`
 	AnalysisError string                 `protobuf:"bytes,34,opt,name=analysis_error,json=analysisError,proto3" json:"analysis_error,omitempty"`
 	// findings counts them by severity: "info", "low", "medium", "high", "critical".
-	Findings      map[string]int32 `protobuf:"bytes,35,rep,name=findings,proto3" json:"findings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Findings map[string]int32 `protobuf:"bytes,35,rep,name=findings,proto3" json:"findings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// damaged_segment is the first segment that was lost or changed in the archive since the
+	// trace ended, 0 if none is known to be; damaged_at is when that was found.
+	DamagedSegment int32                  `protobuf:"varint,36,opt,name=damaged_segment,json=damagedSegment,proto3" json:"damaged_segment,omitempty"`
+	DamagedAt      *timestamppb.Timestamp `protobuf:"bytes,37,opt,name=damaged_at,json=damagedAt,proto3" json:"damaged_at,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Trace) Reset() {
@@ -429,6 +433,20 @@ func (x *Trace) GetAnalysisError() string {
 func (x *Trace) GetFindings() map[string]int32 {
 	if x != nil {
 		return x.Findings
+	}
+	return nil
+}
+
+func (x *Trace) GetDamagedSegment() int32 {
+	if x != nil {
+		return x.DamagedSegment
+	}
+	return 0
+}
+
+func (x *Trace) GetDamagedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DamagedAt
 	}
 	return nil
 }
@@ -3504,8 +3522,7 @@ const file_muster_v1_trace_proto_rawDesc = "" +
 	"\x05trace\x18\x01 \x01(\tR\x05trace\x12\x15\n" +
 	"\x06job_id\x18\x02 \x01(\x03R\x05jobId\x12\x1f\n" +
 	"\vjob_attempt\x18\x03 \x01(\x05R\n" +
-	"jobAttempt\"\xdd\n" +
-	"\n" +
+	"jobAttempt\"\xc1\v\n" +
 	"\x05Trace\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06runner\x18\x02 \x01(\tR\x06runner\x12\x16\n" +
@@ -3550,7 +3567,10 @@ const file_muster_v1_trace_proto_rawDesc = "" +
 	"\vanalysed_at\x18! \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"analysedAt\x12%\n" +
 	"\x0eanalysis_error\x18\" \x01(\tR\ranalysisError\x12:\n" +
-	"\bfindings\x18# \x03(\v2\x1e.muster.v1.Trace.FindingsEntryR\bfindings\x1a7\n" +
+	"\bfindings\x18# \x03(\v2\x1e.muster.v1.Trace.FindingsEntryR\bfindings\x12'\n" +
+	"\x0fdamaged_segment\x18$ \x01(\x05R\x0edamagedSegment\x129\n" +
+	"\n" +
+	"damaged_at\x18% \x01(\v2\x1a.google.protobuf.TimestampR\tdamagedAt\x1a7\n" +
 	"\tLostEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a:\n" +
@@ -3903,106 +3923,107 @@ var file_muster_v1_trace_proto_depIdxs = []int32{
 	52, // 6: muster.v1.Trace.deleted_at:type_name -> google.protobuf.Timestamp
 	52, // 7: muster.v1.Trace.analysed_at:type_name -> google.protobuf.Timestamp
 	48, // 8: muster.v1.Trace.findings:type_name -> muster.v1.Trace.FindingsEntry
-	52, // 9: muster.v1.Finding.at:type_name -> google.protobuf.Timestamp
-	3,  // 10: muster.v1.Finding.accepted:type_name -> muster.v1.OperatorAct
-	52, // 11: muster.v1.OperatorAct.at:type_name -> google.protobuf.Timestamp
-	0,  // 12: muster.v1.BaselineRef.trace:type_name -> muster.v1.TraceRef
-	3,  // 13: muster.v1.Baseline.accepted:type_name -> muster.v1.OperatorAct
-	3,  // 14: muster.v1.Baseline.forgotten:type_name -> muster.v1.OperatorAct
-	52, // 15: muster.v1.Baseline.updated_at:type_name -> google.protobuf.Timestamp
-	6,  // 16: muster.v1.Baseline.facts:type_name -> muster.v1.BaselineFact
-	52, // 17: muster.v1.BaselineFact.first_at:type_name -> google.protobuf.Timestamp
-	52, // 18: muster.v1.BaselineFact.last_at:type_name -> google.protobuf.Timestamp
-	3,  // 19: muster.v1.BaselineFact.accepted:type_name -> muster.v1.OperatorAct
-	0,  // 20: muster.v1.TraceSelection.trace:type_name -> muster.v1.TraceRef
-	52, // 21: muster.v1.TraceSelection.since:type_name -> google.protobuf.Timestamp
-	52, // 22: muster.v1.TraceSelection.until:type_name -> google.protobuf.Timestamp
-	49, // 23: muster.v1.TraceStats.skipped:type_name -> muster.v1.TraceStats.SkippedEntry
-	53, // 24: muster.v1.TraceStats.took:type_name -> google.protobuf.Duration
-	8,  // 25: muster.v1.ListTracesRequest.selection:type_name -> muster.v1.TraceSelection
-	1,  // 26: muster.v1.ListTracesResponse.traces:type_name -> muster.v1.Trace
-	0,  // 27: muster.v1.GetTraceRequest.trace:type_name -> muster.v1.TraceRef
-	1,  // 28: muster.v1.GetTraceResponse.trace:type_name -> muster.v1.Trace
-	2,  // 29: muster.v1.GetTraceResponse.findings:type_name -> muster.v1.Finding
-	0,  // 30: muster.v1.GetTraceViewRequest.trace:type_name -> muster.v1.TraceRef
-	1,  // 31: muster.v1.GetTraceViewResponse.trace:type_name -> muster.v1.Trace
-	2,  // 32: muster.v1.GetTraceViewResponse.findings:type_name -> muster.v1.Finding
-	54, // 33: muster.v1.GetTraceViewResponse.views:type_name -> google.protobuf.Struct
-	8,  // 34: muster.v1.QueryTracesRequest.selection:type_name -> muster.v1.TraceSelection
-	7,  // 35: muster.v1.QueryTracesResponse.events:type_name -> muster.v1.TraceEvent
-	9,  // 36: muster.v1.QueryTracesResponse.stats:type_name -> muster.v1.TraceStats
-	0,  // 37: muster.v1.TailTraceRequest.trace:type_name -> muster.v1.TraceRef
-	1,  // 38: muster.v1.TailTraceResponse.trace:type_name -> muster.v1.Trace
-	0,  // 39: muster.v1.DiffTracesRequest.trace:type_name -> muster.v1.TraceRef
-	0,  // 40: muster.v1.DiffTracesRequest.against:type_name -> muster.v1.TraceRef
-	1,  // 41: muster.v1.DiffTracesResponse.trace:type_name -> muster.v1.Trace
-	1,  // 42: muster.v1.DiffTracesResponse.against:type_name -> muster.v1.Trace
-	54, // 43: muster.v1.DiffTracesResponse.diff:type_name -> google.protobuf.Struct
-	8,  // 44: muster.v1.ListFindingsRequest.selection:type_name -> muster.v1.TraceSelection
-	2,  // 45: muster.v1.ListFindingsResponse.findings:type_name -> muster.v1.Finding
-	8,  // 46: muster.v1.ScanTracesRequest.selection:type_name -> muster.v1.TraceSelection
-	1,  // 47: muster.v1.ScanTracesResponse.trace:type_name -> muster.v1.Trace
-	25, // 48: muster.v1.ScanTracesResponse.hits:type_name -> muster.v1.ScanHit
-	9,  // 49: muster.v1.ScanTracesResponse.stats:type_name -> muster.v1.TraceStats
-	52, // 50: muster.v1.ProposeEgressRequest.since:type_name -> google.protobuf.Timestamp
-	52, // 51: muster.v1.EgressEntry.first_at:type_name -> google.protobuf.Timestamp
-	52, // 52: muster.v1.EgressEntry.last_at:type_name -> google.protobuf.Timestamp
-	28, // 53: muster.v1.ProposeEgressResponse.entries:type_name -> muster.v1.EgressEntry
-	0,  // 54: muster.v1.GetAttestationRequest.trace:type_name -> muster.v1.TraceRef
-	1,  // 55: muster.v1.GetAttestationResponse.trace:type_name -> muster.v1.Trace
-	8,  // 56: muster.v1.CheckTracesRequest.selection:type_name -> muster.v1.TraceSelection
-	1,  // 57: muster.v1.TraceProblem.trace:type_name -> muster.v1.Trace
-	50, // 58: muster.v1.TraceCheckStats.problems:type_name -> muster.v1.TraceCheckStats.ProblemsEntry
-	51, // 59: muster.v1.TraceCheckStats.skipped:type_name -> muster.v1.TraceCheckStats.SkippedEntry
-	53, // 60: muster.v1.TraceCheckStats.took:type_name -> google.protobuf.Duration
-	33, // 61: muster.v1.CheckTracesResponse.problems:type_name -> muster.v1.TraceProblem
-	34, // 62: muster.v1.CheckTracesResponse.stats:type_name -> muster.v1.TraceCheckStats
-	0,  // 63: muster.v1.VerifyTraceRequest.trace:type_name -> muster.v1.TraceRef
-	1,  // 64: muster.v1.VerifyTraceResponse.trace:type_name -> muster.v1.Trace
-	5,  // 65: muster.v1.ListBaselinesResponse.baselines:type_name -> muster.v1.Baseline
-	4,  // 66: muster.v1.GetBaselineRequest.baseline:type_name -> muster.v1.BaselineRef
-	5,  // 67: muster.v1.GetBaselineResponse.baseline:type_name -> muster.v1.Baseline
-	4,  // 68: muster.v1.AcceptBaselineRequest.baseline:type_name -> muster.v1.BaselineRef
-	5,  // 69: muster.v1.AcceptBaselineResponse.baseline:type_name -> muster.v1.Baseline
-	4,  // 70: muster.v1.ForgetBaselineRequest.baseline:type_name -> muster.v1.BaselineRef
-	5,  // 71: muster.v1.ForgetBaselineResponse.baseline:type_name -> muster.v1.Baseline
-	10, // 72: muster.v1.TraceService.ListTraces:input_type -> muster.v1.ListTracesRequest
-	12, // 73: muster.v1.TraceService.GetTrace:input_type -> muster.v1.GetTraceRequest
-	14, // 74: muster.v1.TraceService.GetTraceView:input_type -> muster.v1.GetTraceViewRequest
-	16, // 75: muster.v1.TraceService.QueryTraces:input_type -> muster.v1.QueryTracesRequest
-	18, // 76: muster.v1.TraceService.TailTrace:input_type -> muster.v1.TailTraceRequest
-	20, // 77: muster.v1.TraceService.DiffTraces:input_type -> muster.v1.DiffTracesRequest
-	22, // 78: muster.v1.TraceService.ListFindings:input_type -> muster.v1.ListFindingsRequest
-	24, // 79: muster.v1.TraceService.ScanTraces:input_type -> muster.v1.ScanTracesRequest
-	27, // 80: muster.v1.TraceService.ProposeEgress:input_type -> muster.v1.ProposeEgressRequest
-	30, // 81: muster.v1.TraceService.GetAttestation:input_type -> muster.v1.GetAttestationRequest
-	36, // 82: muster.v1.TraceService.VerifyTrace:input_type -> muster.v1.VerifyTraceRequest
-	32, // 83: muster.v1.TraceService.CheckTraces:input_type -> muster.v1.CheckTracesRequest
-	38, // 84: muster.v1.TraceService.ListBaselines:input_type -> muster.v1.ListBaselinesRequest
-	40, // 85: muster.v1.TraceService.GetBaseline:input_type -> muster.v1.GetBaselineRequest
-	42, // 86: muster.v1.TraceService.AcceptBaseline:input_type -> muster.v1.AcceptBaselineRequest
-	44, // 87: muster.v1.TraceService.ForgetBaseline:input_type -> muster.v1.ForgetBaselineRequest
-	11, // 88: muster.v1.TraceService.ListTraces:output_type -> muster.v1.ListTracesResponse
-	13, // 89: muster.v1.TraceService.GetTrace:output_type -> muster.v1.GetTraceResponse
-	15, // 90: muster.v1.TraceService.GetTraceView:output_type -> muster.v1.GetTraceViewResponse
-	17, // 91: muster.v1.TraceService.QueryTraces:output_type -> muster.v1.QueryTracesResponse
-	19, // 92: muster.v1.TraceService.TailTrace:output_type -> muster.v1.TailTraceResponse
-	21, // 93: muster.v1.TraceService.DiffTraces:output_type -> muster.v1.DiffTracesResponse
-	23, // 94: muster.v1.TraceService.ListFindings:output_type -> muster.v1.ListFindingsResponse
-	26, // 95: muster.v1.TraceService.ScanTraces:output_type -> muster.v1.ScanTracesResponse
-	29, // 96: muster.v1.TraceService.ProposeEgress:output_type -> muster.v1.ProposeEgressResponse
-	31, // 97: muster.v1.TraceService.GetAttestation:output_type -> muster.v1.GetAttestationResponse
-	37, // 98: muster.v1.TraceService.VerifyTrace:output_type -> muster.v1.VerifyTraceResponse
-	35, // 99: muster.v1.TraceService.CheckTraces:output_type -> muster.v1.CheckTracesResponse
-	39, // 100: muster.v1.TraceService.ListBaselines:output_type -> muster.v1.ListBaselinesResponse
-	41, // 101: muster.v1.TraceService.GetBaseline:output_type -> muster.v1.GetBaselineResponse
-	43, // 102: muster.v1.TraceService.AcceptBaseline:output_type -> muster.v1.AcceptBaselineResponse
-	45, // 103: muster.v1.TraceService.ForgetBaseline:output_type -> muster.v1.ForgetBaselineResponse
-	88, // [88:104] is the sub-list for method output_type
-	72, // [72:88] is the sub-list for method input_type
-	72, // [72:72] is the sub-list for extension type_name
-	72, // [72:72] is the sub-list for extension extendee
-	0,  // [0:72] is the sub-list for field type_name
+	52, // 9: muster.v1.Trace.damaged_at:type_name -> google.protobuf.Timestamp
+	52, // 10: muster.v1.Finding.at:type_name -> google.protobuf.Timestamp
+	3,  // 11: muster.v1.Finding.accepted:type_name -> muster.v1.OperatorAct
+	52, // 12: muster.v1.OperatorAct.at:type_name -> google.protobuf.Timestamp
+	0,  // 13: muster.v1.BaselineRef.trace:type_name -> muster.v1.TraceRef
+	3,  // 14: muster.v1.Baseline.accepted:type_name -> muster.v1.OperatorAct
+	3,  // 15: muster.v1.Baseline.forgotten:type_name -> muster.v1.OperatorAct
+	52, // 16: muster.v1.Baseline.updated_at:type_name -> google.protobuf.Timestamp
+	6,  // 17: muster.v1.Baseline.facts:type_name -> muster.v1.BaselineFact
+	52, // 18: muster.v1.BaselineFact.first_at:type_name -> google.protobuf.Timestamp
+	52, // 19: muster.v1.BaselineFact.last_at:type_name -> google.protobuf.Timestamp
+	3,  // 20: muster.v1.BaselineFact.accepted:type_name -> muster.v1.OperatorAct
+	0,  // 21: muster.v1.TraceSelection.trace:type_name -> muster.v1.TraceRef
+	52, // 22: muster.v1.TraceSelection.since:type_name -> google.protobuf.Timestamp
+	52, // 23: muster.v1.TraceSelection.until:type_name -> google.protobuf.Timestamp
+	49, // 24: muster.v1.TraceStats.skipped:type_name -> muster.v1.TraceStats.SkippedEntry
+	53, // 25: muster.v1.TraceStats.took:type_name -> google.protobuf.Duration
+	8,  // 26: muster.v1.ListTracesRequest.selection:type_name -> muster.v1.TraceSelection
+	1,  // 27: muster.v1.ListTracesResponse.traces:type_name -> muster.v1.Trace
+	0,  // 28: muster.v1.GetTraceRequest.trace:type_name -> muster.v1.TraceRef
+	1,  // 29: muster.v1.GetTraceResponse.trace:type_name -> muster.v1.Trace
+	2,  // 30: muster.v1.GetTraceResponse.findings:type_name -> muster.v1.Finding
+	0,  // 31: muster.v1.GetTraceViewRequest.trace:type_name -> muster.v1.TraceRef
+	1,  // 32: muster.v1.GetTraceViewResponse.trace:type_name -> muster.v1.Trace
+	2,  // 33: muster.v1.GetTraceViewResponse.findings:type_name -> muster.v1.Finding
+	54, // 34: muster.v1.GetTraceViewResponse.views:type_name -> google.protobuf.Struct
+	8,  // 35: muster.v1.QueryTracesRequest.selection:type_name -> muster.v1.TraceSelection
+	7,  // 36: muster.v1.QueryTracesResponse.events:type_name -> muster.v1.TraceEvent
+	9,  // 37: muster.v1.QueryTracesResponse.stats:type_name -> muster.v1.TraceStats
+	0,  // 38: muster.v1.TailTraceRequest.trace:type_name -> muster.v1.TraceRef
+	1,  // 39: muster.v1.TailTraceResponse.trace:type_name -> muster.v1.Trace
+	0,  // 40: muster.v1.DiffTracesRequest.trace:type_name -> muster.v1.TraceRef
+	0,  // 41: muster.v1.DiffTracesRequest.against:type_name -> muster.v1.TraceRef
+	1,  // 42: muster.v1.DiffTracesResponse.trace:type_name -> muster.v1.Trace
+	1,  // 43: muster.v1.DiffTracesResponse.against:type_name -> muster.v1.Trace
+	54, // 44: muster.v1.DiffTracesResponse.diff:type_name -> google.protobuf.Struct
+	8,  // 45: muster.v1.ListFindingsRequest.selection:type_name -> muster.v1.TraceSelection
+	2,  // 46: muster.v1.ListFindingsResponse.findings:type_name -> muster.v1.Finding
+	8,  // 47: muster.v1.ScanTracesRequest.selection:type_name -> muster.v1.TraceSelection
+	1,  // 48: muster.v1.ScanTracesResponse.trace:type_name -> muster.v1.Trace
+	25, // 49: muster.v1.ScanTracesResponse.hits:type_name -> muster.v1.ScanHit
+	9,  // 50: muster.v1.ScanTracesResponse.stats:type_name -> muster.v1.TraceStats
+	52, // 51: muster.v1.ProposeEgressRequest.since:type_name -> google.protobuf.Timestamp
+	52, // 52: muster.v1.EgressEntry.first_at:type_name -> google.protobuf.Timestamp
+	52, // 53: muster.v1.EgressEntry.last_at:type_name -> google.protobuf.Timestamp
+	28, // 54: muster.v1.ProposeEgressResponse.entries:type_name -> muster.v1.EgressEntry
+	0,  // 55: muster.v1.GetAttestationRequest.trace:type_name -> muster.v1.TraceRef
+	1,  // 56: muster.v1.GetAttestationResponse.trace:type_name -> muster.v1.Trace
+	8,  // 57: muster.v1.CheckTracesRequest.selection:type_name -> muster.v1.TraceSelection
+	1,  // 58: muster.v1.TraceProblem.trace:type_name -> muster.v1.Trace
+	50, // 59: muster.v1.TraceCheckStats.problems:type_name -> muster.v1.TraceCheckStats.ProblemsEntry
+	51, // 60: muster.v1.TraceCheckStats.skipped:type_name -> muster.v1.TraceCheckStats.SkippedEntry
+	53, // 61: muster.v1.TraceCheckStats.took:type_name -> google.protobuf.Duration
+	33, // 62: muster.v1.CheckTracesResponse.problems:type_name -> muster.v1.TraceProblem
+	34, // 63: muster.v1.CheckTracesResponse.stats:type_name -> muster.v1.TraceCheckStats
+	0,  // 64: muster.v1.VerifyTraceRequest.trace:type_name -> muster.v1.TraceRef
+	1,  // 65: muster.v1.VerifyTraceResponse.trace:type_name -> muster.v1.Trace
+	5,  // 66: muster.v1.ListBaselinesResponse.baselines:type_name -> muster.v1.Baseline
+	4,  // 67: muster.v1.GetBaselineRequest.baseline:type_name -> muster.v1.BaselineRef
+	5,  // 68: muster.v1.GetBaselineResponse.baseline:type_name -> muster.v1.Baseline
+	4,  // 69: muster.v1.AcceptBaselineRequest.baseline:type_name -> muster.v1.BaselineRef
+	5,  // 70: muster.v1.AcceptBaselineResponse.baseline:type_name -> muster.v1.Baseline
+	4,  // 71: muster.v1.ForgetBaselineRequest.baseline:type_name -> muster.v1.BaselineRef
+	5,  // 72: muster.v1.ForgetBaselineResponse.baseline:type_name -> muster.v1.Baseline
+	10, // 73: muster.v1.TraceService.ListTraces:input_type -> muster.v1.ListTracesRequest
+	12, // 74: muster.v1.TraceService.GetTrace:input_type -> muster.v1.GetTraceRequest
+	14, // 75: muster.v1.TraceService.GetTraceView:input_type -> muster.v1.GetTraceViewRequest
+	16, // 76: muster.v1.TraceService.QueryTraces:input_type -> muster.v1.QueryTracesRequest
+	18, // 77: muster.v1.TraceService.TailTrace:input_type -> muster.v1.TailTraceRequest
+	20, // 78: muster.v1.TraceService.DiffTraces:input_type -> muster.v1.DiffTracesRequest
+	22, // 79: muster.v1.TraceService.ListFindings:input_type -> muster.v1.ListFindingsRequest
+	24, // 80: muster.v1.TraceService.ScanTraces:input_type -> muster.v1.ScanTracesRequest
+	27, // 81: muster.v1.TraceService.ProposeEgress:input_type -> muster.v1.ProposeEgressRequest
+	30, // 82: muster.v1.TraceService.GetAttestation:input_type -> muster.v1.GetAttestationRequest
+	36, // 83: muster.v1.TraceService.VerifyTrace:input_type -> muster.v1.VerifyTraceRequest
+	32, // 84: muster.v1.TraceService.CheckTraces:input_type -> muster.v1.CheckTracesRequest
+	38, // 85: muster.v1.TraceService.ListBaselines:input_type -> muster.v1.ListBaselinesRequest
+	40, // 86: muster.v1.TraceService.GetBaseline:input_type -> muster.v1.GetBaselineRequest
+	42, // 87: muster.v1.TraceService.AcceptBaseline:input_type -> muster.v1.AcceptBaselineRequest
+	44, // 88: muster.v1.TraceService.ForgetBaseline:input_type -> muster.v1.ForgetBaselineRequest
+	11, // 89: muster.v1.TraceService.ListTraces:output_type -> muster.v1.ListTracesResponse
+	13, // 90: muster.v1.TraceService.GetTrace:output_type -> muster.v1.GetTraceResponse
+	15, // 91: muster.v1.TraceService.GetTraceView:output_type -> muster.v1.GetTraceViewResponse
+	17, // 92: muster.v1.TraceService.QueryTraces:output_type -> muster.v1.QueryTracesResponse
+	19, // 93: muster.v1.TraceService.TailTrace:output_type -> muster.v1.TailTraceResponse
+	21, // 94: muster.v1.TraceService.DiffTraces:output_type -> muster.v1.DiffTracesResponse
+	23, // 95: muster.v1.TraceService.ListFindings:output_type -> muster.v1.ListFindingsResponse
+	26, // 96: muster.v1.TraceService.ScanTraces:output_type -> muster.v1.ScanTracesResponse
+	29, // 97: muster.v1.TraceService.ProposeEgress:output_type -> muster.v1.ProposeEgressResponse
+	31, // 98: muster.v1.TraceService.GetAttestation:output_type -> muster.v1.GetAttestationResponse
+	37, // 99: muster.v1.TraceService.VerifyTrace:output_type -> muster.v1.VerifyTraceResponse
+	35, // 100: muster.v1.TraceService.CheckTraces:output_type -> muster.v1.CheckTracesResponse
+	39, // 101: muster.v1.TraceService.ListBaselines:output_type -> muster.v1.ListBaselinesResponse
+	41, // 102: muster.v1.TraceService.GetBaseline:output_type -> muster.v1.GetBaselineResponse
+	43, // 103: muster.v1.TraceService.AcceptBaseline:output_type -> muster.v1.AcceptBaselineResponse
+	45, // 104: muster.v1.TraceService.ForgetBaseline:output_type -> muster.v1.ForgetBaselineResponse
+	89, // [89:105] is the sub-list for method output_type
+	73, // [73:89] is the sub-list for method input_type
+	73, // [73:73] is the sub-list for extension type_name
+	73, // [73:73] is the sub-list for extension extendee
+	0,  // [0:73] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_trace_proto_init() }
