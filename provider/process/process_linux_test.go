@@ -484,7 +484,7 @@ func TestDeleteTakesNoLongerThanTheRunner(t *testing.T) {
 
 func TestDeleteGoesOnWhereTheLastOneLeft(t *testing.T) {
 	c := config(t, t.TempDir(), "trap '' TERM; touch \"$TMPDIR/ready\"; while :; do sleep 1000; done\n")
-	c.Grace = provider.Duration(300 * time.Millisecond)
+	c.Grace = provider.Duration(3 * time.Second) // not over when the first call returns
 	p := open(t, c)
 	create(t, p, specFor("r-stubborn"))
 	until(t, "it is not ready", func() bool {
