@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -282,6 +283,7 @@ func exerciseTamper(args []string) error {
 }
 
 func exerciseMount(args []string) error {
+	runtime.LockOSThread() // the namespace is the thread's
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return err
 	}
