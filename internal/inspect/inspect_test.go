@@ -396,7 +396,7 @@ func TestBaselineStory(t *testing.T) {
 	if d := cmp.Diff([]string{"host:evil.example", "host:mirror.example"}, first.fresh(t)); d != "" {
 		t.Fatal(d)
 	}
-	before, err := w.Inspector.Trace(t.Context(), ws, first.id)
+	before, err := w.Trace(t.Context(), ws, first.id)
 	if err != nil || before.Findings[muster.SeverityMedium] < 2 {
 		t.Fatalf("%+v %v", before, err)
 	}

@@ -83,13 +83,13 @@ type HookTraces struct {
 
 // HookFindings is a finding in a delivery.
 type HookFindings struct {
-	Rule     string    `json:"rule"`
-	Severity string    `json:"severity"`
-	Title    string    `json:"title"`
-	Remedy   string    `json:"remedy,omitempty"`
-	Step     string    `json:"step,omitempty"`
-	Process  string    `json:"process,omitempty"`
-	Subject  string    `json:"subject,omitempty"`
+	Rule     string `json:"rule"`
+	Severity string `json:"severity"`
+	Title    string `json:"title"`
+	Remedy   string `json:"remedy,omitempty"`
+	Step     string `json:"step,omitempty"`
+	Process  string `json:"process,omitempty"`
+	Subject  string `json:"subject,omitempty"`
 	// Fact is what the baseline of the job did not know, such as "host:evil.example".
 	Fact string    `json:"fact,omitempty"`
 	At   time.Time `json:"at"`

@@ -209,7 +209,7 @@ func (t apiTraces) Baselines(ctx context.Context, workspace, text, after string,
 }
 
 func (t apiTraces) BaselineOf(ctx context.Context, workspace, name string) (api.Baseline, error) {
-	b, err := t.Inspector.Baseline(ctx, workspace, name)
+	b, err := t.Baseline(ctx, workspace, name)
 	return api.Baseline(b), err
 }
 
