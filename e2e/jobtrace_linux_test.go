@@ -462,3 +462,42 @@ jobs:
 		t.Errorf("the page of the baseline: %d", status)
 	}
 }
+
+// A job that ends the agent that records it is reported: its trace is truncated, which is a finding.
+func TestJobThatEndsItsAgent(t *testing.T) {
+	t.Parallel()
+	s := stand(t, Options{Sim: githubsim.Config{Seed: 75}, Settings: quick, World: repositoryWith(`name: hostile
+on: workflow_dispatch
+jobs:
+  build:
+    runs-on: [self-hosted, linux]
+    steps:
+      - name: Be seen
+        run: /bin/cp /etc/hostname object; sleep 2
+      - name: Be unseen
+        run: |
+          p=$$
+          while [ "$(cat /proc/$p/comm)" != muster-agent ]; do p=$(awk '{print $4}' /proc/$p/stat); done
+          kill -KILL $p
+          sleep 60
+`)})
+	s.Serve(t)
+	if _, err := s.Sim.Dispatch(Repo, ".github/workflows/ci.yml", "workflow_dispatch", nil); err != nil {
+		t.Fatal(err)
+	}
+	var tr *v1.Trace
+	eventually(t, 2*time.Minute, func() (bool, string) {
+		resp, err := s.traces().ListTraces(t.Context(), &v1.ListTracesRequest{States: []string{"truncated"}})
+		if err != nil || len(resp.Traces) == 0 {
+			return false, fmt.Sprint(resp, err)
+		}
+		tr = resp.Traces[0]
+		return tr.AnalysedAt != nil, tr.String()
+	})
+	if out, stderr, code := s.CLI(t, "trace", "findings", "--severity", "high"); code != 0 || !strings.Contains(out, "the trace ends before its job") {
+		t.Errorf("findings:\n%s%s", out, stderr)
+	}
+	if out, stderr, code := s.CLI(t, "trace", "query", `type=="process_exec" && path.endsWith("/cp")`, "--job", tr.Id); code != 0 || !strings.Contains(out, "/etc/hostname") {
+		t.Errorf("what the job did before is not there:\n%s%s", out, stderr)
+	}
+}

@@ -22,12 +22,16 @@ import (
 // trace ends. It has the process's own fields.
 const ProcessLeft trace.Type = "process_left"
 
+// TraceCut is an event of rules only: it follows the last event of a trace that has a
+// beginning and no end. It has that event's time, number and step.
+const TraceCut trace.Type = "trace_cut"
+
 var allTypes = []trace.Type{
 	trace.TraceStart, trace.TraceEnd, trace.StepStart, trace.StepEnd, trace.ProcessExec, trace.ProcessExit,
 	trace.NetConnect, trace.DNSQuery, trace.TLSHello, trace.UnixConnect, trace.RawSocket, trace.FileOpen,
 	trace.FileWrite, trace.FileDelete, trace.FileRename, trace.MemRead, trace.BPFLoad, trace.ModuleLoad,
 	trace.SetUID, trace.Mount, trace.CgroupMove, trace.IOUring, trace.Tamper, trace.Dropped, ProcessLeft,
-	trace.NetListen, trace.FileLink,
+	trace.NetListen, trace.FileLink, TraceCut,
 }
 
 func knownType(t trace.Type) bool { return slices.Contains(allTypes, t) }

@@ -50,6 +50,7 @@ func (r *Rules) Examine(j trace.Job, base *Baseline, events iter.Seq2[trace.Even
 		}
 		x.add(&e)
 	}
+	x.cut()
 	return x.report(), nil
 }
 
@@ -69,10 +70,13 @@ type run struct {
 	runnerRoot string
 	// exitsSeen and not lost: an exit that was not seen did not happen.
 	exitsSeen, lost bool
-	sequences       map[*compiled]*sequences
-	groups          map[*compiled]*groups
-	found           map[string]*findings // by rule
-	scene           scene
+	// open is whether the trace has begun and not ended, latest its last event.
+	open      bool
+	latest    trace.Event
+	sequences map[*compiled]*sequences
+	groups    map[*compiled]*groups
+	found     map[string]*findings // by rule
+	scene     scene
 }
 
 func newRun(r *Rules, j trace.Job, base *Baseline) *run {
@@ -108,7 +112,12 @@ func (x *run) add(e *trace.Event) {
 
 // note keeps what later events are understood by.
 func (x *run) note(e *trace.Event) {
+	x.latest = trace.Event{Timestamp: e.Timestamp, Seq: e.Seq, Step: e.Step}
 	switch e.Type {
+	case trace.TraceStart:
+		x.open = true
+	case trace.TraceEnd:
+		x.open = false
 	case trace.StepStart:
 		x.steps[e.Step] = stepInfo{e.Name, e.StepKind, e.Uses}
 	case trace.Dropped:
@@ -188,6 +197,17 @@ func (x *run) left(end *trace.Event) {
 		x.scene.e, x.scene.node = &e, n
 		x.apply()
 	}
+}
+
+// cut asks the rules about a trace that stops before its end.
+func (x *run) cut() {
+	if !x.open {
+		return
+	}
+	e := x.latest
+	e.Type = TraceCut
+	x.scene.e, x.scene.node = &e, nil
+	x.apply()
 }
 
 func (x *run) step(e *trace.Event) stepInfo { return x.steps[e.Step] }

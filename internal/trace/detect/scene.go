@@ -87,6 +87,7 @@ var variables = map[string]variable{
 	"source":         field("source of a mount", func(e *trace.Event) string { return e.Source }),
 	"file_system":    field("file system of a mount", func(e *trace.Event) string { return e.FileSystem }),
 	"name":           field("name of a program, module, …", func(e *trace.Event) string { return e.Name }),
+	"flooded":        number("at the end of a trace: events that came faster than they could be taken", func(e *trace.Event) int64 { return e.Lost["buffer_full"] + e.Lost["rate_limit"] }),
 
 	"program":        {"name of the process's program: bash, npm", func(s *scene) any { return s.program() }},
 	"exe":            {"path of the process's program", func(s *scene) any { return s.of(func(n *node) string { return n.exe }) }},
@@ -296,6 +297,8 @@ func ownSubject(s *scene) string {
 			return p
 		}
 		return e.TargetCommand
+	case trace.TraceEnd, trace.Dropped, TraceCut:
+		return "trace"
 	case ProcessLeft, trace.SetUID, trace.RawSocket, trace.IOUring, trace.CgroupMove, trace.NetListen:
 		return s.program()
 	case trace.BPFLoad:

@@ -53,7 +53,10 @@ func page(t *testing.T, rules *detect.Rules, incidents, builds []result) {
 
 // unplayed are the rules that no play can be made for, and why.
 var unplayed = map[string]string{
-	"kernel-module": "no module is loaded into the kernel of the machine that runs the tests; that attempts are recorded was tried with kernels that have modules ([traces.md](traces.md#which-machine-records-what))",
+	"recorder-ended":   "a play has its recorder in its own test; the agent's tests end one while a job runs",
+	"trace-cut":        "a play ends with its trace; a story of e2e kills the agent of a job and looks for this finding",
+	"recorder-flooded": "nothing on the machine that runs the tests was fast enough: 96,000 events a second lost none",
+	"kernel-module":    "no module is loaded into the kernel of the machine that runs the tests; that attempts are recorded was tried with kernels that have modules ([traces.md](traces.md#which-machine-records-what))",
 }
 
 // proofs are the plays that catch each rule. Every rule has one, or a reason.
