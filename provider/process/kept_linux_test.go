@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,7 +22,13 @@ var keptNames int
 func keptDir(t providertest.T, c Config, zone, script string) provider.Machine {
 	t.Helper()
 	keptNames++
-	m := provider.Machine{Name: fmt.Sprintf("vm-%d", keptNames), Zone: zone}
+	// Other runs of these tests may be on this machine, or have left something when they were killed.
+	m := provider.Machine{Name: fmt.Sprintf("vm-%d-%d", os.Getpid(), keptNames), Zone: zone}
+	t.Cleanup(func() {
+		for _, left := range ofMachine(t, m) {
+			_ = left.Signal(syscall.SIGKILL) // a test that failed before it could
+		}
+	})
 	dir := filepath.Join(c.MachinesDir, m.Zone, m.Name)
 	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "run.sh"), []byte("#!/bin/sh\n"+script), 0o755)); err != nil {
 		t.Fatalf("%v", err)
@@ -30,11 +37,11 @@ func keptDir(t providertest.T, c Config, zone, script string) provider.Machine {
 }
 
 // ofMachine returns everything that runs and carries the machine's tag.
-func ofMachine(t *testing.T, m provider.Machine) (out []proc.Process) {
+func ofMachine(t providertest.T, m provider.Machine) (out []proc.Process) {
 	t.Helper()
 	all, err := proc.All()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 	for _, a := range all {
 		if !a.Zombie && strings.HasPrefix(a.Env(tagVariable), "kept."+m.Zone+"@"+m.Name+".") {
@@ -57,7 +64,7 @@ func keptStatus(t *testing.T, p *Provider, m provider.Machine) provider.MachineS
 // that does not end is killed after its grace.
 func TestKeptMachineEndsWhole(t *testing.T) {
 	c := config(t, t.TempDir(), waitForEver)
-	c.Cgroup, c.Grace = "none", provider.Duration(200*time.Millisecond)
+	c.Cgroup, c.Grace = "none", provider.Duration(time.Minute)
 	p := open(t, c)
 	m := keptDir(t, c, "", "trap '' TERM\nsetsid sleep 1000 &\necho up > up\nwhile :; do sleep 0.05; done\n")
 	if op, err := p.Start(t.Context(), m); err != nil || !strings.HasPrefix(op, "operation-") {
@@ -88,6 +95,7 @@ func TestKeptMachineEndsWhole(t *testing.T) {
 	if _, err := p.Start(t.Context(), m); !errors.Is(err, provider.ErrTransient) { // 4-20
 		t.Errorf("start while stopping: %v", err)
 	}
+	p.cfg.Grace = provider.Duration(time.Millisecond)
 	until(t, "it does not end", func() bool { return keptStatus(t, p, m).Status == muster.MachineTerminated })
 	if left := ofMachine(t, m); len(left) != 0 {
 		t.Errorf("there remain %v", left)
