@@ -220,7 +220,7 @@ func (c *Client) seal(ctx context.Context, row muster.Trace, in wire.TraceSeal) 
 		knowJob(t, in.Job)
 		there.fill(t)
 		t.State, t.Reason = sealed(there, in.Seal)
-		t.SealedAt, t.EndedAt, t.ExpiresAt = now, now, c.Tracing.keptUntil(t.Workspace, now)
+		t.SealedAt, t.EndedAt, t.ExpiresAt = now, endOf(t.StartedAt, in.Seal, now), c.Tracing.keptUntil(t.Workspace, now)
 		t.Lost = clipCounts(in.Seal.Lost)
 		if len(in.Recorder.Missing) > 0 {
 			t.Missing = clipTexts(in.Recorder.Missing)
@@ -228,6 +228,19 @@ func (c *Client) seal(ctx context.Context, row muster.Trace, in wire.TraceSeal) 
 		t.Egress = cmp.Or(t.Egress, egressMode(in.Recorder.Egress))
 		return nil
 	})
+}
+
+// endOf is when a trace ended that began at a time: its seal may come much later, after
+// an outage. Only how long it took is the machine's word, whose clock may be wrong.
+func endOf(began time.Time, s trace.Seal, now time.Time) time.Time {
+	took := s.EndedAt.Sub(s.StartedAt)
+	if s.StartedAt.IsZero() || took < 0 {
+		return now
+	}
+	if end := began.Add(took); end.Before(now) {
+		return end
+	}
+	return now
 }
 
 // sealed is what a trace is when its seal has come: what is there must be all that the

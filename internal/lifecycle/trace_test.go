@@ -660,6 +660,27 @@ func TestNewIsToldWithItsCommand(t *testing.T) {
 	}
 }
 
+// A trace whose seal comes after an outage took as long as its agent says.
+func TestEndOfTrace(t *testing.T) {
+	began := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	now := began.Add(time.Minute)
+	elsewhere := began.Add(-72 * time.Hour) // by a clock that is wrong
+	for name, c := range map[string]struct {
+		seal trace.Seal
+		want time.Time
+	}{
+		"outage":      {trace.Seal{StartedAt: began, EndedAt: began.Add(3 * time.Second)}, began.Add(3 * time.Second)},
+		"wrong clock": {trace.Seal{StartedAt: elsewhere, EndedAt: elsewhere.Add(4 * time.Second)}, began.Add(4 * time.Second)},
+		"in future":   {trace.Seal{StartedAt: began, EndedAt: began.Add(time.Hour)}, now},
+		"backwards":   {trace.Seal{StartedAt: began, EndedAt: began.Add(-time.Second)}, now},
+		"not told":    {trace.Seal{}, now},
+	} {
+		if got := endOf(began, c.seal, now); !got.Equal(c.want) {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
+
 func TestClip(t *testing.T) {
 	long := strings.Repeat("ä", maxText)
 	if s := clip(long); len(s) > maxText+4 || !strings.HasPrefix(long, strings.TrimSuffix(s, "…")) {
