@@ -182,7 +182,7 @@ func TestDiagnosticsFollow(t *testing.T) {
 	var got []string
 	read := func() {
 		now = now.Add(lookAgain)
-		d.read(now, func(line string) { got = append(got, line) })
+		d.read(now, func(line string, _ time.Time) { got = append(got, line) })
 	}
 	write := func(name, text string) {
 		t.Helper()
@@ -224,6 +224,31 @@ func TestDiagnosticsFollow(t *testing.T) {
 	read()
 	if want := []string{"one", "two", "three", "four", "five", "six", "seven", "eight"}; !slices.Equal(got, want) {
 		t.Errorf("read %q", got)
+	}
+}
+
+// A log that is read late tells of steps when they began: programs that ran meanwhile belong to
+// the step that ran them.
+func TestDiagnosticsReadLate(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "Worker_20260301-100000-utc.log")
+	now := time.Now()
+	for _, c := range []struct {
+		written, want time.Duration // before now
+	}{{700 * time.Millisecond, 700*time.Millisecond - fileClock}, {0, 0}, {-time.Hour, 0}} { // a clock that is ahead is not believed
+		if err := os.WriteFile(file, []byte("line\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(file, now, now.Add(-c.written)); err != nil {
+			t.Fatal(err)
+		}
+		d := &diagnostics{dir: dir, began: now.Add(-time.Minute)}
+		var there []time.Time
+		d.read(now, func(_ string, at time.Time) { there = append(there, at) })
+		d.close()
+		if len(there) != 1 || there[0].Sub(now.Add(-c.want)).Abs() > time.Millisecond {
+			t.Errorf("written %s before: there at %v, now is %s", c.written, there, now)
+		}
 	}
 }
 

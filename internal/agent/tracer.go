@@ -393,7 +393,7 @@ func (t *tracer) turn(now time.Time) {
 // read takes what the runner has written: its log, and the hook's word.
 func (t *tracer) read(now time.Time) {
 	r := t.now
-	t.diag.read(now, func(line string) {
+	t.diag.read(now, func(line string, there time.Time) {
 		log := &r.steps
 		if n := len(t.coming); n > 0 {
 			log = &t.coming[n-1]
@@ -402,7 +402,7 @@ func (t *tracer) read(now time.Time) {
 			t.coming = append(t.coming, worklog{})
 			log = &t.coming[len(t.coming)-1]
 		}
-		log.line(line, now.UTC())
+		log.line(line, there.UTC())
 	})
 	if t.hook == nil || r.heard || r.number == 0 {
 		return
