@@ -87,6 +87,7 @@ var variables = map[string]variable{
 	"source":         field("source of a mount", func(e *trace.Event) string { return e.Source }),
 	"file_system":    field("file system of a mount", func(e *trace.Event) string { return e.FileSystem }),
 	"name":           field("name of a program, module, …", func(e *trace.Event) string { return e.Name }),
+	"limited":        number("at the end of a trace: events left out because the pool's limit was reached, or the machine's disk was full", func(e *trace.Event) int64 { return e.Lost["job_limit"] + e.Lost["disk_full"] }),
 	"flooded":        number("at the end of a trace: events that came faster than they could be taken", func(e *trace.Event) int64 { return e.Lost["buffer_full"] + e.Lost["rate_limit"] }),
 
 	"program":        {"name of the process's program: bash, npm", func(s *scene) any { return s.program() }},

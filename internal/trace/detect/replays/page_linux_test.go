@@ -55,6 +55,7 @@ func page(t *testing.T, rules *detect.Rules, incidents, builds []result) {
 var unplayed = map[string]string{
 	"recorder-ended":   "a play has its recorder in its own test; the agent's tests end one while a job runs",
 	"trace-cut":        "a play ends with its trace; a story of e2e kills the agent of a job and looks for this finding",
+	"trace-limited":    "a play has no limits; the agent's tests reach each of them",
 	"recorder-flooded": "nothing on the machine that runs the tests was fast enough: 96,000 events a second lost none",
 	"kernel-module":    "no module is loaded into the kernel of the machine that runs the tests; that attempts are recorded was tried with kernels that have modules ([traces.md](traces.md#which-machine-records-what))",
 }
@@ -209,5 +210,6 @@ These ways around were tried with the recorder, and no rule but the baseline's s
 * **Sockets by another name.** A symbolic link to the container engine's socket; a script in a file that speaks to it, as tests with containers do.
 * **Numbers of processes in a container.** ` + "`process_vm_readv`" + ` and ` + "`ptrace`" + ` name their target by the number that it has in the container: that
   another process was read is found, and not always that it was the runner's.
-* **Noise.** A job that makes more events than are kept hides the rest; the trace says that and how many are missing, and no rule does.
+* **Noise.** A job that makes more events than are kept, or faster than they can be taken, hides the rest. That it did is a finding; what it
+  hid is not known.
 `
