@@ -272,7 +272,10 @@ func (i *Inspector) checkSegments(ctx context.Context, t muster.Trace, envelope 
 	}
 	if !followed && failed == nil { // nobody has read it to its end
 		*size = 0
-		for range segments { //nolint:revive // it counts
+		for _, err := range segments { // which counts
+			if err != nil {
+				break // failed has it
+			}
 		}
 	}
 	if failed != nil {

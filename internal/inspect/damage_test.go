@@ -91,7 +91,7 @@ func (w *world) onShelf(t *testing.T) (*shelf, *[]muster.Trace) {
 	}
 	t.Cleanup(func() { _ = a.Close() })
 	s, damaged := &shelf{Archive: a, dir: dir}, &[]muster.Trace{}
-	w.archive, w.Inspector.Archive = a, s
+	w.archive, w.Archive = a, s
 	w.Damaged = func(tr muster.Trace) { *damaged = append(*damaged, tr) }
 	return s, damaged
 }
