@@ -54,7 +54,7 @@ want libc6-dev test -e /usr/include/stdio.h
 want make command -v make
 want python3 command -v python3
 want python3-setuptools python3 -c 'import setuptools'
-want cargo command -v cargo
+want cargo cargo --version
 want default-jdk-headless command -v javac
 want clang command -v clang
 want gdb command -v gdb
