@@ -341,10 +341,10 @@ func TestNoDamage(t *testing.T) {
 		},
 	} {
 		for _, reader := range []string{"raw", "views", "tail", "analysis"} {
+			if (name == "misheard" || name == "deletedMeanwhile") && (reader == "views" || reader == "tail") || name == "segments" && reader == "analysis" {
+				continue // it does not read in that way, or keeps a baseline first
+			}
 			t.Run(name+"/"+reader, func(t *testing.T) {
-				if (name == "misheard" || name == "deletedMeanwhile") && (reader == "views" || reader == "tail") || name == "segments" && reader == "analysis" {
-					t.Skip("it does not read in that way") // or keeps a baseline first
-				}
 				w := newWorld(t)
 				s, damaged := w.onShelf(t)
 				j := w.ended(t, 3)

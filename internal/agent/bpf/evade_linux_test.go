@@ -616,7 +616,7 @@ func tricks() []trick {
 		{name: "a socket to the host", do: func(string) error {
 			fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
 			if errors.Is(err, unix.EAFNOSUPPORT) {
-				return errMissing
+				return fmt.Errorf("%w: its kernel has no vsock", errMissing)
 			}
 			_ = unix.Close(fd)
 			return err
@@ -672,16 +672,6 @@ func tricks() []trick {
 			_, err = unix.OpenByHandleAt(at, h, unix.O_RDONLY)
 			return err
 		}, sees: readSecret},
-		{name: "the kernel's memory", root: true, do: func(string) error {
-			f, err := os.Open("/proc/kcore")
-			if errors.Is(err, os.ErrNotExist) {
-				return errMissing
-			}
-			if err == nil {
-				f.Close()
-			}
-			return err
-		}, sees: func(string) []trace.Event { return []trace.Event{opened("/proc/kcore", "read")} }},
 		{name: "a tree that is mounted nowhere", root: true, do: func(dir string) error {
 			return inside(&syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}, "clone", dir+"/sub").Run()
 		}, sees: func(dir string) []trace.Event {
@@ -693,10 +683,21 @@ func tricks() []trick {
 			}
 		}},
 	}
+	// Kernels without CONFIG_PROC_KCORE have nothing to open there.
+	if _, err := os.Stat("/proc/kcore"); err == nil {
+		all = append(all, trick{name: "the kernel's memory", root: true, do: func(string) error {
+			f, err := os.Open("/proc/kcore")
+			if err == nil {
+				f.Close()
+			}
+			return err
+		}, sees: func(string) []trace.Event { return []trace.Event{opened("/proc/kcore", "read")} }})
+	}
 	return append(all, machineTricks()...)
 }
 
-var errMissing = errors.New("this machine does not have it")
+// errMissing is what a trick needs and this machine lacks. It is an error where all is to be tried.
+var errMissing = errors.New("this machine cannot play it")
 
 const stormScript = `[ "$1" = 0 ] && exit 0; exec /bin/sh -c "$0" "$0" $(($1-1))`
 
@@ -798,8 +799,8 @@ func TestEvasion(t *testing.T) {
 			j.begin(t)
 			j.in.Close()
 			err := j.cmd.Wait()
-			if err != nil && strings.Contains(j.out.String(), errMissing.Error()) {
-				t.Skip(errMissing)
+			if err != nil && strings.Contains(j.out.String(), errMissing.Error()) && os.Getenv("CI") != "true" {
+				t.Skip(strings.TrimSpace(j.out.String()))
 			}
 			events := collect(t, s)
 			if err != nil {
@@ -1155,5 +1156,5 @@ func again(string) error {
 			first = cmd.Process.Pid
 		}
 	}
-	return errMissing
+	return fmt.Errorf("%w: the number of a process did not come again", errMissing)
 }
