@@ -70,9 +70,14 @@ type run struct {
 	runnerRoot string
 	// exitsSeen and not lost: an exit that was not seen did not happen.
 	exitsSeen, lost bool
-	// open is whether the trace has begun and not ended, latest its last event.
-	open      bool
-	latest    trace.Event
+	// open is whether the trace has begun and not ended, latest says of its last event what
+	// TraceCut takes from it.
+	open   bool
+	latest struct {
+		at   time.Time
+		seq  uint64
+		step int
+	}
 	sequences map[*compiled]*sequences
 	groups    map[*compiled]*groups
 	found     map[string]*findings // by rule
@@ -112,7 +117,7 @@ func (x *run) add(e *trace.Event) {
 
 // note keeps what later events are understood by.
 func (x *run) note(e *trace.Event) {
-	x.latest = trace.Event{Timestamp: e.Timestamp, Seq: e.Seq, Step: e.Step}
+	x.latest.at, x.latest.seq, x.latest.step = e.Timestamp, e.Seq, e.Step
 	switch e.Type {
 	case trace.TraceStart:
 		x.open = true
@@ -204,8 +209,7 @@ func (x *run) cut() {
 	if !x.open {
 		return
 	}
-	e := x.latest
-	e.Type = TraceCut
+	e := trace.Event{Type: TraceCut, Timestamp: x.latest.at, Seq: x.latest.seq, Step: x.latest.step}
 	x.scene.e, x.scene.node = &e, nil
 	x.apply()
 }
