@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net/http"
 	"os"
@@ -694,6 +695,44 @@ func TestTraceIsBounded(t *testing.T) { // 4-46
 	}
 	if want := []string{"process_exec /new/program", "mem_read", "net_connect", "trace_end"}; !slices.Equal(story(after), want) {
 		t.Errorf("after the limit: %q", story(after))
+	}
+}
+
+// What has no room while the control plane is away is left out and counted, but for what tells
+// of the trace itself; so is a segment that the disk does not take. 4-46
+func TestTraceWithoutRoom(t *testing.T) {
+	for name, full := range map[string]func(b *traceBox){
+		"memory and disk are used up": func(b *traceBox) { b.memory, b.disk = maxTraceMemory, maxTraceDisk },
+		"the disk refuses":            func(b *traceBox) { b.memory, b.dir = maxTraceMemory, filepath.Join(b.dir, "gone") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			packer, err := trace.NewPacker()
+			if err != nil {
+				t.Fatal(err)
+			}
+			log := slog.New(slog.DiscardHandler)
+			tr := &tracer{packer: packer, box: newTraceBox(nil, log, t.TempDir()), log: log, hide: newRedaction(bootToken), told: map[string]int64{}, settings: wire.TraceSettings{MaxEvents: 1 << 40}}
+			now := time.Now()
+			tr.now = tr.fresh(now)
+			tr.now.number = 1
+			full(tr.box)
+			for range 3 {
+				tr.write(trace.Event{Type: trace.FileOpen, Timestamp: now, Path: "/x", Flags: "read", Count: 2}, now)
+			}
+			own := tr.box.room() // else only the trace's own events are written
+			tr.write(trace.Event{Type: trace.StepStart, Timestamp: now, Step: 1}, now)
+			if written := tr.now.count; own && written != 4 || !own && written != 1 {
+				t.Errorf("%d events were written, with room %v", written, own)
+			}
+			tr.close()
+			want := int64(6) // what three events stand for
+			if own {
+				want = 4 // all of the segment
+			}
+			if got := tr.now.lost[lostDisk]; got != want {
+				t.Errorf("counted %d as lost, want %d", got, want)
+			}
+		})
 	}
 }
 

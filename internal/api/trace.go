@@ -105,13 +105,14 @@ func (s traces) ofJob(ctx context.Context, j muster.Job) (all []*v1.Trace, why s
 // untraced says why a job has no trace.
 func (s traces) untraced(ctx context.Context, j muster.Job) (string, error) {
 	p, err := s.Store.Pool(ctx, workspaceOf(ctx), j.Pool)
-	switch {
-	case muster.CodeOf(err) == muster.CodeNotFound: // it is history
-		return cmp.Or(muster.Untraced(j, nil), "it has not started"), nil
-	case err != nil:
+	pool := &p
+	if muster.CodeOf(err) == muster.CodeNotFound {
+		pool, err = nil, nil // it is history
+	}
+	if err != nil {
 		return "", err
 	}
-	return cmp.Or(muster.Untraced(j, &p), "it has not started"), nil
+	return cmp.Or(muster.Untraced(j, pool), "it has not started"), nil
 }
 
 // selection reads a selection: one trace, or a filter.
