@@ -24,6 +24,7 @@ const (
 	recordMapGuarded           = "guarded"
 	recordMapInside            = "inside"
 	recordMapLost              = "lost"
+	recordMapOver              = "over"
 	recordMapScratches         = "scratches"
 	recordMapSeen              = "seen"
 	recordMapSettings          = "settings"
@@ -204,6 +205,7 @@ type recordMapSpecs struct {
 	Guarded   *ebpf.MapSpec `ebpf:"guarded"`
 	Inside    *ebpf.MapSpec `ebpf:"inside"`
 	Lost      *ebpf.MapSpec `ebpf:"lost"`
+	Over      *ebpf.MapSpec `ebpf:"over"`
 	Scratches *ebpf.MapSpec `ebpf:"scratches"`
 	Seen      *ebpf.MapSpec `ebpf:"seen"`
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
@@ -246,6 +248,7 @@ type recordMaps struct {
 	Guarded   *ebpf.Map `ebpf:"guarded"`
 	Inside    *ebpf.Map `ebpf:"inside"`
 	Lost      *ebpf.Map `ebpf:"lost"`
+	Over      *ebpf.Map `ebpf:"over"`
 	Scratches *ebpf.Map `ebpf:"scratches"`
 	Seen      *ebpf.Map `ebpf:"seen"`
 	Settings  *ebpf.Map `ebpf:"settings"`
@@ -264,6 +267,7 @@ func (m *recordMaps) Close() error {
 		m.Guarded,
 		m.Inside,
 		m.Lost,
+		m.Over,
 		m.Scratches,
 		m.Seen,
 		m.Settings,

@@ -37,6 +37,7 @@ enum {
 	MAP_SK_STORAGE = 24,
 };
 enum { ANY = 0, NOEXIST = 1, EXIST = 2, NO_PREALLOC = 1 };
+#define EEXIST 17
 enum { RB_NO_WAKEUP = 1, RB_FORCE_WAKEUP = 2, RB_AVAIL_DATA = 0 };
 
 // ---- helpers, by the kernel's numbers (include/uapi/linux/bpf.h) ----

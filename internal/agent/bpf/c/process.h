@@ -119,6 +119,18 @@ struct {
 	m_type(value, struct exit);
 } exiting SEC(".maps");
 
+// over: processes whose end was told. Two threads may both see that they are the last.
+struct over_key {
+	u64 start; // ns since boot
+	u64 tgid;
+};
+struct {
+	m_uint(type, MAP_LRU_HASH);
+	m_uint(max_entries, 4096);
+	m_type(key, struct over_key);
+	m_type(value, u32);
+} over SEC(".maps");
+
 #define SIGNAL_GROUP_EXIT 4
 
 inline_always void add_io(struct exit *e, struct task_struct *t)
@@ -140,13 +152,17 @@ SEC("tp_btf/sched_process_exit") int on_exit(u64 *ctx)
 	if (load(signal, live.counter) > 0)
 		return 0; // other threads go on
 	u32 scope = in_scope();
-	if (!scope || map_delete(&tree, &tgid))
-		return 0; // two threads may both be the last; one of them tells
+	if (!scope)
+		return 0;
+	struct over_key process = {.start = load(leader, start_boottime), .tgid = tgid};
+	if (map_update(&over, &process, &scope, NOEXIST) == -EEXIST)
+		return 0;
+	map_delete(&tree, &tgid);
 	flush_writes(scope);
 
 	struct exit e = {};
 	begin(&e.h, scope, EV_EXIT);
-	e.h.value = e.h.time - load(leader, start_boottime);
+	e.h.value = e.h.time - process.start;
 	e.h.a = load(signal, flags) & SIGNAL_GROUP_EXIT ? load(signal, group_exit_code) : load(leader, exit_code);
 	e.cpu = load(signal, sum_sched_runtime);
 	if (has(signal->ioac.read_bytes)) {

@@ -119,6 +119,8 @@ inline_always struct settings *set(void)
 	return map_lookup(&settings, &zero);
 }
 
+#define PF_EXITING 4
+
 // scope_of_cgroup returns the scope of the current process by its cgroup, or 0.
 inline_always u32 scope_of_cgroup(void)
 {
@@ -143,7 +145,9 @@ inline_always u32 scope_of_cgroup(void)
 }
 
 // in_scope returns the scope of the current process, or 0 if it is nobody's. It needs
-// a current process: not for programs that run on packets.
+// a current process: not for programs that run on packets. A thread that is exiting does
+// not bring its process back into the tree: it may be out of it for good, and its number
+// is somebody else's next.
 sub u32 in_scope(void)
 {
 	u32 tgid = pid_tgid() >> 32;
@@ -151,7 +155,8 @@ sub u32 in_scope(void)
 	if (known)
 		return *known;
 	u32 scope = scope_of_cgroup();
-	if (scope)
+	struct task_struct *t = current();
+	if (scope && !(load(t, flags) & PF_EXITING))
 		map_update(&tree, &tgid, &scope, NOEXIST);
 	return scope;
 }
