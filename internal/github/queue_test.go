@@ -65,7 +65,9 @@ func (a *actions) add(run fakeRun) {
 }
 
 func (a *actions) listRuns(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
 	a.queries = append(a.queries, r.URL.RawQuery)
+	a.mu.Unlock()
 	var runs []map[string]any
 	for _, run := range slices.Backward(a.runs) {
 		if run.status == r.URL.Query().Get("status") {
@@ -100,7 +102,9 @@ func (a *actions) page(w http.ResponseWriter, r *http.Request, name string, all 
 		w.WriteHeader(304)
 		return
 	}
-	a.cost++
+	a.mu.Lock()
+	a.cost++ // jobs of several runs are listed at a time
+	a.mu.Unlock()
 	answer(w, 200, string(body))
 }
 
