@@ -34,10 +34,11 @@ var boundaries = []struct{ packages, mayImport string }{
 	{"githubsim/...", "githubsim/..."},
 	// Adapters: never each other, never a use case.
 	{"provider/providertest", ". provider"},
-	{"provider/qemu", ". provider internal/proc internal/guest"},
+	{"internal/instancedir", ". provider internal/proc"},
+	{"provider/qemu", ". provider internal/proc internal/instancedir internal/guest"},
 	// Its gateway speaks the words of wire.
 	{"provider/slurm", ". provider internal/proc internal/wire"},
-	{"provider/...", ". provider internal/proc internal/recorder"},
+	{"provider/...", ". provider internal/proc internal/instancedir internal/recorder"},
 	{"internal/store/storetest", ". internal/store internal/secretbox"},
 	{"internal/store", ". internal/secretbox"},
 	{"internal/secretbox", "."},
@@ -186,7 +187,7 @@ func TestBoundaries(t *testing.T) {
 // own library, and so do tools, and the fleet's loop, whose only way out is the
 // one GitHub client (S1-114).
 func TestStandardLibraryOnly(t *testing.T) {
-	const pure = ". provider internal/wire internal/proc internal/guest internal/usage internal/fleet internal/tools/..."
+	const pure = ". provider internal/wire internal/proc internal/instancedir internal/guest internal/usage internal/fleet internal/tools/..."
 	all := sources(t)
 	for _, pkg := range sorted(all) {
 		if !match(pure, pkg) {

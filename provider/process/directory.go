@@ -4,16 +4,14 @@ package process
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
-	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/instancedir"
 )
 
 // A runner's directory, below Root and the owner's directory:
@@ -22,77 +20,22 @@ import (
 //	agent.log    what the agent and the runner print
 //	runner/      the runner's own tree, with its work directory
 //	home/ tmp/   HOME and TMPDIR
-const (
-	stateFile = "state.json"
-	logFile   = "agent.log"
-)
-
-// stage is how far Create has come. It is written before the step that it names,
-// so that whoever finds the directory after a crash knows what may exist.
-type stage string
-
-const (
-	preparing stage = "preparing" // no process exists
-	starting  stage = "starting"  // a process may exist
-	started   stage = "started"   // the process is recorded
-)
+const logFile = "agent.log"
 
 // state is the file in a runner's directory.
 type state struct {
-	Runner    muster.RunnerID `json:"runner"`
-	Owner     string          `json:"owner"`
-	Workspace string          `json:"workspace"`
-	Pool      string          `json:"pool"`
-	TraceID   string          `json:"trace_id,omitempty"`
-	CreatedAt time.Time       `json:"created_at"`
-	MaxAge    time.Duration   `json:"max_age_ns,omitempty"`
-	MemoryMiB int64           `json:"memory_mib,omitempty"`
-	Stage     stage           `json:"stage"`
-	// PID, Start and Boot identify the agent.
-	PID   int    `json:"pid,omitempty"`
-	Start uint64 `json:"start,omitempty"`
-	Boot  string `json:"boot,omitempty"`
-	// Told is when Delete first asked the agent to end.
-	Told time.Time `json:"told,omitzero"`
-	// Ended is why the instance ended, where we know.
-	Ended string `json:"ended,omitempty"`
-}
-
-func (st state) tooOld(now time.Time, margin time.Duration) bool {
-	return st.MaxAge > 0 && now.After(st.CreatedAt.Add(st.MaxAge+margin))
+	instancedir.State
+	MemoryMiB int64 `json:"memory_mib,omitempty"`
 }
 
 func readState(dir string) (state, error) {
 	var st state
-	text, err := os.ReadFile(filepath.Join(dir, stateFile))
-	if err == nil {
-		err = json.Unmarshal(text, &st)
-	}
+	err := instancedir.ReadJSON(filepath.Join(dir, instancedir.StateFile), &st)
 	return st, err
 }
 
-// write replaces the file at once, so that a reader sees the old or the new one.
 func (st state) write(dir string) error {
-	text, err := json.Marshal(st)
-	if err != nil {
-		return err
-	}
-	tmp := filepath.Join(dir, stateFile+".new")
-	if err := os.WriteFile(tmp, append(text, '\n'), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, filepath.Join(dir, stateFile))
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return instancedir.WriteJSON(filepath.Join(dir, instancedir.StateFile), st)
 }
 
 // smallFile is up to where a file at the top of the runner is copied. Those are
@@ -193,10 +136,10 @@ func own(path string, uid, gid int) error {
 // without permissions. state.json goes last, so that an interrupted removal is still
 // an instance that can be found.
 func removeTree(ctx context.Context, dir string) error {
-	if err := empty(ctx, dir, stateFile); err != nil {
+	if err := empty(ctx, dir, instancedir.StateFile); err != nil {
 		return err
 	}
-	if err := os.Remove(filepath.Join(dir, stateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(filepath.Join(dir, instancedir.StateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return os.Remove(dir)

@@ -3,8 +3,8 @@
 // the provider for trying Muster out, for small teams with one big machine, and
 // for tests of everything above a provider.
 //
-// It owns one directory per owner below Config.Root. What it knows, it knows from
-// the machine: a runner's directory, with state.json in it, is written before
+// It owns one directory per owner below Config.Root (package instancedir). What it
+// knows, it knows from the machine: a runner's directory, with state.json in it, is written before
 // anything is started, the agent carries the instance's name in its environment
 // and its control group, and a process is identified by pid and start time. A
 // control plane that was killed therefore finds, lists and deletes the runners of

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/instancedir"
 	"github.com/muster-ci/muster/internal/proc"
 	"github.com/muster-ci/muster/provider"
 	"github.com/muster-ci/muster/provider/providertest"
@@ -44,7 +45,7 @@ func ofMachine(t providertest.T, m provider.Machine) (out []proc.Process) {
 		t.Fatalf("%v", err)
 	}
 	for _, a := range all {
-		if !a.Zombie && strings.HasPrefix(a.Env(tagVariable), "kept."+m.Zone+"@"+m.Name+".") {
+		if !a.Zombie && strings.HasPrefix(a.Env(instancedir.Tag), "kept."+m.Zone+"@"+m.Name+".") {
 			out = append(out, a)
 		}
 	}
@@ -131,7 +132,7 @@ func TestKeptMachineUnrecorded(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "it does not run", func() bool { return len(ofMachine(t, m)) == 1 })
-	state := filepath.Join(p.dir, ".machines", "z@"+m.Name, stateFile)
+	state := filepath.Join(p.set.Dir, ".machines", "z@"+m.Name, instancedir.StateFile)
 	for what, text := range map[string]string{"unrecorded": `{"stage":"starting","boot":"` + proc.BootID() + `"}`, "broken": "{"} {
 		if err := os.WriteFile(state, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

@@ -3,42 +3,17 @@
 package process
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"runtime"
 
-	"github.com/muster-ci/muster"
-	"github.com/muster-ci/muster/provider"
+	"github.com/muster-ci/muster/internal/instancedir"
 )
 
 // Provider exists on Linux only.
-type Provider struct{}
-
-var (
-	_ provider.Provider = (*Provider)(nil)
-
-	errSystem = fmt.Errorf("the process provider needs Linux and this is %s: use the container provider: %w", runtime.GOOS, errors.ErrUnsupported)
-)
+type Provider struct{ instancedir.Elsewhere }
 
 // New returns an error on this system.
-func New(Config) (*Provider, error) { return nil, errSystem }
-
-// Create returns an error on this system.
-func (*Provider) Create(context.Context, provider.Spec) (provider.Instance, error) {
-	return provider.Instance{}, errors.Join(provider.ErrInvalid, errSystem)
-}
-
-// Delete returns an error on this system.
-func (*Provider) Delete(context.Context, muster.RunnerID) error { return errSystem }
-
-// Get returns an error on this system.
-func (*Provider) Get(context.Context, muster.RunnerID) (provider.Instance, error) {
-	return provider.Instance{}, errSystem
-}
-
-// List yields an error on this system.
-func (*Provider) List(context.Context) iter.Seq2[provider.Instance, error] {
-	return func(yield func(provider.Instance, error) bool) { yield(provider.Instance{}, errSystem) }
+func New(Config) (*Provider, error) {
+	return nil, fmt.Errorf("the process provider needs Linux and this is %s: use the container provider: %w", runtime.GOOS, errors.ErrUnsupported)
 }

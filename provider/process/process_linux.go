@@ -3,15 +3,12 @@ package process
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"iter"
 	"log/slog"
-	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -22,6 +19,7 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/instancedir"
 	"github.com/muster-ci/muster/internal/proc"
 	"github.com/muster-ci/muster/internal/recorder"
 	"github.com/muster-ci/muster/provider"
@@ -31,8 +29,7 @@ import (
 type Provider struct {
 	cfg  Config
 	log  *slog.Logger
-	dir  string // of this owner
-	mark string // distinguishes our instances' names from those of other owners and roots
+	set  *instancedir.Set
 	cg   cgroups
 	cred *syscall.Credential // nil: our own user
 	uid  int                 // -1: our own user
@@ -48,10 +45,6 @@ var (
 	_ provider.Consoler  = (*Provider)(nil)
 )
 
-// tagVariable is in the environment of the agent and, unless it removes it, of
-// everything that descends from it. Its value is the instance's ID.
-const tagVariable = "MUSTER_INSTANCE"
-
 // New checks the configuration against this machine and makes the owner's
 // directory. It reports every problem at once.
 func New(cfg Config) (*Provider, error) {
@@ -59,31 +52,27 @@ func New(cfg Config) (*Provider, error) {
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
-	problems := []error{cfg.Validate()}
-	// Owners are words of the operator; escaped, they are one path element each.
-	owner := "owner-" + url.PathEscape(cfg.Owner)
-	if cfg.Owner == "" || len(owner) > 255 {
-		problems = append(problems, fmt.Errorf("owner: %q must have between 1 and some 80 characters", cfg.Owner))
-	}
+	problems := []error{cfg.Validate(), instancedir.CheckOwner(cfg.Owner)}
 	if cfg.User != "" {
 		problems = append(problems, p.lookup(cfg.User))
 	}
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
 	}
-	p.dir = filepath.Join(cfg.Root, owner)
-	if err := os.MkdirAll(p.dir, 0o711); err != nil {
-		return nil, fmt.Errorf("root: %w", err)
+	mode := fs.FileMode(0o700)
+	if p.uid >= 0 {
+		mode = 0o711 // the runner's user must get through to what is its own
 	}
-	real, err := filepath.EvalSymlinks(p.dir)
+	set, err := instancedir.Open(instancedir.Settings{
+		Root: cfg.Root, Owner: cfg.Owner, Mode: mode, Others: true, Look: p.see,
+		Stray: func(pid int) string { return fmt.Sprintf("pid %d runs and its directory is missing", pid) },
+	})
 	if err != nil {
-		return nil, fmt.Errorf("root: %w", err)
+		return nil, err
 	}
-	p.dir = real
-	sum := sha256.Sum256([]byte(real))
-	p.mark = hex.EncodeToString(sum[:6])
+	p.set = set
 	p.cg = detectCgroups(cfg.Cgroup)
-	p.log.Info("process provider ready", "root", p.dir, "limits", p.cg.String())
+	p.log.Info("process provider ready", "root", set.Dir, "limits", p.cg.String())
 	return p, nil
 }
 
@@ -123,11 +112,9 @@ func (p *Provider) Describe() provider.Description {
 	return d
 }
 
-// name is the instance's ID: the runner and the mark of our directory, since two
-// owners may use the same runner id on one machine.
-func (p *Provider) name(runner muster.RunnerID) string { return string(runner) + "." + p.mark }
+func (p *Provider) name(runner muster.RunnerID) string { return p.set.Name(runner) }
 
-func (p *Provider) path(runner muster.RunnerID) string { return filepath.Join(p.dir, string(runner)) }
+func (p *Provider) path(runner muster.RunnerID) string { return p.set.Path(runner) }
 
 // maxText is the most that a name given by others may have to be written down.
 const maxText = 1024
@@ -171,7 +158,7 @@ func (p *Provider) Create(ctx context.Context, spec provider.Spec) (provider.Ins
 		return provider.Instance{}, err
 	}
 	defer held.Close()
-	if st.Stage != preparing {
+	if st.Stage != instancedir.Preparing {
 		return p.look(spec.Runner, st, false), nil
 	}
 	if err := p.launch(ctx, spec, &st); err != nil {
@@ -180,114 +167,49 @@ func (p *Provider) Create(ctx context.Context, spec provider.Spec) (provider.Ins
 		if undo := p.destroy(context.WithoutCancel(ctx), spec.Runner, st, nil); undo != nil {
 			err = errors.Join(err, undo)
 		}
-		return provider.Instance{}, p.classify(err)
+		return provider.Instance{}, instancedir.Classify(err)
 	}
 	return p.look(spec.Runner, st, false), nil
 }
 
-// admit returns the runner's directory, locked, and its state. A new directory
-// is made if the runner has none and there is room; it appears under its name
-// with the lock held and the state in it, so that nobody sees less.
+// admit returns the runner's directory, locked, and its state. A new directory is made
+// if the runner has none and there is room.
 func (p *Provider) admit(ctx context.Context, spec provider.Spec) (*os.File, state, error) {
-	fail := func(err error) (*os.File, state, error) { return nil, state{}, p.classify(err) }
-	path := p.path(spec.Runner)
-	for {
-		held, err := proc.Lock(ctx, path, syscall.LOCK_EX, true)
-		if err == nil {
-			if !proc.Current(held, path) { // deleted while we waited
-				held.Close()
-				continue
-			}
-			st, err := readState(path)
-			switch {
-			case err != nil:
-				// Half deleted, or the disk lost it. What may run there must not run twice.
-				st = p.begin(spec)
-				st.Stage = starting
-			case st.Stage == preparing:
-				// Somebody began and died before anything was started: begin again.
-				st = p.begin(spec)
-				if err := errors.Join(p.cg.remove(p.name(spec.Runner)), empty(ctx, path, stateFile), st.write(path)); err != nil {
-					held.Close()
-					return fail(err)
-				}
-			}
-			return held, st, nil
+	path, st := p.path(spec.Runner), p.begin(spec)
+	held, made, err := p.set.Admit(ctx, spec.Runner, func(others []muster.RunnerID, dir string) error {
+		if n := len(others); n >= p.cfg.Max {
+			return fmt.Errorf("%w: %d of %d runners exist on this machine (max)", provider.ErrCapacity, n, p.cfg.Max)
 		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return fail(err)
-		}
-		held, st, err := p.claim(ctx, spec)
-		if errors.Is(err, fs.ErrExist) {
-			continue // another call was faster
-		}
-		if err != nil {
-			return fail(err)
-		}
+		return st.write(dir)
+	})
+	if err != nil {
+		return nil, st, instancedir.Classify(err)
+	}
+	if made {
 		return held, st, nil
 	}
-}
-
-func (p *Provider) begin(spec provider.Spec) state {
-	st := state{
-		Runner: spec.Runner, Owner: p.cfg.Owner, Workspace: spec.Workspace, Pool: spec.Pool, TraceID: spec.TraceID,
-		CreatedAt: time.Now().UTC().Truncate(time.Microsecond), MaxAge: spec.MaxAge,
-		MemoryMiB: cmp.Or(spec.Offering.MemoryMiB, p.cfg.MemoryMiB), Stage: preparing, Boot: proc.BootID(),
-	}
-	return st
-}
-
-func (p *Provider) claim(ctx context.Context, spec provider.Spec) (*os.File, state, error) {
-	st := p.begin(spec)
-	all, err := proc.Lock(ctx, p.dir, syscall.LOCK_EX, true)
-	if err != nil {
-		return nil, st, err
-	}
-	defer all.Close()
-	if _, err := os.Lstat(p.path(spec.Runner)); err == nil {
-		return nil, st, fs.ErrExist
-	}
-	n, err := p.count()
-	if err != nil {
-		return nil, st, err
-	}
-	if n >= p.cfg.Max {
-		return nil, st, fmt.Errorf("%w: %d of %d runners exist on this machine (max)", provider.ErrCapacity, n, p.cfg.Max)
-	}
-	// A name with a dot is no runner's. Left over by a crash, it is cleared here,
-	// because nobody else works on one without the lock that we hold.
-	tmp := filepath.Join(p.dir, ".new")
-	if err := os.RemoveAll(tmp); err != nil {
-		return nil, st, err
-	}
-	mode := fs.FileMode(0o700)
-	if p.uid >= 0 {
-		mode = 0o711 // the runner's user must get through to what is its own
-	}
-	if err := errors.Join(os.Mkdir(tmp, mode), st.write(tmp)); err != nil {
-		return nil, st, err
-	}
-	held, err := proc.Lock(ctx, tmp, syscall.LOCK_EX, true)
-	if err != nil {
-		return nil, st, err
-	}
-	if err := os.Rename(tmp, p.path(spec.Runner)); err != nil {
-		held.Close()
-		return nil, st, err
+	was, err := readState(path)
+	switch {
+	case err != nil:
+		// Half deleted, or the disk lost it. What may run there must not run twice.
+		st.Stage = instancedir.Starting
+	case was.Stage != instancedir.Preparing:
+		st = was
+	default:
+		// Somebody began and died before anything was started: begin again.
+		if err := errors.Join(p.cg.remove(p.name(spec.Runner)), empty(ctx, path, instancedir.StateFile), st.write(path)); err != nil {
+			held.Close()
+			return nil, st, instancedir.Classify(err)
+		}
 	}
 	return held, st, nil
 }
 
-// count is how many instances exist.
-func (p *Provider) count() (int, error) {
-	entries, err := os.ReadDir(p.dir)
-	n := 0
-	for _, e := range entries {
-		if muster.RunnerID(e.Name()).Valid() {
-			n++
-		}
+func (p *Provider) begin(spec provider.Spec) state {
+	return state{
+		State:     instancedir.Begin(spec, p.cfg.Owner, time.Now()),
+		MemoryMiB: cmp.Or(spec.Offering.MemoryMiB, p.cfg.MemoryMiB),
 	}
-	return n, err
 }
 
 // launch fills the directory and starts the agent. The agent waits for its boot
@@ -334,7 +256,7 @@ func (p *Provider) launch(ctx context.Context, spec provider.Spec, st *state) (e
 	defer in.Close()
 	defer token.Close()
 
-	st.Stage = starting
+	st.Stage = instancedir.Starting
 	if err := errors.Join(st.write(dir), ctx.Err()); err != nil {
 		return err
 	}
@@ -362,7 +284,7 @@ func (p *Provider) launch(ctx context.Context, spec provider.Spec, st *state) (e
 	if err != nil {
 		return err
 	}
-	st.Stage, st.PID, st.Start = started, id.PID, id.Start
+	st.Stage, st.PID, st.Start = instancedir.Started, id.PID, id.Start
 	if err := st.write(dir); err != nil {
 		return err
 	}
@@ -422,7 +344,7 @@ func (p *Provider) environment(spec provider.Spec, dir, runnerDir string) []stri
 			vars[name] = v
 		}
 	}
-	vars[tagVariable] = p.name(spec.Runner)
+	vars[instancedir.Tag] = p.name(spec.Runner)
 	vars["MUSTER_RUNNER"] = string(spec.Runner)
 	vars["MUSTER_URL"] = spec.Boot.URL
 	vars["MUSTER_BOOT_TOKEN_FILE"] = "/dev/stdin"
@@ -446,94 +368,48 @@ func (p *Provider) environment(spec provider.Spec, dir, runnerDir string) []stri
 	return env
 }
 
-// classify gives an error of the operating system its class.
-func (p *Provider) classify(err error) error {
-	for _, class := range []error{provider.ErrCapacity, provider.ErrInvalid, provider.ErrNotFound, provider.ErrTransient, context.Canceled, context.DeadlineExceeded} {
-		if errors.Is(err, class) {
-			return err
-		}
-	}
-	switch {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EAGAIN),
-		errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return fmt.Errorf("%w: %w", provider.ErrCapacity, err)
-	}
-	return fmt.Errorf("%w: %w", provider.ErrTransient, err)
-}
-
 // Get looks at the runner's directory and processes; see provider.Provider.
 func (p *Provider) Get(ctx context.Context, runner muster.RunnerID) (provider.Instance, error) {
-	if err := ctx.Err(); err != nil {
-		return provider.Instance{}, err
-	}
-	if !runner.Valid() {
-		return provider.Instance{}, fmt.Errorf("%w: %q is no runner id", provider.ErrNotFound, runner)
-	}
-	inst, err := p.find(ctx, runner)
-	if errors.Is(err, fs.ErrNotExist) {
-		strays, err := p.strays(map[muster.RunnerID]bool{})
-		if err != nil {
-			return provider.Instance{}, p.classify(err)
-		}
-		if inst, ok := strays[runner]; ok {
-			return inst, nil
-		}
-		return provider.Instance{}, fmt.Errorf("%w: runner %s has no directory and no process", provider.ErrNotFound, runner)
-	}
-	if err != nil {
-		return provider.Instance{}, p.classify(err)
-	}
-	return inst, nil
+	return p.set.Get(ctx, runner)
 }
 
-// find returns a runner's instance from its directory; fs.ErrNotExist without one.
-func (p *Provider) find(ctx context.Context, runner muster.RunnerID) (provider.Instance, error) {
+// List yields the owner's instances: every directory, and every process that carries our
+// tag and has lost its directory; see provider.Provider.
+func (p *Provider) List(ctx context.Context) iter.Seq2[provider.Instance, error] {
+	return p.set.List(ctx)
+}
+
+// see looks at an instance that has a directory.
+func (p *Provider) see(runner muster.RunnerID, busy bool) provider.Instance {
 	path := p.path(runner)
-	// A call that is at work on the directory holds its lock.
-	held, err := proc.Lock(ctx, path, syscall.LOCK_SH, false)
-	busy := errors.Is(err, proc.ErrLocked)
-	if err != nil && !busy {
-		return provider.Instance{}, err
-	}
-	if held != nil {
-		defer held.Close()
-	}
 	st, err := readState(path)
 	if err != nil {
-		info, gone := os.Stat(path)
-		if gone != nil {
-			return provider.Instance{}, gone
-		}
-		// A directory is an instance, whatever is in it: somebody has to remove it.
-		st = state{Runner: runner, CreatedAt: info.ModTime().UTC(), Stage: preparing}
+		st = state{State: instancedir.Lost(runner, path)}
 	}
-	return p.look(runner, st, busy), nil
+	return p.look(runner, st, busy)
 }
 
 // look compares what is recorded with what runs. busy says that a call is at work
 // on the directory: then what has not begun yet may still begin.
 func (p *Provider) look(runner muster.RunnerID, st state, busy bool) provider.Instance {
 	inst := provider.Instance{ID: p.name(runner), Runner: runner, State: provider.InstanceEnded, CreatedAt: st.CreatedAt}
-	agent, running := p.agent(runner, &st)
+	agent, running := st.Running(p.name(runner))
 	switch {
-	case running && st.tooOld(time.Now(), time.Duration(p.cfg.Grace)):
+	case running && st.TooOld(time.Now(), time.Duration(p.cfg.Grace)):
 		// The agent should have ended at MaxAge by itself.
 		p.log.Warn("runner killed", "runner", runner, "reason", "maximum age", "max_age", st.MaxAge)
 		p.killAll(runner, p.victims(p.name(runner), agent))
 		inst.Detail = fmt.Sprintf("killed at its maximum age of %s", st.MaxAge)
 	case running:
 		inst.State, inst.Detail = provider.InstanceRunning, fmt.Sprintf("pid %d", agent.PID)
-	case st.Stage != started && busy:
+	case st.Stage != instancedir.Started && busy:
 		inst.State = provider.InstanceStarting
-	case st.Stage != started:
+	case st.Stage != instancedir.Started:
 		inst.Detail = "its creation was interrupted"
 	case st.Boot != proc.BootID():
 		inst.Detail = "the machine was restarted"
 	default:
-		inst.Detail = cmp.Or(p.reap(st), "its agent has ended")
-		if st.tooOld(time.Now(), 0) {
-			inst.Detail += fmt.Sprintf(", at its maximum age of %s", st.MaxAge)
-		}
+		inst.Detail = st.Detail(time.Now(), st.Reap(p.path(runner), theAgent), "its agent has ended")
 	}
 	if n := p.cg.memoryKills(p.name(runner)); n > 0 {
 		inst.Detail += fmt.Sprintf("; %d processes were killed at the memory limit of %d MiB", n, st.MemoryMiB)
@@ -541,179 +417,39 @@ func (p *Provider) look(runner muster.RunnerID, st state, busy bool) provider.In
 	return inst
 }
 
-// agent finds the agent of a runner. When the control plane died between the
-// start of the agent and its record, the tag in its environment tells.
-func (p *Provider) agent(runner muster.RunnerID, st *state) (proc.Process, bool) {
-	if st.Boot != proc.BootID() {
-		return proc.Process{}, false
-	}
-	switch st.Stage {
-	case started:
-		a := proc.Process{PID: st.PID, Start: st.Start}
-		if now, err := proc.Read(a.PID); err == nil && now.Start == a.Start && !now.Zombie {
-			return now, true
-		}
-	case starting:
-		all, _ := proc.All() // unreadable reads as "not running", and Delete looks again
-		for _, a := range all {
-			// It still waits for its token, so that nothing else carries the tag.
-			if !a.Zombie && a.Session == a.PID && a.HasEnv(tagVariable+"="+p.name(runner)) {
-				return a, true
-			}
-		}
-	}
-	return proc.Process{}, false
-}
-
-// reap collects an agent that ended and is our child, so that no zombie stays, and
-// says how it ended. It is "" for an agent that somebody else's process started.
-func (p *Provider) reap(st state) string {
-	dir := p.path(st.Runner)
-	if last, err := proc.Read(st.PID); err == nil && last.Start == st.Start && last.PPID == os.Getpid() {
-		var how syscall.WaitStatus
-		pid, err := syscall.Wait4(st.PID, &how, syscall.WNOHANG, nil)
-		for tries := 0; err == nil && pid == 0 && tries < 200; tries++ {
-			// Its first thread has ended, and the others take a moment.
-			time.Sleep(time.Millisecond)
-			pid, err = syscall.Wait4(st.PID, &how, syscall.WNOHANG, nil)
-		}
-		if err == nil && pid == st.PID {
-			st.Ended = fmt.Sprintf("its agent ended with code %d", how.ExitStatus())
-			if how.Signaled() {
-				st.Ended = fmt.Sprintf("its agent was ended by %s", how.Signal())
-			}
-			// Only this call knows how it ended; without a place to note it, it is lost
-			// and nothing else is.
-			_ = os.WriteFile(filepath.Join(dir, "ended"), []byte(st.Ended), 0o600)
-			return st.Ended
-		}
-	}
-	text, _ := os.ReadFile(filepath.Join(dir, "ended"))
-	return cmp.Or(string(text), st.Ended)
-}
-
-// List yields the owner's instances: every directory, and every process that
-// carries our tag and has lost its directory; see provider.Provider.
-func (p *Provider) List(ctx context.Context) iter.Seq2[provider.Instance, error] {
-	return func(yield func(provider.Instance, error) bool) {
-		fail := func(err error) { yield(provider.Instance{}, err) }
-		if err := ctx.Err(); err != nil {
-			fail(err)
-			return
-		}
-		dir, err := os.Open(p.dir)
-		if err != nil { // also when it is missing: an unmounted disk must not read as "no runners"
-			fail(p.classify(err))
-			return
-		}
-		defer dir.Close()
-		seen := map[muster.RunnerID]bool{}
-		for {
-			names, err := dir.Readdirnames(64)
-			for _, name := range names {
-				runner := muster.RunnerID(name)
-				if !runner.Valid() {
-					continue
-				}
-				if err := ctx.Err(); err != nil {
-					fail(err)
-					return
-				}
-				inst, err := p.find(ctx, runner)
-				if errors.Is(err, fs.ErrNotExist) {
-					continue // deleted meanwhile
-				}
-				if err != nil {
-					fail(p.classify(err))
-					return
-				}
-				seen[runner] = true
-				if !yield(inst, nil) {
-					return
-				}
-			}
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				fail(p.classify(err))
-				return
-			}
-		}
-		strays, err := p.strays(seen)
-		if err != nil {
-			fail(p.classify(err))
-			return
-		}
-		for runner, inst := range strays {
-			if _, err := os.Lstat(p.path(runner)); err == nil {
-				continue // created after the directory was read
-			}
-			if !yield(inst, nil) {
-				return
-			}
-		}
-	}
-}
-
-// strays finds processes with our tag whose runner is not in known.
-func (p *Provider) strays(known map[muster.RunnerID]bool) (map[muster.RunnerID]provider.Instance, error) {
-	all, err := proc.All()
-	found := map[muster.RunnerID]provider.Instance{}
-	for _, a := range all {
-		name, ours := strings.CutSuffix(a.Env(tagVariable), "."+p.mark)
-		runner := muster.RunnerID(name)
-		if ours && !a.Zombie && runner.Valid() && !known[runner] {
-			found[runner] = provider.Instance{
-				ID: p.name(runner), Runner: runner, State: provider.InstanceRunning,
-				Detail: fmt.Sprintf("pid %d runs and its directory is missing", a.PID),
-			}
-		}
-	}
-	return found, err
-}
+// theAgent is what an instance's first process is called.
+const theAgent = "its agent"
 
 // Delete ends the agent, then everything that is left, and removes the directory.
 // It waits for the agent's end, at most Config.Grace since the first Delete, so
 // that the call that removes the last part says ErrNotFound itself; see
 // provider.Provider.
 func (p *Provider) Delete(ctx context.Context, runner muster.RunnerID) error {
-	if err := ctx.Err(); err != nil {
+	if err := instancedir.Valid(ctx, runner); err != nil {
 		return err
 	}
-	if !runner.Valid() {
-		return fmt.Errorf("%w: %q is no runner id", provider.ErrNotFound, runner)
-	}
 	gone := fmt.Errorf("%w: nothing is left of runner %s", provider.ErrNotFound, runner)
-	path := p.path(runner)
-	for {
-		held, err := proc.Lock(ctx, path, syscall.LOCK_EX, true)
-		if errors.Is(err, fs.ErrNotExist) {
-			// No directory. A process may have lost it, and a group may be left.
-			if left := p.killAll(runner, nil); left || p.cg.remove(p.name(runner)) != nil {
-				return nil
-			}
-			return gone
+	held, err := p.set.Lock(ctx, runner)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		// No directory. A process may have lost it, and a group may be left.
+		if left := p.killAll(runner, nil); left || p.cg.remove(p.name(runner)) != nil {
+			return nil
 		}
-		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-			return nil // another Delete is at it
-		}
-		if err != nil {
-			return p.classify(err)
-		}
-		if !proc.Current(held, path) {
-			held.Close()
-			continue
-		}
-		defer held.Close()
-		break
+		return gone
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return nil // another Delete is at it
+	case err != nil:
+		return instancedir.Classify(err)
 	}
+	defer held.Close()
+	path := p.path(runner)
 	st, err := readState(path)
 	if err != nil {
-		st = state{Runner: runner, Stage: starting, Boot: proc.BootID()} // look for anything
+		st.State = instancedir.State{Runner: runner, Stage: instancedir.Starting, Boot: proc.BootID()} // look for anything
 	}
 	var known []proc.Process
-	if agent, running := p.agent(runner, &st); running {
+	if agent, running := st.Running(p.name(runner)); running {
 		// While the agent lives, its descendants can be told; afterwards those that
 		// dropped both group and tag are nobody's.
 		known = p.victims(p.name(runner), agent)
@@ -726,10 +462,8 @@ func (p *Provider) Delete(ctx context.Context, runner muster.RunnerID) error {
 			}
 			p.signalGroup(agent, syscall.SIGTERM)
 		}
-		for wait := time.Millisecond; agent.Alive() && time.Since(st.Told) < time.Duration(p.cfg.Grace); wait = min(2*wait, 20*time.Millisecond) {
-			if sleep(ctx, wait) != nil {
-				return nil // accepted, and the next call goes on
-			}
+		if instancedir.Await(ctx, agent, st.Told.Add(time.Duration(p.cfg.Grace))) != nil {
+			return nil // accepted, and the next call goes on
 		}
 		if agent.Alive() {
 			p.log.Warn("runner killed", "runner", runner, "reason", "did not end in time", "grace", time.Duration(p.cfg.Grace))
@@ -739,7 +473,7 @@ func (p *Provider) Delete(ctx context.Context, runner muster.RunnerID) error {
 		if ctx.Err() != nil || errors.Is(err, errAlive) {
 			return nil // accepted, and the next call goes on
 		}
-		return p.classify(err)
+		return instancedir.Classify(err)
 	}
 	return gone
 }
@@ -749,14 +483,14 @@ var errAlive = errors.New("processes are still ending")
 // destroy kills what is left of a runner, known or found, and removes its groups
 // and directory.
 func (p *Provider) destroy(ctx context.Context, runner muster.RunnerID, st state, known []proc.Process) error {
-	if agent, running := p.agent(runner, &st); running {
+	if agent, running := st.Running(p.name(runner)); running {
 		known = append(known, p.victims(p.name(runner), agent)...)
 	}
 	if p.killAll(runner, known) {
 		return errAlive
 	}
-	if st.Stage == started {
-		p.reap(st)
+	if st.Stage == instancedir.Started {
+		st.Reap(p.path(runner), theAgent)
 	}
 	if err := p.cg.remove(p.name(runner)); err != nil {
 		return err
@@ -829,7 +563,7 @@ func (p *Provider) victims(name string, agent proc.Process) []proc.Process {
 		}
 	}
 	for _, v := range all {
-		if !seen[v.PID] && v.HasEnv(tagVariable+"="+name) {
+		if !seen[v.PID] && v.HasEnv(instancedir.Tag+"="+name) {
 			add(v)
 		}
 	}
@@ -838,28 +572,5 @@ func (p *Provider) victims(name string, agent proc.Process) []proc.Process {
 
 // Console returns the end of what the agent and the runner printed.
 func (p *Provider) Console(ctx context.Context, runner muster.RunnerID, limit int) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if !runner.Valid() || limit < 0 {
-		return nil, fmt.Errorf("%w: %q is no runner id", provider.ErrNotFound, runner)
-	}
-	f, err := os.Open(filepath.Join(p.path(runner), logFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: runner %s printed nothing", provider.ErrNotFound, runner)
-	}
-	if err != nil {
-		return nil, p.classify(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, p.classify(err)
-	}
-	from := max(0, info.Size()-int64(limit))
-	text, err := io.ReadAll(io.NewSectionReader(f, from, int64(limit)))
-	if err != nil {
-		return nil, p.classify(err)
-	}
-	return text, nil
+	return p.set.Console(ctx, runner, logFile, limit)
 }

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/instancedir"
 	"github.com/muster-ci/muster/internal/proc"
 	"github.com/muster-ci/muster/provider"
 	"github.com/muster-ci/muster/provider/providertest"
@@ -158,7 +159,7 @@ func TestConformance(t *testing.T) {
 						left = append(left, p.path(id))
 					}
 					for _, a := range tagged(t, id) {
-						if a.Env(tagVariable) == p.name(id) {
+						if a.Env(instancedir.Tag) == p.name(id) {
 							left = append(left, fmt.Sprintf("pid %d", a.PID))
 						}
 					}
@@ -294,7 +295,7 @@ func TestCrashDuringCreate(t *testing.T) { // 4-51
 			t.Fatal(err)
 		}
 		pid := st.PID
-		st.Stage, st.PID, st.Start = starting, 0, 0
+		st.Stage, st.PID, st.Start = instancedir.Starting, 0, 0
 		if err := st.write(p.path("r-norec")); err != nil {
 			t.Fatal(err)
 		}
@@ -337,7 +338,7 @@ func TestCrashDuringCreate(t *testing.T) { // 4-51
 	})
 	t.Run("RootUnmounted", func(t *testing.T) {
 		p := open(t, config(t, t.TempDir(), waitForEver))
-		if err := os.RemoveAll(p.dir); err != nil {
+		if err := os.RemoveAll(p.set.Dir); err != nil {
 			t.Fatal(err)
 		}
 		for _, err := range p.List(t.Context()) {
@@ -464,7 +465,7 @@ func firstAgent(t *testing.T, p *Provider, id muster.RunnerID) proc.Process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, _ := p.agent(id, &st)
+	a, _ := st.Running(p.name(id))
 	return a
 }
 
@@ -542,7 +543,7 @@ func TestLimits(t *testing.T) {
 func TestSaysHowItEnded(t *testing.T) {
 	for script, want := range map[string]string{
 		"exit 7\n":        "its agent ended with code 7",
-		"kill -KILL $$\n": "its agent was ended by killed",
+		"kill -KILL $$\n": `its agent was ended by the signal "killed"`,
 	} {
 		c := config(t, t.TempDir(), "echo hello from the runner; "+script)
 		p := open(t, c)

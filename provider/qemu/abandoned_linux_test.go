@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/muster-ci/muster/internal/instancedir"
 	"github.com/muster-ci/muster/provider/providertest"
 
 	"github.com/muster-ci/muster/internal/proc"
@@ -40,7 +41,7 @@ func TestAbandonedTemplates(t *testing.T) {
 		}
 		// In place of a QEMU, which is known by nothing but its tag.
 		maker := exec.Command("sleep", "1000")
-		maker.Env = []string{"PATH=" + os.Getenv("PATH"), tagVariable + "=template-" + name + "." + p.mark}
+		maker.Env = []string{"PATH=" + os.Getenv("PATH"), instancedir.Tag + "=" + p.set.Other(templateKind, name)}
 		if err := maker.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +52,7 @@ func TestAbandonedTemplates(t *testing.T) {
 	}
 	open(t, c)
 	for name, want := range map[string]int{"dead": 0, "live": 1} {
-		if n := len(tagged(t, "template-"+name+"."+p.mark)); n != want {
+		if n := len(tagged(t, p.set.Other(templateKind, name))); n != want {
 			t.Errorf("%s: %d processes, want %d", name, n, want)
 		}
 		_, err := os.Stat(filepath.Join(p.templates, "."+name))

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster/internal/guest"
+	"github.com/muster-ci/muster/internal/instancedir"
 
 	"github.com/muster-ci/muster/internal/proc"
 )
@@ -81,11 +82,11 @@ func BuildImage(ctx context.Context, o ImageOrder, progress io.Writer) (Image, e
 	defer held.Close()
 	record := filepath.Join(dir, manifestFile)
 	var img Image
-	if err := readJSON(record, &img); err == nil && img.State == ImageReady {
+	if err := instancedir.ReadJSON(record, &img); err == nil && img.State == ImageReady {
 		return img, fmt.Errorf("image %s is there already, and images do not change: choose another name, and try it with a pool's canary", o.Name)
 	}
 	img = Image{Name: o.Name, State: ImageQueued, QueuedAt: time.Now().UTC(), Agent: o.Version, dir: dir}
-	if err := writeJSON(record, img); err != nil {
+	if err := instancedir.WriteJSON(record, img); err != nil {
 		return img, err
 	}
 	fail := func(err error) (Image, error) {
@@ -93,7 +94,7 @@ func BuildImage(ctx context.Context, o ImageOrder, progress io.Writer) (Image, e
 		for _, part := range []string{kernelPart, initrdPart, diskPart} {
 			_ = os.Remove(img.path(part)) // parts of nothing
 		}
-		return img, errors.Join(err, writeJSON(record, img))
+		return img, errors.Join(err, instancedir.WriteJSON(record, img))
 	}
 	queue := filepath.Join(o.Images, ".queue")
 	if err := os.MkdirAll(queue, 0o755); err != nil {
@@ -105,7 +106,7 @@ func BuildImage(ctx context.Context, o ImageOrder, progress io.Writer) (Image, e
 	}
 	defer turn.Close()
 	img.State, img.StartedAt = ImageBuilding, time.Now().UTC()
-	if err := writeJSON(record, img); err != nil {
+	if err := instancedir.WriteJSON(record, img); err != nil {
 		return fail(err)
 	}
 	work := filepath.Join(dir, ".work")
@@ -121,7 +122,7 @@ func BuildImage(ctx context.Context, o ImageOrder, progress io.Writer) (Image, e
 		return fail(err)
 	}
 	img.Digest, img.State, img.EndedAt = digest(img.Parts), ImageReady, time.Now().UTC()
-	return img, writeJSON(record, img)
+	return img, instancedir.WriteJSON(record, img)
 }
 
 type builder struct {

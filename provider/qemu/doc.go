@@ -10,7 +10,8 @@
 // while it waited for its boot data (template.go); each copy gets a seed, the time and
 // names of its own before anything runs in it (package guest).
 //
-// It owns one directory per owner below Config.Root, with one directory per machine.
+// It owns one directory per owner below Config.Root, with one directory per machine
+// (package instancedir).
 // What it knows, it knows from there and from the processes of this host: state.json is
 // written before anything is started, QEMU carries the instance's name in its
 // environment, and a process is identified by pid and start time. A control plane that

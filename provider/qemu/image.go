@@ -20,6 +20,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/muster-ci/muster/internal/instancedir"
 	"github.com/muster-ci/muster/internal/proc"
 )
 
@@ -62,7 +63,7 @@ func readImage(dir, name string) (Image, error) {
 		return Image{}, fmt.Errorf("%q is no name of an image: use lower-case letters, digits, dots and dashes", name)
 	}
 	img := Image{dir: filepath.Join(dir, name)}
-	err := readJSON(filepath.Join(img.dir, manifestFile), &img)
+	err := instancedir.ReadJSON(filepath.Join(img.dir, manifestFile), &img)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Image{}, fmt.Errorf("there is no image %q in %s: make one with `muster image build`", name, dir)
 	}

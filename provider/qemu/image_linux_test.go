@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/muster-ci/muster/internal/instancedir"
 	"github.com/muster-ci/muster/internal/proc"
 )
 
@@ -85,7 +86,7 @@ func TestImageRecord(t *testing.T) {
 
 	// A build that nobody is at any more has failed, and is built again.
 	img.State = ImageBuilding
-	if err := writeJSON(filepath.Join(img.dir, manifestFile), img); err != nil {
+	if err := instancedir.WriteJSON(filepath.Join(img.dir, manifestFile), img); err != nil {
 		t.Fatal(err)
 	}
 	if img := state(); img.State != ImageFailed || !strings.Contains(img.Error, "interrupted") {

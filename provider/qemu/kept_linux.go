@@ -8,12 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
-	"syscall"
 	"time"
 
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/guest"
+	"github.com/muster-ci/muster/internal/instancedir"
 	"github.com/muster-ci/muster/internal/proc"
 	"github.com/muster-ci/muster/provider"
 )
@@ -33,55 +32,32 @@ type keptSettings struct {
 	Image     string `json:"image"`
 }
 
-// machineWord is what names and zones are made of. It has no separator, so that it
-// is one element of a path.
-var machineWord = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9._-]{0,62}\z`)
-
 // kept is one kept machine, with its state and the lock on it.
 type kept struct {
+	instancedir.Kept
+
 	p    *Provider
 	name string
-	home string // the operator's directory
-	dir  string // what we know, and where QEMU works
-	tag  string
-	held *os.File
 	st   state
 }
 
-// machine finds a kept machine and locks it until close.
+// machine finds a kept machine and locks it until Close.
 func (p *Provider) machine(ctx context.Context, m provider.Machine) (*kept, error) {
-	if err := ctx.Err(); err != nil {
+	at, err := p.set.Kept(ctx, p.cfg.MachinesDir, diskPart, m)
+	if err != nil {
 		return nil, err
 	}
-	missing := fmt.Errorf("%w: there is no machine %q in zone %q", provider.ErrNotFound, m.Name, m.Zone)
-	if p.cfg.MachinesDir == "" || !machineWord.MatchString(m.Name) || m.Zone != "" && !machineWord.MatchString(m.Zone) {
-		return nil, missing
-	}
-	id := m.Zone + "@" + m.Name
-	k := &kept{p: p, name: m.Name, home: filepath.Join(p.cfg.MachinesDir, m.Zone, m.Name), dir: filepath.Join(p.dir, ".machines", id), tag: "kept." + id + ".k" + p.mark}
-	if info, err := os.Stat(filepath.Join(k.home, diskPart)); err != nil || info.IsDir() {
-		return nil, missing
-	}
-	if err := os.MkdirAll(k.dir, 0o700); err != nil {
-		return nil, p.classify(err)
-	}
-	held, err := proc.Lock(ctx, k.dir, syscall.LOCK_EX, true)
-	if err != nil {
-		return nil, p.classify(err)
-	}
-	k.held = held
-	if k.st, err = readState(k.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		k.st = state{Stage: starting, Boot: proc.BootID()} // the disk lost it: look for anything
+	k := &kept{Kept: at, p: p, name: m.Name}
+	if k.st, err = readState(k.Dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		k.st.State = instancedir.State{Stage: instancedir.Starting, Boot: proc.BootID()} // the disk lost it: look for anything
 	}
 	return k, nil
 }
 
-func (k *kept) close() { k.held.Close() }
-
 // state looks at the machine, and ends one that took too long to end or whose start
 // was interrupted.
 func (k *kept) state() (provider.MachineState, error) {
-	qemu, running := k.p.qemu(k.tag, k.st)
+	qemu, running := k.st.Running(k.Tag)
 	if running {
 		switch {
 		case k.st.Stage == born && k.st.Told.IsZero():
@@ -89,7 +65,7 @@ func (k *kept) state() (provider.MachineState, error) {
 		case k.st.Stage == born && time.Since(k.st.Told) < time.Duration(k.p.cfg.Grace):
 			return provider.MachineState{Status: muster.MachineStopping}, nil
 		}
-		k.p.log.Warn("machine killed", "machine", k.home, "stage", k.st.Stage, "grace", time.Duration(k.p.cfg.Grace))
+		k.p.log.Warn("machine killed", "machine", k.Home, "stage", k.st.Stage, "grace", time.Duration(k.p.cfg.Grace))
 	}
 	if k.st.Stage == "" {
 		return provider.MachineState{Status: muster.MachineTerminated, Detail: k.st.Ended}, nil
@@ -98,12 +74,12 @@ func (k *kept) state() (provider.MachineState, error) {
 	if running {
 		known = append(known, qemu)
 	}
-	if k.p.killTagged(k.tag, known) {
+	if k.p.killTagged(k.Tag, known) {
 		return provider.MachineState{Status: muster.MachineStopping}, nil
 	}
-	how := k.p.reap(k.dir, k.st)
-	k.st = state{Ended: cmp.Or(howEnded(k.dir), how)}
-	return provider.MachineState{Status: muster.MachineTerminated, Detail: k.st.Ended}, k.st.write(k.dir)
+	how := k.st.Reap(k.Dir, "QEMU")
+	k.st = state{Ended: cmp.Or(howEnded(k.Dir), how, "QEMU was killed")}
+	return provider.MachineState{Status: muster.MachineTerminated, Detail: k.st.Ended}, k.st.write(k.Dir)
 }
 
 // Start boots a kept machine; see provider.StartStopper.
@@ -112,21 +88,21 @@ func (p *Provider) Start(ctx context.Context, m provider.Machine) (operation str
 	if err != nil {
 		return "", err
 	}
-	defer k.close()
+	defer k.Close()
 	switch st, err := k.state(); {
 	case err != nil:
-		return "", p.classify(err)
+		return "", instancedir.Classify(err)
 	case st.Status == muster.MachineRunning:
 		return "", nil
 	case st.Status != muster.MachineTerminated:
 		return "", fmt.Errorf("%w: machine %s is %s", provider.ErrTransient, m.Name, st.Status)
 	}
 	if err := k.launch(ctx); err != nil {
-		if k.p.killTagged(k.tag, nil) {
+		if k.p.killTagged(k.Tag, nil) {
 			err = errors.Join(err, errAlive)
 		}
 		k.st = state{Ended: err.Error()}
-		return "", p.classify(fmt.Errorf("start machine %s: %w", m.Name, errors.Join(err, k.st.write(k.dir))))
+		return "", instancedir.Classify(fmt.Errorf("start machine %s: %w", m.Name, errors.Join(err, k.st.write(k.Dir))))
 	}
 	p.log.Info("machine started", "machine", m.Name, "zone", m.Zone, "pid", k.st.PID)
 	return fmt.Sprintf("operation-start-%d", k.st.PID), nil
@@ -135,7 +111,7 @@ func (p *Provider) Start(ctx context.Context, m provider.Machine) (operation str
 func (k *kept) launch(ctx context.Context) error {
 	p := k.p
 	var set keptSettings
-	if err := readJSON(filepath.Join(k.home, "machine.json"), &set); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := instancedir.ReadJSON(filepath.Join(k.Home, "machine.json"), &set); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: %w", provider.ErrInvalid, err)
 	}
 	img, err := readImage(p.cfg.Images, cmp.Or(set.Image, p.cfg.Image))
@@ -145,15 +121,15 @@ func (k *kept) launch(ctx context.Context) error {
 	if img.State != ImageReady {
 		return fmt.Errorf("%w: image %s is %s", provider.ErrInvalid, img.Name, img.State)
 	}
-	for _, old := range []string{qmpSocket, agentSocket, eventsFile, endedFile, logFile} {
-		if err := os.Remove(filepath.Join(k.dir, old)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for _, old := range []string{qmpSocket, agentSocket, eventsFile, instancedir.EndedFile, logFile} {
+		if err := os.Remove(filepath.Join(k.Dir, old)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	k.st = state{Owner: p.cfg.Owner, Boot: proc.BootID(), UpAt: time.Now().UTC(), Image: img.Name, Digest: img.Digest}
+	k.st = state{State: instancedir.State{Owner: p.cfg.Owner, Boot: proc.BootID()}, UpAt: time.Now().UTC(), Image: img.Name, Digest: img.Digest}
 	return p.start(ctx, run{
 		shape: shape{CPUs: cmp.Or(set.CPUs, p.cfg.CPUs), MemoryMiB: cmp.Or(set.MemoryMiB, p.cfg.MemoryMiB), Accel: p.accel, Disk: true},
-		dir:   k.dir, tag: k.tag, image: img, disk: filepath.Join(k.home, diskPart), keep: true,
+		dir:   k.Dir, tag: k.Tag, image: img, disk: filepath.Join(k.Home, diskPart), keep: true,
 	}, &k.st, guest.Boot{Hostname: k.name, Kept: true, Listen: p.rules.listen(), Proxy: p.rules.proxy()})
 }
 
@@ -164,20 +140,20 @@ func (p *Provider) Stop(ctx context.Context, m provider.Machine) (operation stri
 	if err != nil {
 		return "", err
 	}
-	defer k.close()
+	defer k.Close()
 	st, err := k.state()
 	if err != nil {
-		return "", p.classify(err)
+		return "", instancedir.Classify(err)
 	}
-	qemu, running := p.qemu(k.tag, k.st)
+	qemu, running := k.st.Running(k.Tag)
 	if st.Status != muster.MachineRunning || !running {
 		return "", nil
 	}
 	k.st.Told = time.Now().UTC()
-	if err := k.st.write(k.dir); err != nil {
-		return "", p.classify(err)
+	if err := k.st.write(k.Dir); err != nil {
+		return "", instancedir.Classify(err)
 	}
-	p.press(ctx, k.dir, qemu)
+	p.press(ctx, k.Dir, qemu)
 	p.log.Info("machine told to stop", "machine", m.Name, "zone", m.Zone, "pid", qemu.PID)
 	return fmt.Sprintf("operation-stop-%d", qemu.PID), nil
 }
@@ -188,10 +164,10 @@ func (p *Provider) Status(ctx context.Context, m provider.Machine) (provider.Mac
 	if err != nil {
 		return provider.MachineState{}, err
 	}
-	defer k.close()
+	defer k.Close()
 	st, err := k.state()
 	if err != nil {
-		return provider.MachineState{}, p.classify(err)
+		return provider.MachineState{}, instancedir.Classify(err)
 	}
 	return st, nil
 }

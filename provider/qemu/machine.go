@@ -19,11 +19,9 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster/internal/guest"
+	"github.com/muster-ci/muster/internal/instancedir"
 	"github.com/muster-ci/muster/internal/proc"
 )
-
-// tagVariable is in QEMU's environment. Its value is the instance's ID.
-const tagVariable = "MUSTER_INSTANCE"
 
 // shape is all that decides what devices and memory a machine has. A machine's saved
 // state fits machines of the same shape only.
@@ -166,7 +164,7 @@ func (p *Provider) spawn(r run) (l launched, err error) {
 	l.process, err = os.StartProcess(p.program, append([]string{p.program}, r.arguments()...), &os.ProcAttr{
 		Dir: r.dir,
 		// TMPDIR is where QEMU puts the disk's changes, into a file without a name.
-		Env: []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + r.dir, "HOME=" + r.dir, tagVariable + "=" + r.tag},
+		Env: []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + r.dir, "HOME=" + r.dir, instancedir.Tag + "=" + r.tag},
 		// QEMU holds both ends of the boot port and of the events: what is written to
 		// them waits for its reader also when this program has ended.
 		Files: []*os.File{null, log, log, state, bootQEMU, boot, eventsQEMU, events},
@@ -310,7 +308,7 @@ func quiet(ctx context.Context, pid int) error {
 	const step = 50 * time.Millisecond
 	last, calm := int64(-1), 0
 	for range 200 {
-		if err := sleep(ctx, step); err != nil {
+		if err := instancedir.Sleep(ctx, step); err != nil {
 			return err
 		}
 		now, err := cpuTicks(pid)

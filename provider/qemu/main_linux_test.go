@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/instancedir"
 	"github.com/muster-ci/muster/internal/proc"
 	"github.com/muster-ci/muster/provider"
 	"github.com/muster-ci/muster/provider/providertest"
@@ -229,7 +230,7 @@ func tagged(t providertest.T, name string) []proc.Process {
 	}
 	var found []proc.Process
 	for _, a := range all {
-		if !a.Zombie && a.Env(tagVariable) == name {
+		if !a.Zombie && a.Env(instancedir.Tag) == name {
 			found = append(found, a)
 		}
 	}

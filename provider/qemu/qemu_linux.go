@@ -3,11 +3,8 @@ package qemu
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"iter"
 	"log/slog"
@@ -20,11 +17,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/guest"
+	"github.com/muster-ci/muster/internal/instancedir"
 	"github.com/muster-ci/muster/internal/proc"
 	"github.com/muster-ci/muster/provider"
 )
@@ -33,9 +30,8 @@ import (
 type Provider struct {
 	cfg        Config
 	log        *slog.Logger
-	dir        string // of this owner
+	set        *instancedir.Set
 	templates  string
-	mark       string // distinguishes our instances' names from those of other owners and roots
 	program    string
 	imgProgram string
 	version    string // of QEMU
@@ -72,11 +68,7 @@ func New(cfg Config) (*Provider, error) {
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
-	owner := "owner-" + url.PathEscape(cfg.Owner)
-	problems := []error{cfg.Validate()}
-	if cfg.Owner == "" || len(owner) > 255 {
-		problems = append(problems, fmt.Errorf("owner: %q must have between 1 and some 80 characters", cfg.Owner))
-	}
+	problems := []error{cfg.Validate(), instancedir.CheckOwner(cfg.Owner)}
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
 	}
@@ -87,21 +79,18 @@ func New(cfg Config) (*Provider, error) {
 		r, _ := parseEgress(text) // validated above
 		p.rules = append(p.rules, r)
 	}
-	p.dir = filepath.Join(cfg.Root, owner)
-	if err := os.MkdirAll(p.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("root: %w", err)
-	}
-	real, err := filepath.EvalSymlinks(p.dir)
+	set, err := instancedir.Open(instancedir.Settings{
+		Root: cfg.Root, Owner: cfg.Owner, Mode: 0o700, Look: p.see,
+		Stray: func(pid int) string { return fmt.Sprintf("QEMU runs with pid %d and its directory is missing", pid) },
+	})
 	if err != nil {
-		return nil, fmt.Errorf("root: %w", err)
+		return nil, err
 	}
-	p.dir, p.templates = real, filepath.Join(filepath.Dir(real), ".templates")
-	sum := sha256.Sum256([]byte(real))
-	p.mark = hex.EncodeToString(sum[:6])
+	p.set, p.templates = set, filepath.Join(filepath.Dir(set.Dir), ".templates")
 	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // it is documented to be one
 	p.http = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.log.Info("qemu provider ready", "root", p.dir, "qemu", p.version, "accel", p.accel, "why", p.accelWhy, "warm", cfg.Warm && len(cfg.Taps) == 0)
+	p.log.Info("qemu provider ready", "root", set.Dir, "qemu", p.version, "accel", p.accel, "why", p.accelWhy, "warm", cfg.Warm && len(cfg.Taps) == 0)
 	p.abandoned()
 	p.tend()
 	p.work.Go(func() {
@@ -176,9 +165,9 @@ func (p *Provider) Describe() provider.Description {
 	return d
 }
 
-func (p *Provider) name(runner muster.RunnerID) string { return string(runner) + "." + p.mark }
+func (p *Provider) name(runner muster.RunnerID) string { return p.set.Name(runner) }
 
-func (p *Provider) path(runner muster.RunnerID) string { return filepath.Join(p.dir, string(runner)) }
+func (p *Provider) path(runner muster.RunnerID) string { return p.set.Path(runner) }
 
 // maxText is the most that a name given by others may have to be written down.
 const maxText = 1024
@@ -227,7 +216,7 @@ func (p *Provider) Create(ctx context.Context, spec provider.Spec) (provider.Ins
 		return provider.Instance{}, err
 	}
 	defer held.Close()
-	if st.Stage != preparing {
+	if st.Stage != instancedir.Preparing {
 		return p.look(spec.Runner, st, true), nil
 	}
 	if err := p.launch(ctx, spec, &st); err != nil {
@@ -238,108 +227,64 @@ func (p *Provider) Create(ctx context.Context, spec provider.Spec) (provider.Ins
 		} else {
 			err = errors.Join(err, removeDir(p.path(spec.Runner)))
 		}
-		return provider.Instance{}, p.classify(err)
+		return provider.Instance{}, instancedir.Classify(err)
 	}
 	return p.look(spec.Runner, st, true), nil
 }
 
 // admit returns the runner's directory, locked, and its state. A new directory is made
-// if the runner has none and there is room; it appears under its name with the lock
-// held and the state in it, so that nobody sees less.
+// if the runner has none and there is room.
 func (p *Provider) admit(ctx context.Context, spec provider.Spec) (*os.File, state, error) {
 	path := p.path(spec.Runner)
-	for {
-		held, err := proc.Lock(ctx, path, syscall.LOCK_EX, true)
-		if errors.Is(err, fs.ErrNotExist) {
-			held, st, err := p.claim(ctx, spec)
-			if errors.Is(err, fs.ErrExist) {
-				continue // another call was faster
-			}
-			if err != nil {
-				return nil, st, p.classify(err)
-			}
-			return held, st, nil
+	st := state{State: instancedir.Begin(spec, p.cfg.Owner, time.Now()), URL: spec.Boot.URL}
+	held, made, err := p.set.Admit(ctx, spec.Runner, func(others []muster.RunnerID, dir string) (err error) {
+		if n := len(others); n >= p.cfg.Max {
+			return fmt.Errorf("%w: %d of %d machines exist on this host (max)", provider.ErrCapacity, n, p.cfg.Max)
 		}
-		if err != nil {
-			return nil, state{}, p.classify(err)
+		if st.Tap, err = p.tap(others); err != nil {
+			return err
 		}
-		if !proc.Current(held, path) { // deleted while we waited
-			held.Close()
-			continue
-		}
-		st, err := readState(path)
-		switch {
-		case err != nil:
-			// Half deleted, or the disk lost it. What may run there must not run twice.
-			st = p.begin(spec)
-			st.Stage = starting
-		case st.Stage == preparing:
-			// Somebody began and died before anything was started: begin again.
-			st = p.begin(spec)
-			if err := st.write(path); err != nil {
-				held.Close()
-				return nil, st, p.classify(err)
-			}
-		}
+		return st.write(dir)
+	})
+	if err != nil {
+		return nil, st, instancedir.Classify(err)
+	}
+	if made {
 		return held, st, nil
 	}
-}
-
-func (p *Provider) begin(spec provider.Spec) state {
-	return state{
-		Runner: spec.Runner, Owner: p.cfg.Owner, Workspace: spec.Workspace, Pool: spec.Pool, TraceID: spec.TraceID,
-		CreatedAt: time.Now().UTC().Truncate(time.Microsecond), MaxAge: spec.MaxAge, URL: spec.Boot.URL, Stage: preparing, Boot: proc.BootID(),
-	}
-}
-
-func (p *Provider) claim(ctx context.Context, spec provider.Spec) (*os.File, state, error) {
-	st := p.begin(spec)
-	all, err := proc.Lock(ctx, p.dir, syscall.LOCK_EX, true)
-	if err != nil {
-		return nil, st, err
-	}
-	defer all.Close()
-	if _, err := os.Lstat(p.path(spec.Runner)); err == nil {
-		return nil, st, fs.ErrExist
-	}
-	entries, err := os.ReadDir(p.dir)
-	if err != nil {
-		return nil, st, err
-	}
-	n, free := 0, slices.Clone(p.cfg.Taps)
-	for _, e := range entries {
-		if !muster.RunnerID(e.Name()).Valid() {
-			continue
+	was, err := readState(path)
+	switch {
+	case err != nil:
+		// Half deleted, or the disk lost it. What may run there must not run twice.
+		st.Stage = instancedir.Starting
+	case was.Stage != instancedir.Preparing:
+		st = was
+	default:
+		// Somebody began and died before anything was started: begin again.
+		st.Tap = was.Tap
+		if err := st.write(path); err != nil {
+			held.Close()
+			return nil, st, instancedir.Classify(err)
 		}
-		n++
-		if other, err := readState(filepath.Join(p.dir, e.Name())); err == nil && other.Tap != "" {
-			free = slices.DeleteFunc(free, func(tap string) bool { return tap == other.Tap })
-		}
-	}
-	if n >= p.cfg.Max {
-		return nil, st, fmt.Errorf("%w: %d of %d machines exist on this host (max)", provider.ErrCapacity, n, p.cfg.Max)
-	}
-	if len(p.cfg.Taps) > 0 {
-		if len(free) == 0 {
-			return nil, st, fmt.Errorf("%w: every one of the %d network devices is in use (taps)", provider.ErrCapacity, len(p.cfg.Taps))
-		}
-		st.Tap = free[0]
-	}
-	// A name with a dot is no runner's. Left over by a crash, it is cleared here,
-	// because nobody else works on one without the lock that we hold.
-	tmp := filepath.Join(p.dir, ".new")
-	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o700), st.write(tmp)); err != nil {
-		return nil, st, err
-	}
-	held, err := proc.Lock(ctx, tmp, syscall.LOCK_EX, true)
-	if err != nil {
-		return nil, st, err
-	}
-	if err := os.Rename(tmp, p.path(spec.Runner)); err != nil {
-		held.Close()
-		return nil, st, err
 	}
 	return held, st, nil
+}
+
+// tap returns a network device that none of the others has, "" where machines have none.
+func (p *Provider) tap(others []muster.RunnerID) (string, error) {
+	if len(p.cfg.Taps) == 0 {
+		return "", nil
+	}
+	free := slices.Clone(p.cfg.Taps)
+	for _, other := range others {
+		if st, err := readState(p.path(other)); err == nil {
+			free = slices.DeleteFunc(free, func(tap string) bool { return tap == st.Tap })
+		}
+	}
+	if len(free) == 0 {
+		return "", fmt.Errorf("%w: every one of the %d network devices is in use (taps)", provider.ErrCapacity, len(p.cfg.Taps))
+	}
+	return free[0], nil
 }
 
 // launch starts the machine and gives it its boot data, last: nothing runs in it
@@ -409,7 +354,7 @@ func (p *Provider) warm(ctx context.Context, img Image, s shape, workspace strin
 
 // start spawns QEMU, records it, lets it run and hands over the boot data.
 func (p *Provider) start(ctx context.Context, r run, st *state, b guest.Boot) (err error) {
-	st.Stage = starting
+	st.Stage = instancedir.Starting
 	if err := errors.Join(st.write(r.dir), ctx.Err()); err != nil {
 		return err
 	}
@@ -424,7 +369,7 @@ func (p *Provider) start(ctx context.Context, r run, st *state, b guest.Boot) (e
 			l.release()
 		}
 	}()
-	st.Stage, st.PID, st.Start = started, l.id.PID, l.id.Start
+	st.Stage, st.PID, st.Start = instancedir.Started, l.id.PID, l.id.Start
 	if err := st.write(r.dir); err != nil {
 		return err
 	}
@@ -464,13 +409,10 @@ func (p *Provider) start(ctx context.Context, r run, st *state, b guest.Boot) (e
 	if err := st.write(r.dir); err != nil {
 		return err
 	}
-	p.attach(r.dir, st.URL, identity(*st))
+	p.attach(r.dir, st.URL, st.Process())
 	p.log.Debug("machine started", "runner", st.Runner, "pid", st.PID, "template", st.Template)
 	return nil
 }
-
-// identity is what a process is known by again.
-func identity(st state) proc.Process { return proc.Process{PID: st.PID, Start: st.Start} }
 
 // cpus rounds up: a machine has whole processors.
 func cpus(want float64, otherwise int) int { return cmp.Or(int(math.Ceil(want)), otherwise) }
@@ -481,82 +423,38 @@ func hostname(runner muster.RunnerID) string {
 	return strings.Trim(s[:min(len(s), 63)], "-.")
 }
 
-// classify gives an error of the operating system or of QEMU its class.
-func (p *Provider) classify(err error) error {
-	for _, class := range []error{provider.ErrCapacity, provider.ErrInvalid, provider.ErrNotFound, provider.ErrTransient, context.Canceled, context.DeadlineExceeded} {
-		if errors.Is(err, class) {
-			return err
-		}
-	}
-	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EAGAIN, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE} {
-		// QEMU says it with a capital letter.
-		if errors.Is(err, full) || !errors.Is(full, syscall.EAGAIN) && strings.Contains(strings.ToLower(err.Error()), full.Error()) {
-			return fmt.Errorf("%w: %w", provider.ErrCapacity, err)
-		}
-	}
-	return fmt.Errorf("%w: %w", provider.ErrTransient, err)
-}
-
 // Get looks at the runner's directory and QEMU; see provider.Provider.
 func (p *Provider) Get(ctx context.Context, runner muster.RunnerID) (provider.Instance, error) {
-	if err := ctx.Err(); err != nil {
-		return provider.Instance{}, err
-	}
-	if !runner.Valid() {
-		return provider.Instance{}, fmt.Errorf("%w: %q is no runner id", provider.ErrNotFound, runner)
-	}
-	inst, err := p.find(ctx, runner)
-	if errors.Is(err, fs.ErrNotExist) {
-		strays, err := p.strays()
-		if err != nil {
-			return provider.Instance{}, p.classify(err)
-		}
-		if inst, ok := strays[runner]; ok {
-			return inst, nil
-		}
-		return provider.Instance{}, fmt.Errorf("%w: runner %s has no directory and no QEMU", provider.ErrNotFound, runner)
-	}
-	if err != nil {
-		return provider.Instance{}, p.classify(err)
-	}
-	return inst, nil
+	return p.set.Get(ctx, runner)
 }
 
-// find returns a runner's instance from its directory; fs.ErrNotExist without one.
-func (p *Provider) find(ctx context.Context, runner muster.RunnerID) (provider.Instance, error) {
+// List yields the owner's instances: every directory, and every QEMU that carries our tag
+// and has lost its directory; see provider.Provider.
+func (p *Provider) List(ctx context.Context) iter.Seq2[provider.Instance, error] {
+	return p.set.List(ctx)
+}
+
+// see looks at an instance that has a directory.
+func (p *Provider) see(runner muster.RunnerID, busy bool) provider.Instance {
 	path := p.path(runner)
-	// A call that is at work on the directory holds its lock.
-	held, err := proc.Lock(ctx, path, syscall.LOCK_SH, false)
-	busy := errors.Is(err, proc.ErrLocked)
-	if err != nil && !busy {
-		return provider.Instance{}, err
-	}
-	if held != nil {
-		defer held.Close()
-	}
 	st, err := readState(path)
 	if err != nil {
-		info, gone := os.Stat(path)
-		if gone != nil {
-			return provider.Instance{}, gone
-		}
-		// A directory is an instance, whatever is in it: somebody has to remove it.
-		st = state{Runner: runner, CreatedAt: info.ModTime().UTC(), Stage: preparing}
+		st = state{State: instancedir.Lost(runner, path)}
 	}
-	return p.look(runner, st, busy), nil
+	return p.look(runner, st, busy)
 }
 
 // look compares what is recorded with what runs. busy says that a call is at work on
 // the directory: then what has not begun yet may still begin.
 func (p *Provider) look(runner muster.RunnerID, st state, busy bool) provider.Instance {
 	inst := provider.Instance{ID: p.name(runner), Runner: runner, State: provider.InstanceEnded, CreatedAt: st.CreatedAt}
-	qemu, running := p.qemu(p.name(runner), st)
+	qemu, running := st.Running(p.name(runner))
 	switch {
-	case running && st.tooOld(time.Now(), time.Duration(p.cfg.Grace)):
+	case running && st.TooOld(time.Now(), time.Duration(p.cfg.Grace)):
 		// The agent should have ended at MaxAge by itself.
 		p.log.Warn("machine killed", "runner", runner, "reason", "maximum age", "max_age", st.MaxAge)
 		p.killTagged(p.name(runner), []proc.Process{qemu})
-		p.reap(p.path(runner), st)
+		st.Reap(p.path(runner), "QEMU")
 		inst.Detail = fmt.Sprintf("killed at its maximum age of %s", st.MaxAge)
 	case running && (st.Stage == born || busy):
 		inst.State, inst.Detail = provider.InstanceRunning, fmt.Sprintf("QEMU has pid %d, %s, %s", qemu.PID, p.accel, cmp.Or(warmWord(st), "booted"))
@@ -565,19 +463,17 @@ func (p *Provider) look(runner muster.RunnerID, st state, busy bool) provider.In
 	case st.Stage != born && busy:
 		inst.State = provider.InstanceStarting
 	case st.Stage != born:
-		p.reap(p.path(runner), st)
+		st.Reap(p.path(runner), "QEMU")
 		inst.Detail = "its creation was interrupted"
 	case st.Boot != proc.BootID():
 		inst.Detail = "the host was restarted"
 	default:
-		how := p.reap(p.path(runner), st)
-		inst.Detail = cmp.Or(howEnded(p.path(runner)), how, "QEMU has ended")
+		how := st.Reap(p.path(runner), "QEMU")
+		why := cmp.Or(howEnded(p.path(runner)), how, "QEMU was killed")
 		if said := complaint(p.path(runner)); said != "" {
-			inst.Detail += ": " + said
+			why += ": " + said
 		}
-		if st.tooOld(time.Now(), 0) {
-			inst.Detail += fmt.Sprintf(", at its maximum age of %s", st.MaxAge)
-		}
+		inst.Detail = st.Detail(time.Now(), why)
 	}
 	return inst
 }
@@ -589,138 +485,18 @@ func warmWord(st state) string {
 	return "from template " + st.Template
 }
 
-// qemu finds the QEMU of a machine. When the control plane died between its start and
-// its record, the tag in its environment tells.
-func (p *Provider) qemu(tag string, st state) (proc.Process, bool) {
-	if st.Boot != proc.BootID() {
-		return proc.Process{}, false
-	}
-	switch st.Stage {
-	case started, born:
-		if now, err := proc.Read(st.PID); err == nil && now.Start == st.Start && !now.Zombie {
-			return now, true
-		}
-	case starting:
-		all, _ := proc.All() // unreadable reads as "not running", and Delete looks again
-		for _, a := range all {
-			if !a.Zombie && a.Session == a.PID && a.HasEnv(tagVariable+"="+tag) {
-				return a, true
-			}
-		}
-	}
-	return proc.Process{}, false
-}
-
-// reap collects a QEMU that ended and is our child, so that no zombie stays, and says
-// how it ended: to the call that learns it and, by a file, to those after it.
-func (p *Provider) reap(dir string, st state) string {
-	note := filepath.Join(dir, endedFile)
-	last, err := proc.Read(st.PID)
-	if err != nil || last.Start != st.Start || last.PPID != os.Getpid() || !last.Zombie {
-		text, _ := os.ReadFile(note)
-		return cmp.Or(string(text), "QEMU was killed")
-	}
-	var how syscall.WaitStatus
-	for range 100 {
-		pid, err := syscall.Wait4(st.PID, &how, syscall.WNOHANG, nil)
-		if pid == st.PID {
-			break
-		}
-		if err != nil {
-			return "" // another call was faster
-		}
-		time.Sleep(time.Millisecond) // its threads are still ending
-	}
-	text := fmt.Sprintf("QEMU ended with code %d", how.ExitStatus())
-	if how.Signaled() {
-		text = fmt.Sprintf("QEMU was ended by the signal %q", how.Signal())
-	}
-	_ = os.WriteFile(note, []byte(text), 0o600) // without it the reason is lost, and nothing else
-	return text
-}
-
-// List yields the owner's instances: every directory, and every QEMU that carries our
-// tag and has lost its directory; see provider.Provider.
-func (p *Provider) List(ctx context.Context) iter.Seq2[provider.Instance, error] {
-	return func(yield func(provider.Instance, error) bool) {
-		if err := ctx.Err(); err != nil {
-			yield(provider.Instance{}, err)
-			return
-		}
-		runners, err := p.runners() // a missing directory is an error: an unmounted disk must not read as "no machines"
-		for _, runner := range runners {
-			if err = ctx.Err(); err != nil {
-				break
-			}
-			inst, e := p.find(ctx, runner)
-			if errors.Is(e, fs.ErrNotExist) {
-				continue // deleted meanwhile
-			}
-			if err = e; err != nil {
-				break
-			}
-			if !yield(inst, nil) {
-				return
-			}
-		}
-		var strays map[muster.RunnerID]provider.Instance
-		if err == nil {
-			strays, err = p.strays()
-		}
-		if err != nil {
-			yield(provider.Instance{}, p.classify(err))
-			return
-		}
-		for runner, inst := range strays {
-			if _, err := os.Lstat(p.path(runner)); err == nil || slices.Contains(runners, runner) {
-				continue // yielded, or created after the directory was read
-			}
-			if !yield(inst, nil) {
-				return
-			}
-		}
-	}
-}
-
-func (p *Provider) runners() (all []muster.RunnerID, err error) {
-	entries, err := os.ReadDir(p.dir)
-	for _, e := range entries {
-		if runner := muster.RunnerID(e.Name()); runner.Valid() {
-			all = append(all, runner)
-		}
-	}
-	return all, err
-}
-
-// strays finds QEMUs with our tag, whether they have a directory or not.
-func (p *Provider) strays() (map[muster.RunnerID]provider.Instance, error) {
-	all, err := proc.All()
-	found := map[muster.RunnerID]provider.Instance{}
-	for _, a := range all {
-		name, ours := strings.CutSuffix(a.Env(tagVariable), "."+p.mark)
-		runner := muster.RunnerID(name)
-		if ours && !a.Zombie && runner.Valid() && !strings.HasPrefix(name, "template-") && !strings.HasPrefix(name, "kept.") {
-			found[runner] = provider.Instance{
-				ID: p.name(runner), Runner: runner, State: provider.InstanceRunning,
-				Detail: fmt.Sprintf("QEMU runs with pid %d and its directory is missing", a.PID),
-			}
-		}
-	}
-	return found, err
-}
-
 // tend looks after every machine that runs.
 func (p *Provider) tend() {
-	runners, err := p.runners()
+	runners, err := p.set.Runners()
 	if err != nil {
 		return // List says so
 	}
-	machines, _ := filepath.Glob(filepath.Join(p.dir, ".machines", "*"))
+	machines, _ := filepath.Glob(filepath.Join(p.set.Dir, ".machines", "*"))
 	for _, path := range machines {
 		if st, err := readState(path); err == nil && st.Stage == born {
-			if _, running := p.qemu("", st); running {
+			if _, running := st.Running(""); running {
 				trimConsole(path)
-				p.attach(path, "", identity(st))
+				p.attach(path, "", st.Process())
 			}
 		}
 	}
@@ -730,15 +506,15 @@ func (p *Provider) tend() {
 		if err != nil || st.Stage != born {
 			continue
 		}
-		if _, running := p.qemu("", st); !running {
+		if _, running := st.Running(""); !running {
 			continue
 		}
 		trimConsole(path)
-		if st.tooOld(time.Now(), time.Duration(p.cfg.Grace)) {
-			_, _ = p.find(p.ctx, runner) // ends it; who asks learns it again
+		if st.TooOld(time.Now(), time.Duration(p.cfg.Grace)) {
+			_, _ = p.set.Get(p.ctx, runner) // ends it; who asks learns it again
 			continue
 		}
-		p.attach(path, st.URL, identity(st))
+		p.attach(path, st.URL, st.Process())
 	}
 }
 
@@ -748,41 +524,30 @@ var errAlive = errors.New("QEMU is still ending")
 // Delete asks the machine to power itself off, kills QEMU when that takes longer than
 // Config.Grace since the first Delete, and removes the directory; see provider.Provider.
 func (p *Provider) Delete(ctx context.Context, runner muster.RunnerID) error {
-	if err := ctx.Err(); err != nil {
+	if err := instancedir.Valid(ctx, runner); err != nil {
 		return err
 	}
-	if !runner.Valid() {
-		return fmt.Errorf("%w: %q is no runner id", provider.ErrNotFound, runner)
-	}
 	gone := fmt.Errorf("%w: nothing is left of runner %s", provider.ErrNotFound, runner)
-	path := p.path(runner)
-	for {
-		held, err := proc.Lock(ctx, path, syscall.LOCK_EX, true)
-		if errors.Is(err, fs.ErrNotExist) {
-			if p.killTagged(p.name(runner), nil) { // one that has lost its directory
-				return nil
-			}
-			return gone
+	held, err := p.set.Lock(ctx, runner)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if p.killTagged(p.name(runner), nil) { // one that has lost its directory
+			return nil
 		}
-		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-			return nil // another Delete is at it
-		}
-		if err != nil {
-			return p.classify(err)
-		}
-		if !proc.Current(held, path) {
-			held.Close()
-			continue
-		}
-		defer held.Close()
-		break
+		return gone
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return nil // another Delete is at it
+	case err != nil:
+		return instancedir.Classify(err)
 	}
+	defer held.Close()
+	path := p.path(runner)
 	st, err := readState(path)
 	if err != nil {
-		st = state{Runner: runner, Stage: starting, Boot: proc.BootID()} // look for anything
+		st.State = instancedir.State{Runner: runner, Stage: instancedir.Starting, Boot: proc.BootID()} // look for anything
 	}
 	var known []proc.Process
-	if qemu, running := p.qemu(p.name(runner), st); running {
+	if qemu, running := st.Running(p.name(runner)); running {
 		known = append(known, qemu)
 		if st.Stage == born && p.cfg.Grace > 0 && agentUp(path) {
 			if st.Told.IsZero() {
@@ -794,10 +559,8 @@ func (p *Provider) Delete(ctx context.Context, runner muster.RunnerID) error {
 				}
 				p.press(ctx, path, qemu)
 			}
-			for wait := time.Millisecond; qemu.Alive() && time.Since(st.Told) < time.Duration(p.cfg.Grace); wait = min(2*wait, 20*time.Millisecond) {
-				if sleep(ctx, wait) != nil {
-					return nil // accepted, and the next call goes on
-				}
+			if instancedir.Await(ctx, qemu, st.Told.Add(time.Duration(p.cfg.Grace))) != nil {
+				return nil // accepted, and the next call goes on
 			}
 			if qemu.Alive() {
 				p.log.Warn("machine killed", "runner", runner, "reason", "did not power itself off in time", "grace", time.Duration(p.cfg.Grace))
@@ -807,9 +570,9 @@ func (p *Provider) Delete(ctx context.Context, runner muster.RunnerID) error {
 	if p.killTagged(p.name(runner), known) {
 		return nil // accepted, and the next call goes on
 	}
-	p.reap(p.path(runner), st)
+	st.Reap(p.path(runner), "QEMU")
 	if err := removeDir(path); err != nil {
-		return p.classify(err)
+		return instancedir.Classify(err)
 	}
 	return gone
 }
@@ -834,27 +597,5 @@ func (p *Provider) press(ctx context.Context, path string, qemu proc.Process) {
 
 // Console returns the end of what the machine printed.
 func (p *Provider) Console(ctx context.Context, runner muster.RunnerID, limit int) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if !runner.Valid() || limit < 0 {
-		return nil, fmt.Errorf("%w: %q is no runner id", provider.ErrNotFound, runner)
-	}
-	f, err := os.Open(filepath.Join(p.path(runner), consoleFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: runner %s printed nothing", provider.ErrNotFound, runner)
-	}
-	if err != nil {
-		return nil, p.classify(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, p.classify(err)
-	}
-	text, err := io.ReadAll(io.NewSectionReader(f, max(0, info.Size()-int64(limit)), int64(limit)))
-	if err != nil {
-		return nil, p.classify(err)
-	}
-	return text, nil
+	return p.set.Console(ctx, runner, consoleFile, limit)
 }

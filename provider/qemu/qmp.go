@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/muster-ci/muster/internal/instancedir"
 )
 
 // monitor is a connection to QEMU's control socket (QMP). Safe for concurrent use.
@@ -58,7 +60,7 @@ func dialMonitor(ctx context.Context, dir *os.File, alive func() bool) (*monitor
 		if !alive() {
 			return nil, errEnded
 		}
-		if err := sleep(ctx, time.Millisecond); err != nil {
+		if err := instancedir.Sleep(ctx, time.Millisecond); err != nil {
 			return nil, fmt.Errorf("QEMU does not open its control socket: %w", err)
 		}
 	}
@@ -195,7 +197,7 @@ func (m *monitor) migrated(ctx context.Context) error {
 		case "failed", "cancelled":
 			return fmt.Errorf("QEMU did not load or save the machine's state: %s %s", st.Status, st.Desc)
 		}
-		if err := sleep(ctx, time.Millisecond); err != nil {
+		if err := instancedir.Sleep(ctx, time.Millisecond); err != nil {
 			return err
 		}
 	}

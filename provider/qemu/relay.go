@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster/internal/guest"
+	"github.com/muster-ci/muster/internal/instancedir"
 	"github.com/muster-ci/muster/internal/proc"
 )
 
@@ -64,7 +65,7 @@ func (r *relay) run(ctx context.Context, path string, qemu proc.Process) {
 				wait = time.Millisecond
 			}
 		}
-		if sleep(ctx, wait) != nil {
+		if instancedir.Sleep(ctx, wait) != nil {
 			return
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/instancedir"
 	"github.com/muster-ci/muster/internal/proc"
 	"github.com/muster-ci/muster/provider"
 	"github.com/muster-ci/muster/provider/providertest"
@@ -103,8 +104,8 @@ func TestInterruptedCreation(t *testing.T) {
 	c.domain = "tests"
 	p := open(t, c)
 	for name, spoil := range map[muster.RunnerID]func(*state){
-		"r-unrecorded": func(st *state) { st.Stage, st.PID, st.Start = starting, 0, 0 },
-		"r-unborn":     func(st *state) { st.Stage = started },
+		"r-unrecorded": func(st *state) { st.Stage, st.PID, st.Start = instancedir.Starting, 0, 0 },
+		"r-unborn":     func(st *state) { st.Stage = instancedir.Started },
 	} {
 		create(t, p, specFor(name, "http://127.0.0.1:9/"))
 		st, err := readState(p.path(name))
@@ -189,7 +190,7 @@ func TestEndReasons(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		try.end(id, identity(st))
+		try.end(id, st.Process())
 		var inst provider.Instance
 		until(t, "it does not end", func() bool {
 			inst, err = p.Get(t.Context(), id)
@@ -218,7 +219,7 @@ func TestHangingQEMU(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := identity(st).Signal(syscall.SIGSTOP); err != nil {
+	if err := st.Process().Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()

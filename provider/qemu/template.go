@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/muster-ci/muster/internal/instancedir"
 	"github.com/muster-ci/muster/internal/proc"
 )
 
@@ -131,7 +132,7 @@ type templateMaking struct {
 // checkTemplate returns nil if the template in dir is whole and unchanged.
 func checkTemplate(dir string) error {
 	var rec templateRecord
-	if err := readJSON(filepath.Join(dir, templateFile), &rec); err != nil {
+	if err := instancedir.ReadJSON(filepath.Join(dir, templateFile), &rec); err != nil {
 		return err
 	}
 	for name, was := range rec.Parts {
@@ -176,7 +177,7 @@ func (p *Provider) makeTemplate(ctx context.Context, key templateKey, img Image,
 		return err
 	}
 	// What another one left when it was killed. We hold the lock.
-	tag := "template-" + name + "." + p.mark
+	tag := p.set.Other(templateKind, name)
 	p.killTagged(tag, nil)
 	tmp := filepath.Join(all, "."+name)
 	if err := errors.Join(os.RemoveAll(tmp), os.RemoveAll(dir), os.Mkdir(tmp, 0o700)); err != nil {
@@ -213,7 +214,7 @@ func (p *Provider) makeTemplate(ctx context.Context, key templateKey, img Image,
 			return err
 		}
 	}
-	if err := errors.Join(writeJSON(filepath.Join(tmp, templateFile), rec), os.Rename(tmp, dir)); err != nil {
+	if err := errors.Join(instancedir.WriteJSON(filepath.Join(tmp, templateFile), rec), os.Rename(tmp, dir)); err != nil {
 		return err
 	}
 	p.log.Info("template made", "image", img.Name, "cpus", s.CPUs, "memory_mib", s.MemoryMiB, "accel", s.Accel, "took", time.Since(began).Round(time.Millisecond))
@@ -221,14 +222,16 @@ func (p *Provider) makeTemplate(ctx context.Context, key templateKey, img Image,
 	return nil
 }
 
+// templateKind marks the processes that make a template; see instancedir.Set.Other.
+const templateKind = 't'
+
 // abandoned clears away what a control plane left that was killed while it made a
 // template. One that is being made has its lock held, and is left alone.
 func (p *Provider) abandoned() {
 	all, _ := proc.All() // unreadable reads as none, and the next start looks again
 	names := map[string]bool{}
 	for _, a := range all {
-		tag, ours := strings.CutSuffix(a.Env(tagVariable), "."+p.mark)
-		if name, ok := strings.CutPrefix(tag, "template-"); ours && ok && !a.Zombie {
+		if name := p.set.OtherName(templateKind, a.Env(instancedir.Tag)); name != "" && !a.Zombie {
 			names[name] = true
 		}
 	}
@@ -241,7 +244,7 @@ func (p *Provider) abandoned() {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if !p.killTagged("template-"+name+"."+p.mark, nil) {
+		if !p.killTagged(p.set.Other(templateKind, name), nil) {
 			_ = os.RemoveAll(filepath.Join(p.templates, "."+name))
 		}
 		if held != nil {
@@ -257,7 +260,7 @@ func (p *Provider) dropTemplates(img Image, except string) {
 	for _, path := range all {
 		var rec templateRecord
 		dir := filepath.Dir(path)
-		if filepath.Base(dir) == except || readJSON(path, &rec) != nil || time.Since(rec.MadeAt) < time.Hour {
+		if filepath.Base(dir) == except || instancedir.ReadJSON(path, &rec) != nil || time.Since(rec.MadeAt) < time.Hour {
 			continue
 		}
 		now, err := p.key(img, rec.Key.shape, "")
@@ -373,7 +376,7 @@ func (p *Provider) killTagged(tag string, known []proc.Process) (left bool) {
 		victims := known
 		all, _ := proc.All() // unreadable reads as none, and the next call looks again
 		for _, v := range all {
-			if !v.Zombie && v.PID != os.Getpid() && v.HasEnv(tagVariable+"="+tag) {
+			if !v.Zombie && v.PID != os.Getpid() && v.HasEnv(instancedir.Tag+"="+tag) {
 				victims = append(victims, v)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/instancedir"
 	"github.com/muster-ci/muster/provider/providertest"
 )
 
@@ -127,7 +128,7 @@ func TestTemplateIsRejectedWhenAnyPartChanges(t *testing.T) {
 	}
 	made := func() time.Time {
 		var rec templateRecord
-		if err := readJSON(filepath.Join(dir, templateFile), &rec); err != nil {
+		if err := instancedir.ReadJSON(filepath.Join(dir, templateFile), &rec); err != nil {
 			t.Fatal(err)
 		}
 		return rec.MadeAt
@@ -147,7 +148,7 @@ func TestTemplateIsRejectedWhenAnyPartChanges(t *testing.T) {
 	if _, err := p.template(t.Context(), img, s, "default"); err != nil || !made().After(first) {
 		t.Errorf("a spoiled template is used: %v", err)
 	}
-	if left := tagged(t, "template-"+base.String()+"."+p.mark); len(left) > 0 {
+	if left := tagged(t, p.set.Other(templateKind, base.String())); len(left) > 0 {
 		t.Errorf("processes are left: %v", left)
 	}
 
