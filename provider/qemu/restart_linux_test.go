@@ -279,3 +279,32 @@ func TestRefusals(t *testing.T) {
 	}
 	providertest.Survived(t, "qemu", "creation refused: no image, no memory, QEMU that never answers")
 }
+
+// 4-51: every machine has a network device to itself, one whose creation was interrupted
+// and begun again, too.
+func TestTapsAreKeptApart(t *testing.T) {
+	l := requireLab(t)
+	c := l.config(filepath.Join(l.dir, "taps"))
+	c.Max, c.Taps = 2, []string{"lo", "lo2"} // nothing is started on them
+	p := open(t, c)
+	for range 2 {
+		taken := map[string]bool{}
+		for _, id := range []muster.RunnerID{"r-one", "r-two"} {
+			held, st, err := p.admit(t.Context(), specFor(id, "http://127.0.0.1:9/"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			taken[st.Tap] = true
+			if was, err := readState(p.path(id)); err != nil || was.Tap != st.Tap {
+				t.Errorf("%s: recorded %q, given %q, %v", id, was.Tap, st.Tap, err)
+			}
+			held.Close() // as a control plane that dies here
+		}
+		if !taken["lo"] || !taken["lo2"] || len(taken) != 2 {
+			t.Errorf("devices: %v", taken)
+		}
+	}
+	if _, _, err := p.admit(t.Context(), specFor("r-three", "http://127.0.0.1:9/")); !errors.Is(err, provider.ErrCapacity) {
+		t.Errorf("a third: %v", err)
+	}
+}
