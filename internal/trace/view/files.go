@@ -334,7 +334,7 @@ func (f *files) view() (*Dir, FileTops) {
 		tops.Sensitive = append(tops.Sensitive, *s)
 	}
 	slices.SortFunc(tops.Sensitive, func(a, b SensitiveFile) int {
-		return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.Path, b.Path))
+		return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.Path, b.Path), cmp.Compare(a.Program, b.Program), cmp.Compare(a.Step, b.Step))
 	})
 	largest := make(map[string]*Top)
 	for path, n := range f.byPath {

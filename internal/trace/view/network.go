@@ -354,7 +354,8 @@ func (b *Builder) listNetwork(v *Views, index map[trace.Process]int) {
 		n.Connections = append(n.Connections, one)
 	}
 	slices.SortFunc(n.Connections, func(a, b Connection) int {
-		return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.Host, b.Host), cmp.Compare(a.By, b.By), cmp.Compare(a.Program, b.Program))
+		return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.Host, b.Host), cmp.Compare(a.By, b.By), cmp.Compare(a.Program, b.Program),
+			cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Verdict, b.Verdict), cmp.Compare(a.Step, b.Step))
 	})
 	for _, q := range w.queries {
 		one := *q
@@ -362,7 +363,8 @@ func (b *Builder) listNetwork(v *Views, index map[trace.Process]int) {
 		n.Queries = append(n.Queries, one)
 	}
 	slices.SortFunc(n.Queries, func(a, b Query) int {
-		return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.Hostname, b.Hostname), cmp.Compare(a.Program, b.Program))
+		return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.Hostname, b.Hostname), cmp.Compare(a.Program, b.Program),
+			cmp.Compare(a.Type, b.Type), cmp.Compare(a.Verdict, b.Verdict), cmp.Compare(a.Step, b.Step))
 	})
 	n.HiddenHosts, n.HiddenConnections, n.HiddenQueries = w.hiddenHosts, w.hiddenConnections, w.hiddenQueries
 	n.categorise()
