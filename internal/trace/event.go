@@ -105,7 +105,8 @@ type Event struct {
 	CPUUS      int64 `json:"cpu_us,omitempty"`
 	// MemoryKiB is a process's greatest resident memory.
 	MemoryKiB int64 `json:"memory_kib,omitempty"`
-	// ReadBytes and WrittenBytes are what a process moved from and to storage.
+	// ReadBytes and WrittenBytes are what a process, and the children that it waited for,
+	// moved from and to storage.
 	ReadBytes    int64 `json:"read_bytes,omitempty"`
 	WrittenBytes int64 `json:"written_bytes,omitempty"`
 

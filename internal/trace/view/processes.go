@@ -22,6 +22,10 @@ type proc struct {
 	covered  int64
 	liveKids int
 	coverAt  time.Time
+
+	// kidsRead and kidsWritten are what the kernel added to the process's own bytes when it
+	// waited for its children.
+	kidsRead, kidsWritten int64
 }
 
 // procs are all processes that are kept.
@@ -203,13 +207,28 @@ func (b *Builder) exit(p *proc, e *trace.Event) {
 	if p.DurationUS <= 0 {
 		p.DurationUS = max(0, e.Timestamp.Sub(p.StartedAt).Microseconds())
 	}
-	p.CPUUS, p.MemoryKiB, p.ReadBytes, p.WrittenBytes = max(0, e.CPUUS), max(0, e.MemoryKiB), max(0, e.ReadBytes), max(0, e.WrittenBytes)
+	p.CPUUS, p.MemoryKiB = max(0, e.CPUUS), max(0, e.MemoryKiB)
+	b.moved(p, e)
 	p.ExitCode, p.Signal = e.ExitCode, e.Signal
 	p.uncover(e.Timestamp)
 	if q := p.parent; q != nil && !q.exited {
 		q.childEnded(p)
 	}
 	b.account(p)
+}
+
+// mostBytes is the most that a process is believed to have moved. More would not add up.
+const mostBytes = 1 << 50
+
+// moved takes what a process alone moved from and to storage. The kernel counts for it the
+// children that it waited for, and theirs: taken as they are, a shell would have moved what
+// its commands did, and the sum of all be several times what the disk saw.
+func (b *Builder) moved(p *proc, e *trace.Event) {
+	read, written := min(max(0, e.ReadBytes), mostBytes), min(max(0, e.WrittenBytes), mostBytes)
+	p.ReadBytes, p.WrittenBytes = max(0, read-p.kidsRead), max(0, written-p.kidsWritten)
+	if q := b.procs.byKey[trace.Process{PID: e.PPID, Start: e.ParentStart}]; q != nil && q != p {
+		q.kidsRead, q.kidsWritten = min(q.kidsRead+read, mostBytes), min(q.kidsWritten+written, mostBytes)
+	}
 }
 
 // uncover ends the time in which children cover it.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"maps"
 	"math"
 	"reflect"
 	"slices"
@@ -163,6 +164,40 @@ func TestDurationsAddUp(t *testing.T) {
 }
 
 // Who can be reached from outside is worth a note, and a file that gets a further name is read by it.
+// The kernel adds to a process's bytes those of the children that it waited for. A view
+// counts each byte once, for the process that moved it.
+func TestBytesAreCountedOnce(t *testing.T) {
+	b := NewBuilder(trace.Job{})
+	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	exit := func(pid, parent int, command string, read, written int64) trace.Event {
+		return trace.Event{Type: trace.ProcessExit, Timestamp: at, PID: pid, Start: uint64(pid), PPID: parent, ParentStart: uint64(parent), Command: command, DurationUS: 1, ReadBytes: read, WrittenBytes: written}
+	}
+	for _, e := range []trace.Event{
+		{Type: trace.ProcessExec, Timestamp: at, PID: 10, Start: 10, PPID: 9, Path: "/bin/bash"},
+		{Type: trace.ProcessExec, Timestamp: at, PID: 11, Start: 11, PPID: 10, ParentStart: 10, Path: "/bin/make"},
+		{Type: trace.ProcessExec, Timestamp: at, PID: 12, Start: 12, PPID: 11, ParentStart: 11, Path: "/bin/dd"},
+		{Type: trace.ProcessExec, Timestamp: at, PID: 13, Start: 13, PPID: 10, ParentStart: 10, Path: "/bin/sync"},
+		exit(12, 11, "dd", 300, 20_000),
+		exit(11, 10, "make", 400, 20_500),
+		exit(13, 10, "sync", 0, 1_000), // not waited for: its bytes are nobody else's
+		exit(10, 9, "bash", 400, 20_600),
+	} {
+		b.Add(e)
+	}
+	v := b.Views()
+	got := map[string][2]int64{}
+	for _, p := range v.Processes {
+		got[p.Command] = [2]int64{p.ReadBytes, p.WrittenBytes}
+	}
+	want := map[string][2]int64{"dd": {300, 20_000}, "make": {100, 500}, "sync": {0, 1_000}, "bash": {0, 0}}
+	if !maps.Equal(got, want) {
+		t.Errorf("read and written %v, want %v", got, want)
+	}
+	if all := v.Performance.Total; all.ReadBytes != 400 || all.WrittenBytes != 21_500 {
+		t.Errorf("the job read %d and wrote %d", all.ReadBytes, all.WrittenBytes)
+	}
+}
+
 func TestListenersAndLinks(t *testing.T) {
 	b := NewBuilder(trace.Job{})
 	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)

@@ -222,7 +222,7 @@ type Process struct {
 	DurationUS int64     `json:"duration_us"` // until the end of the trace if its end was not seen
 	CPUUS      int64     `json:"cpu_us,omitempty"`
 	MemoryKiB  int64     `json:"memory_kib,omitempty"`
-	// ReadBytes and WrittenBytes went from and to storage.
+	// ReadBytes and WrittenBytes went from and to storage, without those of children.
 	ReadBytes    int64 `json:"read_bytes,omitempty"`
 	WrittenBytes int64 `json:"written_bytes,omitempty"`
 	ExitCode     int   `json:"exit_code,omitempty"`
