@@ -211,9 +211,15 @@ func (c *cgroupPaths) sweep() {
 // "libpod-ID.scope/container", "/docker/ID", ….
 var container = regexp.MustCompile(`(?:^|[-/:_])([0-9a-f]{64})(?:\.scope)?(?:/|$)`)
 
+// built is what BuildKit calls a container in which a step of a build runs.
+var built = regexp.MustCompile(`/buildkit/([0-9a-z]{25})(?:/|$)`)
+
 // containerOf is the id of the innermost container that a cgroup is of.
 func containerOf(path string) string {
 	found := container.FindAllStringSubmatch(path, -1)
+	if len(found) == 0 {
+		found = built.FindAllStringSubmatch(path, -1)
+	}
 	if len(found) == 0 {
 		return ""
 	}

@@ -20,6 +20,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/muster-ci/muster/provider/container/enginetest"
 )
 
 // An exercise is what a job does in these tests, in a process of its own: this test's
@@ -27,6 +29,7 @@ import (
 const exerciseEnv = "MUSTER_BPF_EXERCISE"
 
 func TestMain(m *testing.M) {
+	enginetest.Enter()
 	if name := os.Getenv(exerciseEnv); name != "" {
 		os.Unsetenv(exerciseEnv)
 		_, _ = os.Stdin.Read(make([]byte, 1))

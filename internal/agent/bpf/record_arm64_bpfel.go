@@ -19,6 +19,7 @@ const (
 	recordMapCgroups           = "cgroups"
 	recordMapChanging          = "changing"
 	recordMapCounters          = "counters"
+	recordMapEngines           = "engines"
 	recordMapEvents            = "events"
 	recordMapExiting           = "exiting"
 	recordMapGuarded           = "guarded"
@@ -200,6 +201,7 @@ type recordMapSpecs struct {
 	Cgroups   *ebpf.MapSpec `ebpf:"cgroups"`
 	Changing  *ebpf.MapSpec `ebpf:"changing"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
+	Engines   *ebpf.MapSpec `ebpf:"engines"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
 	Exiting   *ebpf.MapSpec `ebpf:"exiting"`
 	Guarded   *ebpf.MapSpec `ebpf:"guarded"`
@@ -243,6 +245,7 @@ type recordMaps struct {
 	Cgroups   *ebpf.Map `ebpf:"cgroups"`
 	Changing  *ebpf.Map `ebpf:"changing"`
 	Counters  *ebpf.Map `ebpf:"counters"`
+	Engines   *ebpf.Map `ebpf:"engines"`
 	Events    *ebpf.Map `ebpf:"events"`
 	Exiting   *ebpf.Map `ebpf:"exiting"`
 	Guarded   *ebpf.Map `ebpf:"guarded"`
@@ -262,6 +265,7 @@ func (m *recordMaps) Close() error {
 		m.Cgroups,
 		m.Changing,
 		m.Counters,
+		m.Engines,
 		m.Events,
 		m.Exiting,
 		m.Guarded,

@@ -50,10 +50,26 @@ type Follow struct {
 	Cgroup string
 	// Egress is what it may reach; the zero value stands for the one of Options.
 	Egress trace.Egress
+	// Engines are the container engines that work for this scope alone: what they do, and
+	// every container of theirs, is its own.
+	Engines Engines
 	// Protect are processes that a job must not touch while this is followed, such as the
 	// agent that asks for it.
 	Protect []int
 }
+
+// Engines says which container engines work for one job alone.
+type Engines string
+
+const (
+	// EnginesNone: the machine's engines work for others too. The zero value.
+	EnginesNone Engines = ""
+	// EnginesNetwork are those in the network namespace of the job, if that is not the
+	// machine's own: a sidecar's.
+	EnginesNetwork Engines = "network"
+	// EnginesMachine are all of the machine: it is there for one job at a time.
+	EnginesMachine Engines = "machine"
+)
 
 // Why events are dropped, as Event.Method and Scope.Lost have it.
 const (

@@ -44,6 +44,7 @@ type Recorder struct {
 
 	mu      sync.Mutex
 	scopes  map[uint32]*Scope
+	engines map[uint32]*Scope // whose the engines of a network namespace are; 0 is all of the machine
 	next    uint32
 	ending  []*Scope // asked to end
 	stopped bool
@@ -141,7 +142,7 @@ const (
 func Open(o Options) (*Recorder, error) {
 	r := &Recorder{
 		log: logger(o.Logger), options: o, kernel: release(), missing: map[string]string{},
-		scopes: map[uint32]*Scope{}, done: make(chan struct{}), stop: make(chan struct{}),
+		scopes: map[uint32]*Scope{}, engines: map[uint32]*Scope{}, done: make(chan struct{}), stop: make(chan struct{}),
 		lostWas: map[uint64]uint64{},
 	}
 	if r.options.Rate <= 0 {
@@ -375,7 +376,7 @@ func (r *Recorder) unguard(kind, id uint32) {
 // settings writes what programs ask: the levels at which cgroups of scopes are.
 func (r *Recorder) settings(levels uint32) error {
 	reads := map[Reads]uint32{ReadsNone: 0, ReadsFirst: 1, ReadsSensitive: 1, ReadsAll: 2}[r.options.Reads]
-	value := [8]uint32{levels, batch, reads}
+	value := [8]uint32{levels, batch, reads, uint32(len(r.engines))}
 	if err := r.maps["settings"].Put(uint32(0), value); err != nil {
 		return fmt.Errorf("write settings: %w", err)
 	}
@@ -574,6 +575,7 @@ func (r *Recorder) forgetLost(scope uint32) {
 type listed struct {
 	Start, ParentStart, Cgroup uint64
 	PID, PPID, UID, Level      uint32
+	Net, Depth                 uint32
 	Comm                       [16]byte
 }
 

@@ -27,6 +27,7 @@ type Scope struct {
 	egress trace.Egress
 	// protect are processes that nobody is to touch while it is followed.
 	protect []int
+	engines Engines
 
 	cgroup   string // directory, "" if the scope is a tree only
 	own      bool   // it was made for this scope
@@ -43,6 +44,15 @@ type Scope struct {
 	home  string        // the cgroup below the mount that is the job's own: leaving it is told
 	early []trace.Event // of processes that were there before; nil once handed over
 	ready bool          // nothing is handed over before
+	// Of containers: the cgroups that are in the kernel's table, and the levels they are at.
+	adopted []uint64
+	deep    uint32
+	over    bool // nothing more is put into the kernel's tables
+
+	looking   sync.Mutex // held while engines are looked for
+	network   uint32     // whose engines, as Recorder.engines has it
+	engaged   bool
+	unengaged string // why its engines are not followed
 
 	// The reader's own.
 	armed   bool
@@ -55,6 +65,7 @@ type Scope struct {
 	written   map[uint32]map[fileKey]trace.Event // by process
 	gone      []uint32                           // processes that have ended since the last sweep
 	names     map[string]string                  // commands, so that each is kept once
+	lookedAt  time.Time                          // for engines
 }
 
 type drop struct {
@@ -80,7 +91,7 @@ func (r *Recorder) Follow(ctx context.Context, f Follow) (*Scope, error) {
 		return nil, fmt.Errorf("%w: %s", ErrNotRecording, r.missing["all"])
 	}
 	s := &Scope{
-		r: r, root: f.Root, egress: f.Egress, protect: f.Protect,
+		r: r, root: f.Root, egress: f.Egress, protect: f.Protect, engines: f.Engines,
 		out: make(chan []trace.Event, batches), done: make(chan struct{}),
 		lost: map[string]int64{}, dropped: map[drop]int64{}, repeats: map[repeatKey]*repeat{},
 		written: map[uint32]map[fileKey]trace.Event{}, names: map[string]string{},
@@ -106,6 +117,11 @@ func (r *Recorder) Follow(ctx context.Context, f Follow) (*Scope, error) {
 	if err == nil {
 		err = r.net.follow(s)
 	}
+	if err == nil {
+		var engines []trace.Event
+		engines, err = s.engage(ctx)
+		early = append(early, engines...)
+	}
 	if err != nil {
 		r.mu.Lock()
 		delete(r.scopes, s.id)
@@ -118,7 +134,7 @@ func (r *Recorder) Follow(ctx context.Context, f Follow) (*Scope, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.early, s.ready = early, true
+	s.early, s.ready = append(early, s.early...), true
 	return s, nil
 }
 
@@ -130,6 +146,15 @@ func (s *Scope) Describe() trace.Recorder {
 		d.Scope = "cgroup+tree"
 	}
 	d.Egress = string(s.egress.Mode)
+	switch {
+	case s.engaged:
+		d.Extras = append(d.Extras, enginesExtra)
+	case s.unengaged != "":
+		if d.Missing == nil {
+			d.Missing = map[string]string{}
+		}
+		d.Missing[enginesExtra] = s.unengaged
+	}
 	return d
 }
 
@@ -303,7 +328,7 @@ func (s *Scope) members() []int {
 	var pid, scope uint32
 	var pids []int
 	for all := s.r.maps["tree"].Iterate(); all.Next(&pid, &scope); {
-		if scope == s.id {
+		if scope&^marks == s.id {
 			pids = append(pids, int(pid))
 		}
 	}
@@ -332,6 +357,9 @@ func (r *Recorder) levels(coming *Scope) error {
 		if s.cgroup != "" {
 			levels |= 1 << s.level
 		}
+		s.mu.Lock()
+		levels |= s.deep
+		s.mu.Unlock()
 	}
 	if coming != nil {
 		levels |= 1 << coming.level
@@ -410,6 +438,7 @@ type exiting struct {
 
 // forget takes the scope out of the kernel and removes its cgroup.
 func (s *Scope) forget() {
+	s.disengage()
 	for _, pid := range s.protect {
 		s.r.unguard(guardProcess, uint32(pid))
 	}
@@ -452,7 +481,18 @@ func (s *Scope) take(h header, data []byte) {
 	}
 	e = s.dress(e, h)
 	switch h.Type {
+	case evUnix:
+		if engineSocket(e.Path) {
+			s.lookAgain()
+		}
 	case evCgroup:
+		if h.Flags&byEngine != 0 {
+			at := s.r.paths.look(h.Cgroup).path
+			if containerOf(at) != "" {
+				s.adopt(h.Cgroup, uint32(strings.Count(at, "/")))
+			}
+			return
+		}
 		if int(h.Value) == os.Getpid() {
 			return // the recorder itself, when it makes the scope's and removes it
 		}
@@ -528,7 +568,9 @@ func (s *Scope) push(e trace.Event) {
 func (s *Scope) hand(spare int) {
 	s.mu.Lock()
 	ready, early := s.ready, s.early
-	s.early = nil
+	if ready {
+		s.early = nil
+	}
 	s.mu.Unlock()
 	if !ready {
 		return

@@ -161,22 +161,33 @@ func dir(t testing.TB) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		mounts, _ := os.ReadFile("/proc/self/mountinfo")
-		var below []string
-		for line := range strings.Lines(string(mounts)) {
-			if f := strings.Fields(line); len(f) > 4 && within(f[4], d) {
-				below = append(below, f[4])
+		// What a daemon has left mounted may be mounted over, or be its last act.
+		var err error
+		for range 50 {
+			unmount(d)
+			if err = os.RemoveAll(d); err == nil {
+				return
 			}
+			<-time.After(20 * time.Millisecond)
 		}
-		slices.Sort(below)
-		for _, m := range slices.Backward(below) {
-			_ = unix.Unmount(m, unix.MNT_DETACH) // what is still mounted fails the removal
-		}
-		if err := os.RemoveAll(d); err != nil {
-			t.Errorf("remove the engine's directory: %v", err)
-		}
+		t.Errorf("remove the engine's directory: %v", err)
 	})
 	return d
+}
+
+// unmount unmounts what is mounted below a directory; what stays fails its removal.
+func unmount(dir string) {
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	var below []string
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 4 && within(f[4], dir) {
+			below = append(below, f[4])
+		}
+	}
+	slices.Sort(below)
+	for _, m := range slices.Backward(below) {
+		_ = unix.Unmount(m, unix.MNT_DETACH)
+	}
 }
 
 func within(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
@@ -195,6 +206,7 @@ func (e *Engine) begin(t testing.TB, address func(socket string) []string) {
 		e.Continue()
 		e.clear(t)
 		e.Stop()
+		e.left(t)
 		if t.Failed() {
 			text, _ := os.ReadFile(e.log)
 			t.Logf("the engine's log:\n%s", text[max(0, len(text)-3000):])
@@ -214,6 +226,33 @@ func (e *Engine) clear(t testing.TB) {
 			return
 		}
 	}
+}
+
+// left waits for what the daemon had started. When a container ends, its monitor starts a
+// tool that cleans up, and mounts the storage for it, even if the container is gone by then.
+func (e *Engine) left(t testing.TB) {
+	t.Helper()
+	for deadline := time.Now().Add(60 * time.Second); ; <-time.After(10 * time.Millisecond) {
+		all := e.processes()
+		if len(all) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("the engine has ended, and these have not: %q", all)
+			return
+		}
+	}
+}
+
+// processes are the command lines of all processes that name the engine's directory.
+func (e *Engine) processes() (all []string) {
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, name := range lines {
+		if line, err := os.ReadFile(name); err == nil && bytes.Contains(line, []byte(e.Dir+"/")) {
+			all = append(all, string(bytes.ReplaceAll(line, []byte{0}, []byte{' '})))
+		}
+	}
+	return all
 }
 
 // Start starts the daemon after Stop or Kill, and waits until it answers.
@@ -276,6 +315,13 @@ func (e *Engine) Hang() { _ = e.cmd.Process.Signal(syscall.SIGSTOP) }
 
 // Continue ends Hang.
 func (e *Engine) Continue() { _ = e.cmd.Process.Signal(syscall.SIGCONT) }
+
+// Command is the engine's own command line tool, with what it needs before other arguments,
+// and Environ its environment.
+func (e *Engine) Command() []string { return append([]string{e.tool}, e.args...) }
+
+// Environ is what Command needs.
+func (e *Engine) Environ() []string { return slices.Clone(e.env) }
 
 // Try runs the engine's own command line tool.
 func (e *Engine) Try(args ...string) (string, error) {

@@ -198,7 +198,7 @@ sub int opened(s64 fd, u32 asked)
 {
 	if (fd < 0)
 		return 0;
-	u32 scope = in_scope();
+	u32 scope = in_job();
 	if (!scope)
 		return 0;
 	struct file *f = file_of(fd);
@@ -274,7 +274,7 @@ enum { CUT_PATH = 1, CUT_FILE = 2, CUT_HOLE = 3 };
 // Two parts, and F_WAY: the file by its name, which need not be open.
 SEC("tracepoint/syscalls/sys_exit_truncate") int x_truncate(struct leave *c)
 {
-	u32 scope = c->ret ? 0 : in_scope();
+	u32 scope = c->ret ? 0 : in_job();
 	struct scratch *s = scope ? take(scope, EV_OPEN) : 0;
 	if (!s)
 		return 0;
@@ -286,7 +286,7 @@ SEC("tracepoint/syscalls/sys_exit_truncate") int x_truncate(struct leave *c)
 
 sub int cut(s64 failed, s32 fd, u32 way)
 {
-	u32 scope = failed ? 0 : in_scope();
+	u32 scope = failed ? 0 : in_job();
 	struct file *f = scope ? file_of(fd) : 0;
 	if (!f)
 		return 0;
@@ -316,7 +316,7 @@ sub int wrote(s64 n, s32 fd)
 {
 	if (n <= 0)
 		return 0;
-	u32 scope = in_scope();
+	u32 scope = in_job();
 	if (!scope)
 		return 0;
 	struct file *f = file_of(fd);
@@ -413,7 +413,7 @@ inline_always void flush_writes(u32 scope)
 
 inline_always int deleted(s64 failed, s32 dir, u64 path)
 {
-	u32 scope = failed ? 0 : in_scope();
+	u32 scope = failed ? 0 : in_job();
 	struct scratch *s = scope ? take(scope, EV_DELETE) : 0;
 	if (!s)
 		return 0;
@@ -429,7 +429,7 @@ SEC("tracepoint/syscalls/sys_exit_rmdir") int x_rmdir(struct leave *c) { return 
 // two_paths tells of a call that had two, as four parts.
 sub int two_paths(u32 type, u64 dirs, u64 old, u64 new)
 {
-	u32 scope = in_scope();
+	u32 scope = in_job();
 	struct scratch *s = scope ? take(scope, type) : 0;
 	if (!s)
 		return 0;

@@ -97,8 +97,8 @@ enum {
 // the name of a program that is loaded, 16 bytes.
 SEC("tracepoint/syscalls/sys_exit_bpf") int x_bpf(struct leave *c)
 {
-	u32 scope = in_scope();
-	if (!scope)
+	u32 is = whose(), scope = is & ~MARKS;
+	if (!is)
 		return 0;
 	u64 command = arg(0), attr = arg(1);
 	u32 id = 0, tampers = 0, kind = 0;
@@ -130,6 +130,8 @@ SEC("tracepoint/syscalls/sys_exit_bpf") int x_bpf(struct leave *c)
 			return 0;
 		tampers = TAMPER_OPEN;
 	}
+	if (is & ENGINE && tampers != TAMPER_OPEN)
+		return 0; // what holds a container from devices
 	struct scratch *s = take(scope, EV_BPF);
 	if (!s)
 		return 0;
@@ -149,7 +151,7 @@ SEC("tracepoint/syscalls/sys_exit_bpf") int x_bpf(struct leave *c)
 // One part: the module's file, if it came from one. value is set if the kernel refused.
 inline_always int module(s64 result, struct file *f)
 {
-	u32 scope = in_scope();
+	u32 scope = in_job();
 	struct scratch *s = scope ? take(scope, EV_MODULE) : 0;
 	if (!s)
 		return 0;
@@ -187,7 +189,7 @@ inline_always struct users who(void)
 
 inline_always int asks(void)
 {
-	if (!in_scope())
+	if (!in_job())
 		return 0;
 	u32 tid = pid_tgid();
 	struct users u = who();
@@ -203,7 +205,7 @@ sub int became(s64 result)
 		return 0;
 	struct users before = *was, now = who();
 	map_delete(&changing, &tid);
-	u32 scope = in_scope();
+	u32 scope = in_job();
 	if (!scope || (before.uid == now.uid && before.euid == now.euid))
 		return 0;
 	struct header h;
@@ -226,7 +228,7 @@ CHANGES(setfsuid)
 
 SEC("tracepoint/syscalls/sys_exit_mount") int x_mount(struct leave *c)
 {
-	u32 scope = c->ret ? 0 : in_scope();
+	u32 scope = c->ret ? 0 : in_job();
 	struct scratch *s = scope ? take(scope, EV_MOUNT) : 0;
 	if (!s)
 		return 0;
@@ -240,7 +242,7 @@ SEC("tracepoint/syscalls/sys_exit_mount") int x_mount(struct leave *c)
 
 SEC("tracepoint/syscalls/sys_exit_move_mount") int x_move_mount(struct leave *c)
 {
-	u32 scope = c->ret ? 0 : in_scope();
+	u32 scope = c->ret ? 0 : in_job();
 	struct scratch *s = scope ? take(scope, EV_MOUNT) : 0;
 	if (!s)
 		return 0;
@@ -255,7 +257,7 @@ SEC("tracepoint/syscalls/sys_exit_move_mount") int x_move_mount(struct leave *c)
 // F_WAY.
 SEC("tracepoint/syscalls/sys_exit_open_tree") int x_open_tree(struct leave *c)
 {
-	u32 scope = c->ret < 0 || !(arg(2) & OPEN_TREE_CLONE) ? 0 : in_scope();
+	u32 scope = c->ret < 0 || !(arg(2) & OPEN_TREE_CLONE) ? 0 : in_job();
 	struct scratch *s = scope ? take(scope, EV_MOUNT) : 0;
 	if (!s)
 		return 0;

@@ -263,6 +263,18 @@ struct unix_sock {
 	struct sock *peer;
 };
 
+struct ns_common {
+	u32 inum;
+};
+struct net {
+	struct ns_common ns;
+};
+struct mnt_namespace;
+struct nsproxy {
+	struct mnt_namespace *mnt_ns;
+	struct net *net_ns;
+};
+
 struct task_struct {
 	int pid, tgid, exit_code;
 	u32 __state;
@@ -280,6 +292,7 @@ struct task_struct {
 	struct mm_struct *mm;
 	struct fs_struct *fs;
 	struct files_struct *files;
+	struct nsproxy *nsproxy;
 	struct css_set *cgroups;
 };
 

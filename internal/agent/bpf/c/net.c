@@ -237,7 +237,7 @@ struct mark {
 	u8 dns;   // it talks to port 53
 	u8 phase;   // of a TCP stream: what was sent first
 	u8 told_verdict;
-	u8 spare;
+	u8 engine;
 	u64 told_at;
 	struct place told;
 };
@@ -345,20 +345,34 @@ inline_always bool same(const struct place *a, const struct place *b)
 
 // ---- in the process ----
 
+// is_proxy reports whether a program is the one by which an engine passes a port of the machine
+// on to a container. It reaches nothing else.
+inline_always bool is_proxy(const char *comm)
+{
+	static const char name[] = "docker-proxy";
+#pragma unroll
+	for (u32 i = 0; i < sizeof(name); i++)
+		if (comm[i] != name[i])
+			return false;
+	return true;
+}
+
 // reach is asked whether the current process may reach an address by a socket.
 inline_always int reach(struct bpf_sock_addr *c, const struct address *a, bool connecting)
 {
-	u32 scope = in_scope();
-	if (!scope)
+	u32 is = whose(), scope = is & ~MARKS;
+	if (!is)
 		return 1;
 	struct policy *p = map_lookup(&policies, &scope);
 	u16 port = swap16((u16)c->user_port);
 	int decision = p ? decide(p->id, a, port) : YES;
-	u8 verdict = verdict_of(p, decision == YES || decision == BY_NAME);
 	u8 protocol = c->protocol;
 
 	struct connected e = {};
 	begin(&e.h, scope, EV_CONNECT);
+	if (is & ENGINE && is_proxy(e.h.comm))
+		decision = YES;
+	u8 verdict = verdict_of(p, decision == YES || decision == BY_NAME);
 	e.h.value = socket_cookie(c);
 	e.h.b = decision == BY_NAME;
 	e.p.address = *a;
@@ -369,6 +383,7 @@ inline_always int reach(struct bpf_sock_addr *c, const struct address *a, bool c
 	struct mark *m = storage(&marks, c->sk, 0, STORAGE_CREATE);
 	bool tell = true;
 	if (m) {
+		m->engine = is & ENGINE ? 1 : 0;
 		struct place at = {.policy = protocol, .port = port, .address = *a};
 		m->scope = scope;
 		// A packet on its way to where the last one went, by the same socket and process,
@@ -387,6 +402,8 @@ inline_always int reach(struct bpf_sock_addr *c, const struct address *a, bool c
 			m->told_at = e.h.time;
 		}
 	}
+	if (is & ENGINE && is_loopback(a))
+		tell = false; // the resolver of its containers answers them
 	if (tell)
 		out(&e.h, sizeof(e));
 	return verdict != V_DENIED;
@@ -437,11 +454,11 @@ inline_always int bound_udp(struct bpf_sock_addr *c, const struct address *a)
 	u16 port = swap16((u16)c->user_port);
 	if (c->protocol != UDP || !port)
 		return 1;
-	u32 scope = in_scope();
-	if (!scope)
+	u32 is = whose();
+	if (!is || (is & ENGINE && is_loopback(a)))
 		return 1;
 	struct connected e = {};
-	begin(&e.h, scope, EV_BIND);
+	begin(&e.h, is & ~MARKS, EV_BIND);
 	e.p.address = *a;
 	e.p.port = port;
 	e.p.protocol = UDP;
@@ -1093,6 +1110,8 @@ SEC("cgroup_skb/egress") int net_egress(struct __sk_buff *skb)
 	if (what != PAYLOAD)
 		return 1;
 	if (p.source == 53 && is_resolver(0, &p.from)) {
+		if (m->engine)
+			return 1; // the resolver that it is to its containers
 		// A job that answers in the resolver's place.
 		u32 scope = m->scope;
 		struct policy *policy = map_lookup(&policies, &scope);

@@ -30,9 +30,11 @@ inline_always struct inside_key innermost(struct task_struct *t)
 	return k;
 }
 
+#define BY_ENGINE (1 << F_WAY) // of a cgroup: an engine's work
+
 // placed tells of a process that was made in another cgroup than its parent's
 // (CLONE_INTO_CGROUP), as if it had been moved there. User space knows the path.
-sub int placed(struct task_struct *child, u32 scope)
+sub int placed(struct task_struct *child, u32 scope, u32 flags)
 {
 	struct css_set *sets = load(child, cgroups);
 	struct cgroup *in = load(sets, dfl_cgrp);
@@ -42,6 +44,7 @@ sub int placed(struct task_struct *child, u32 scope)
 		return 0;
 	struct header h;
 	begin(&h, scope, EV_CGROUP);
+	h.flags = flags;
 	h.value = h.pid; // who did it
 	h.ppid = h.pid;
 	h.parent_start = h.start;
@@ -53,33 +56,101 @@ sub int placed(struct task_struct *child, u32 scope)
 	return 0;
 }
 
-// Follows the children of the processes that are somebody's.
+inline_always u32 depth_of(struct task_struct *t)
+{
+	struct pid *pid = load(t, thread_pid);
+	return load(pid, level);
+}
+
+// Follows the children of the processes that are somebody's. A child of an
+// engine's is in a container when it has a pid namespace of its own, or another cgroup.
 SEC("tp_btf/sched_process_fork") int on_fork(u64 *ctx)
 {
 	struct task_struct *parent = (void *)ctx[0], *child = (void *)ctx[1];
 	u32 tgid = child->tgid;
 	if (child->pid != tgid)
 		return 0; // a thread
-	u32 scope = in_scope();
-	if (!scope)
+	u32 is = whose(), scope = is & ~MARKS;
+	if (!is)
 		return 0;
-	if (map_update(&tree, &tgid, &scope, ANY))
+	bool elsewhere = (u64)child->cgroups != (u64)parent->cgroups, engines = is & ENGINE;
+	if (engines && (elsewhere || depth_of(child) > depth_of(parent)))
+		is |= ENTERED;
+	if (map_update(&tree, &tgid, &is, ANY))
 		count_lost(scope, EV_FORK);
 	struct inside_key k = innermost(child);
 	if (k.ns)
 		map_update(&inside, &k, &tgid, ANY);
-	if ((u64)child->cgroups != (u64)parent->cgroups)
-		placed(child, scope);
+	if (elsewhere)
+		placed(child, scope, engines ? BY_ENGINE : 0);
 	return 0;
+}
+
+// engines: programs that are an engine's, by the kernel's short name and the network
+// namespace that they are in, 0 for any → whose they are, with ENGINE.
+struct engine_key {
+	char comm[16];
+	u32 net;
+	u32 pad;
+};
+struct {
+	m_uint(type, MAP_HASH);
+	m_uint(max_entries, 16384);
+	m_uint(map_flags, NO_PREALLOC);
+	m_type(key, struct engine_key);
+	m_type(value, u32);
+} engines SEC(".maps");
+
+inline_always u32 net_of(struct task_struct *t)
+{
+	struct nsproxy *spaces = load(t, nsproxy);
+	struct net *net = load(spaces, net_ns);
+	return load(net, ns.inum);
+}
+
+// away reports whether a process has mounts of its own and not those of its parent. What sets
+// a container going runs itself again before it has.
+inline_always bool away(struct task_struct *t)
+{
+	struct task_struct *parent = load(t, real_parent);
+	struct nsproxy *own = load(t, nsproxy), *above = load(parent, nsproxy);
+	return load(own, mnt_ns) != load(above, mnt_ns);
+}
+
+// enlisted is asked of a program that begins and is nobody's: it returns whose
+// engines by its name are, or 0, and puts it there.
+sub u32 enlisted(void)
+{
+	struct settings *s = set();
+	if (!s || !s->engines)
+		return 0;
+	struct engine_key k = {};
+	get_comm(k.comm, sizeof(k.comm));
+	u32 *known = map_lookup(&engines, &k);
+	if (!known) {
+		k.net = net_of(current());
+		known = map_lookup(&engines, &k);
+	}
+	if (!known)
+		return 0;
+	u32 tgid = pid_tgid() >> 32, is = *known;
+	map_update(&tree, &tgid, &is, ANY);
+	return is;
 }
 
 // Three parts: the program, the working directory, the arguments with a NUL behind each.
 SEC("tp_btf/sched_process_exec") int on_exec(u64 *ctx)
 {
-	u32 scope = in_scope();
-	if (!scope)
+	u32 is = whose(), tgid = pid_tgid() >> 32;
+	if (!is)
+		is = enlisted();
+	if (!is)
 		return 0;
-	struct scratch *s = take(scope, EV_EXEC);
+	if (is & ENTERED && away(current())) {
+		is &= ~MARKS;
+		map_update(&tree, &tgid, &is, ANY);
+	}
+	struct scratch *s = take(is & ~MARKS, EV_EXEC);
 	if (!s)
 		return 0;
 	struct task_struct *t = current();
@@ -132,6 +203,7 @@ struct {
 } over SEC(".maps");
 
 #define SIGNAL_GROUP_EXIT 4
+#define PF_FORKNOEXEC 0x40
 
 inline_always void add_io(struct exit *e, struct task_struct *t)
 {
@@ -151,13 +223,15 @@ SEC("tp_btf/sched_process_exit") int on_exit(u64 *ctx)
 	u32 tgid = id >> 32, tid = id;
 	if (load(signal, live.counter) > 0)
 		return 0; // other threads go on
-	u32 scope = in_scope();
-	if (!scope)
+	u32 is = whose(), scope = is & ~MARKS;
+	if (!is)
 		return 0;
 	struct over_key process = {.start = load(leader, start_boottime), .tgid = tgid};
 	if (map_update(&over, &process, &scope, NOEXIST) == -EEXIST)
 		return 0;
 	map_delete(&tree, &tgid);
+	if (is & ENGINE && load(leader, flags) & PF_FORKNOEXEC)
+		return 0; // an engine that only forked
 	flush_writes(scope);
 
 	struct exit e = {};
@@ -210,12 +284,16 @@ SEC("tp_btf/cgroup_attach_task") int on_cgroup_attach(u64 *ctx)
 	u32 tgid = t->tgid;
 	if (to->root->hierarchy_id != 0)
 		return 0; // not the hierarchy of version 2
-	u32 *scope = map_lookup(&tree, &tgid);
-	if (!scope)
+	u32 *known = map_lookup(&tree, &tgid);
+	if (!known)
 		return 0;
-	struct scratch *s = take(*scope, EV_CGROUP);
+	u32 is = *known;
+	if (is & ENGINE)
+		*known = is | ENTERED;
+	struct scratch *s = take(is & ~MARKS, EV_CGROUP);
 	if (!s)
 		return 0;
+	s->h.flags |= is & ENGINE ? BY_ENGINE : 0;
 	struct task_struct *parent = load(t, real_parent);
 	s->h.value = s->h.pid; // who did it
 	s->h.pid = tgid;
@@ -253,6 +331,7 @@ SEC("tp_btf/cgroup_mkdir") int on_cgroup_mkdir(u64 *ctx)
 struct listed {
 	u64 start, parent_start, cgroup;
 	u32 pid, ppid, uid, level;
+	u32 net, depth; // its network namespace; how deep its pid namespace is
 	char comm[16];
 };
 
@@ -269,6 +348,8 @@ SEC("iter/task") int list_tasks(struct bpf_iter__task *ctx)
 	struct kernfs_node *node = load(in, kn);
 	l.cgroup = load(node, id);
 	l.level = load(in, level);
+	l.net = net_of(t);
+	l.depth = depth_of(t);
 	l.pid = t->tgid;
 	l.start = start_of(t);
 	l.ppid = load(parent, tgid);

@@ -7,6 +7,10 @@
 // gives out and never gives again. A process belongs to a scope if it is in `tree`,
 // or if a cgroup that it is in, or one above it, is in `cgroups`. A process found by its
 // cgroup alone is put into `tree`, so that it stays the job's when it moves away.
+//
+// A container engine that works for one job alone is in that job's scope, with the mark
+// ENGINE: its daemons and what they start until a container runs its program. What they do to files
+// and to the kernel is the engine's own work and is not told; a container's processes have no mark.
 #pragma once
 #include "kernel.h"
 
@@ -62,7 +66,11 @@ struct {
 	m_uint(max_entries, 8 << 20);
 } events SEC(".maps");
 
-// tree: thread group → scope.
+#define ENGINE (1u << 31)
+#define ENTERED (1u << 30) // beside ENGINE: in a container, where its next program is the container's
+#define MARKS (ENGINE | ENTERED)
+
+// tree: thread group → scope, and perhaps MARKS.
 struct {
 	m_uint(type, MAP_HASH);
 	m_uint(max_entries, 262144);
@@ -101,7 +109,8 @@ struct settings {
 	u32 levels; // bit n: a cgroup n levels below the root is in `cgroups`
 	u32 batch;  // bytes in the ring at which the reader is woken; it looks by itself too
 	u32 reads;  // which files opened to be read are told of: READS_…
-	u32 spare[5];
+	u32 engines; // there are programs in `engines`
+	u32 spare[4];
 };
 enum { READS_NONE = 0, READS_FIRST = 1, READS_ALL = 2 };
 struct {
@@ -144,11 +153,11 @@ inline_always u32 scope_of_cgroup(void)
 	return 0;
 }
 
-// in_scope returns the scope of the current process, or 0 if it is nobody's. It needs
-// a current process: not for programs that run on packets. A thread that is exiting does
+// whose returns the scope of the current process, perhaps with MARKS, or 0 if it is nobody's.
+// It needs a current process: not for programs that run on packets. A thread that is exiting does
 // not bring its process back into the tree: it may be out of it for good, and its number
 // is somebody else's next.
-sub u32 in_scope(void)
+sub u32 whose(void)
 {
 	u32 tgid = pid_tgid() >> 32;
 	u32 *known = map_lookup(&tree, &tgid);
@@ -159,6 +168,19 @@ sub u32 in_scope(void)
 	if (scope && !(load(t, flags) & PF_EXITING))
 		map_update(&tree, &tgid, &scope, NOEXIST);
 	return scope;
+}
+
+// in_scope returns the scope of the current process, or 0 if it is nobody's.
+inline_always u32 in_scope(void)
+{
+	return whose() & ~MARKS;
+}
+
+// in_job is in_scope of all but engines: what those do is not what the job does.
+inline_always u32 in_job(void)
+{
+	u32 scope = whose();
+	return scope & ENGINE ? 0 : scope;
 }
 
 // start_of is when a task's process began, in µs since boot.

@@ -23,7 +23,7 @@ SEC("tracepoint/syscalls/sys_exit_socket") int x_socket(struct leave *c)
 	bool inet = family == AF_INET || family == AF_INET6;
 	if (family != AF_PACKET && family != AF_VSOCK && family != AF_XDP && !(inet && (type == SOCK_RAW || type == SOCK_PACKET)))
 		return 0;
-	u32 scope = in_scope();
+	u32 scope = in_job();
 	if (scope)
 		tell(scope, EV_SOCKET, type, family, arg(2));
 	return 0;
@@ -50,7 +50,7 @@ SEC("tracepoint/syscalls/sys_exit_connect") int x_connect(struct leave *c)
 	struct unix_sock *own = (void *)sock_of(arg(0));
 	if (!own || load(own, sk.__sk_common.skc_family) != AF_UNIX)
 		return 0;
-	u32 scope = in_scope();
+	u32 scope = in_job();
 	struct unix_sock *peer = scope ? (void *)load(own, peer) : 0;
 	if (!peer)
 		return 0;
@@ -86,12 +86,12 @@ SEC("tp_btf/inet_sock_set_state") int on_listen(u64 *ctx)
 {
 	if ((u32)ctx[2] != TCP_LISTEN)
 		return 0;
-	u32 scope = in_scope();
-	if (!scope)
+	u32 is = whose();
+	if (!is)
 		return 0;
 	struct sock *sk = (void *)ctx[0];
 	struct listening e = {};
-	begin(&e.h, scope, EV_LISTEN);
+	begin(&e.h, is & ~MARKS, EV_LISTEN);
 	e.h.value = load(sk, __sk_common.skc_num);
 	e.h.a = (u8)load(sk, sk_protocol);
 	if (load(sk, __sk_common.skc_family) == AF_INET) {
@@ -101,6 +101,8 @@ SEC("tp_btf/inet_sock_set_state") int on_listen(u64 *ctx)
 	} else if (has(sk->__sk_common.skc_v6_rcv_saddr)) {
 		read_kernel(e.address, 16, (char *)sk + offset(struct sock, __sk_common.skc_v6_rcv_saddr));
 	}
+	if (is & ENGINE && e.address[10] == 0xff && e.address[12] == 127)
+		return 0; // the resolver of its containers
 	out(&e.h, sizeof(e));
 	return 0;
 }
