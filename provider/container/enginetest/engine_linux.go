@@ -171,6 +171,8 @@ func dir(t testing.TB) string {
 			<-time.After(20 * time.Millisecond)
 		}
 		t.Errorf("remove the engine's directory: %v", err)
+		mi, _ := os.ReadFile("/proc/thread-self/mountinfo")
+		for line := range strings.Lines(string(mi)) { if strings.Contains(line, "netns") || strings.Contains(line, d) { t.Log("DBG ", line) } }
 	})
 	return d
 }
