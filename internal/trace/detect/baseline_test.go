@@ -222,6 +222,50 @@ func TestFindingsNameTheFact(t *testing.T) {
 	}
 }
 
+// What people read is what happened, letter by letter: it can be looked for. Only the fact is
+// written in a baseline's way.
+func TestTitlesOfWhatIsNew(t *testing.T) {
+	report, err := shippedRules(t).Examine(trace.Job{}, &Baseline{Accepted: &Act{By: "operator"}}, each(
+		trace.Event{Type: trace.ProcessExec, PID: 1, Path: "/usr/bin/base64", Args: []string{"base64"}},
+		trace.Event{Type: trace.DNSQuery, PID: 1, Hostname: "x7f3.metrics.example.com", QueryType: "A"},
+		trace.Event{Type: trace.FileOpen, PID: 1, Path: "/srv/r-zol7zr7wmtabajbm/home/.aws/credentials", Flags: "read"},
+	))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, d := range report.Detections {
+		got[d.Title] = d.Fact
+	}
+	for title, fact := range map[string]string{
+		"/usr/bin/base64 ran, which this job never did before":                                         "binary:/usr/bin/base*",
+		"base64 turned to x7f3.metrics.example.com, which this job never did before":                   "host:x*f*.metrics.example.com",
+		"base64 opened /srv/r-zol7zr7wmtabajbm/home/.aws/credentials, which this job never did before": "sensitive:/srv/*/home/.aws/credentials",
+	} {
+		if got[title] != fact {
+			t.Errorf("%s: %q among %q", title, got[title], got)
+		}
+	}
+}
+
+// A question for a name is refused for the name, whatever port its resolver has.
+func TestTitlesOfRefusals(t *testing.T) {
+	got := map[string]bool{}
+	for _, d := range detections(t, shippedRules(t),
+		trace.Event{Type: trace.ProcessExec, PID: 1, Path: "/usr/bin/curl", Args: []string{"curl"}},
+		trace.Event{Type: trace.DNSQuery, PID: 1, Hostname: "a.example.com", Address: "192.0.2.53", Port: 53, Verdict: trace.VerdictDenied},
+		trace.Event{Type: trace.NetConnect, PID: 1, Address: "2001:db8::1", Port: 443, Verdict: trace.VerdictDenied},
+		trace.Event{Type: trace.NetConnect, PID: 1, Address: "192.0.2.9", Protocol: "icmp", Verdict: trace.VerdictWouldDeny},
+	) {
+		got[d.Title] = true
+	}
+	for _, title := range []string{"curl was refused a.example.com", "curl was refused [2001:db8::1]:443", "curl would be refused 192.0.2.9 if the policy were enforced"} {
+		if !got[title] {
+			t.Errorf("%q is not among %v", title, got)
+		}
+	}
+}
+
 func TestNormal(t *testing.T) {
 	n := newNormaliser(trace.Job{Workspace: "/home/r/_work/app/app"})
 	for from, want := range map[string]string{
@@ -233,6 +277,11 @@ func TestNormal(t *testing.T) {
 		"/usr/lib/gcc/x86_64-linux-gnu/12/cc1":                        "/usr/lib/gcc/x*-linux-gnu/*/cc*",
 		"/root/.nvm/versions/node/v20.1.0/bin/node":                   "~/.nvm/versions/node/v*/bin/node",
 		"/var/lib/x/deadbeefdeadbeef/run":                             "/var/lib/x/*/run",
+		// The home that a runner has for one job is beside its folder, and named by its id.
+		"/srv/runners/r-zol7zr7wmtabajbm/home/.aws/credentials":         "/srv/runners/*/home/.aws/credentials",
+		"/srv/runners/r-abcdefghijklmnop/runner/externals/bin/node":     "/srv/runners/*/runner/externals/bin/node",
+		"/tmp/data/runners/r-e56vx2l2uct4btrd/home/.docker/config.json": "/tmp/*/runners/*/home/.docker/config.json",
+		"/srv/runners/r-short/home/.npmrc":                              "/srv/runners/r-short/home/.npmrc",
 	} {
 		if got := n.path(from); got != want {
 			t.Errorf("%s: %s instead of %s", from, got, want)

@@ -38,6 +38,7 @@ var (
 	randoms  = regexp.MustCompile(`^(/tmp|/var/tmp|/dev/shm|\$TEMP)/[^/]+`)
 	hexes    = regexp.MustCompile(`[0-9a-fA-F]{8,}(-[0-9a-fA-F]{4,}){0,4}`)
 	numbers  = regexp.MustCompile(`[0-9]+([._-][0-9]+)*((-?(rc|beta|alpha|pre|dev))[.0-9]*)?`)
+	runnerID = regexp.MustCompile(`^r-[a-z2-7]{16}$`) // of every runner another
 	tempLeaf = regexp.MustCompile(`\.[A-Za-z0-9]{6,}$`)
 )
 
@@ -52,6 +53,10 @@ func (n normaliser) path(p string) string {
 	p = randoms.ReplaceAllString(p, "$1/*")
 	parts := strings.Split(p, "/")
 	for i, part := range parts {
+		if runnerID.MatchString(part) {
+			parts[i] = "*"
+			continue
+		}
 		parts[i] = numbers.ReplaceAllString(hexes.ReplaceAllString(part, "*"), "*")
 	}
 	if last := len(parts) - 1; last > 0 && strings.HasPrefix(parts[last], ".") {

@@ -2,6 +2,7 @@ package detect
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"path"
 	"strconv"
@@ -111,6 +112,7 @@ var variables = map[string]variable{
 	"reads":          {"the event opens a file to read it", func(s *scene) any { return reads(s.e) }},
 	"changed":        {"the path that was written, renamed to or added as a link", func(s *scene) any { return changed(s.e) }},
 	"host":           {"hostname, or the address where no name is known", func(s *scene) any { return host(s.e) }},
+	"destination":    {"the host with the port, the name alone of a question for it", func(s *scene) any { return destination(s.e) }},
 	"external":       {"the host is not this machine, nor in a private network without a name", func(s *scene) any { return external(s.e) }},
 	"domain":         {"the part of hostname that somebody registered", func(s *scene) any { return domain(s.e.Hostname) }},
 	"label_length":   {"letters of hostname before its domain", func(s *scene) any { return int64(len(labels(s.e.Hostname))) }},
@@ -249,6 +251,14 @@ func host(e *trace.Event) string {
 		return e.Hostname
 	}
 	return e.Address
+}
+
+// destination is the host and the port; the port of a question for a name is the resolver's.
+func destination(e *trace.Event) string {
+	if e.Type == trace.DNSQuery || e.Port == 0 {
+		return host(e)
+	}
+	return net.JoinHostPort(host(e), strconv.Itoa(e.Port))
 }
 
 // external: a connection that leaves the machine, to an address that is public or to

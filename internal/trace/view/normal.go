@@ -14,7 +14,7 @@ import (
 //  1. The job's workspace becomes "$WORKSPACE", the runner's directory around it "$RUNNER",
 //     and a home (/root, /home/NAME, /Users/NAME) "~".
 //  2. /proc/NUMBER becomes /proc/*.
-//  3. A UUID.
+//  3. A UUID, and the id of a runner (r- and 16 letters and figures).
 //  4. Directly below a directory for temporary files (/tmp, /var/tmp, /dev/shm,
 //     $RUNNER/_work/_temp, /var/folders): after the first "-", "." or "_", or after "tmp", what has
 //     six or more letters and digits, and any number.
@@ -32,6 +32,8 @@ func Normal(path string, j trace.Job) string {
 	for i, p := range parts {
 		switch {
 		case i == 2 && parts[1] == "proc" && parts[0] == "" && digits(p):
+			parts[i] = "*"
+		case runnerID(p):
 			parts[i] = "*"
 		case i == below:
 			parts[i] = normalPart(normalTemp(withoutUUIDs(p)))
@@ -70,6 +72,12 @@ func places(path string, j trace.Job) string {
 		}
 	}
 	return path
+}
+
+// runnerID reports whether a part is the id of a runner, by which its folder is named.
+func runnerID(p string) bool {
+	id, ok := strings.CutPrefix(p, "r-")
+	return ok && len(id) == 16 && strings.Trim(id, "abcdefghijklmnopqrstuvwxyz234567") == ""
 }
 
 // below is what follows a directory in a path.

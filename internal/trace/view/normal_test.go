@@ -16,6 +16,8 @@ func TestNormal(t *testing.T) {
 		"/srv/runners/r-7/_work/app/application":                     "$RUNNER/_work/app/application",
 		"/srv/runners/r-7/externals/node20/bin/node":                 "$RUNNER/externals/node20/bin/node",
 		"/other/_work/_temp/0b3ab8ba-1b6e-4fca-9d5c-0c4df2a1e9aa.sh": "$RUNNER/_work/_temp/*.sh",
+		"/srv/runners/r-zol7zr7wmtabajbm/home/.npmrc":                "/srv/runners/*/home/.npmrc",
+		"/tmp/runners/r-abcdefghijklmnop/home/.npmrc":                "/tmp/runners/*/home/.npmrc",
 		"/home/ci-4711/.cargo/bin/cargo":                             "~/.cargo/bin/cargo",
 		"/root/go/bin/stringer":                                      "~/go/bin/stringer",
 		"/proc/4711/exe":                                             "/proc/*/exe",
