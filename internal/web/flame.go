@@ -5,7 +5,6 @@ import (
 	"hash/fnv"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/muster-ci/muster/internal/trace/view"
 )
@@ -185,7 +184,7 @@ func (d *flameDrawing) measure() string {
 }
 
 func (d *flameDrawing) amount(us int64) string {
-	return formatDuration(time.Duration(us) * time.Microsecond)
+	return sayUS(us)
 }
 
 func (f *flame) add(b flameBar, above bool) {

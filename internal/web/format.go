@@ -18,6 +18,7 @@ import (
 // the page.
 var funcs = template.FuncMap{
 	"duration": formatDuration,
+	"took":     formatTook,
 	"money":    formatMoney,
 	"num":      formatNumber[int],
 	// plain takes the marks of Markdown off a text that documents share.
@@ -96,6 +97,23 @@ func formatDuration(d time.Duration) string {
 		return fmt.Sprintf("%dh %02dm", int(d.Hours()), int(d.Minutes())%60)
 	}
 	return fmt.Sprintf("%dd %dh", int(d.Hours())/24, int(d.Hours())%24)
+}
+
+// formatTook says how long something took that is over, rounded and not cut as a clock that
+// runs is: 420ms, 8.2s, 15.9s, 3m 12s. So differences and sums on a page agree, and with what
+// the command line says.
+func formatTook(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "−" + formatTook(-d)
+	case d < time.Millisecond:
+		return formatDuration(d)
+	case d.Round(time.Millisecond) < time.Second:
+		return fmt.Sprintf("%dms", d.Round(time.Millisecond).Milliseconds())
+	case d.Round(100*time.Millisecond) < time.Minute:
+		return strconv.FormatFloat(d.Round(100*time.Millisecond).Seconds(), 'f', -1, 64) + "s"
+	}
+	return formatDuration(d.Round(time.Second))
 }
 
 // formatCoarse says d in its largest unit, which is enough for what is long

@@ -348,7 +348,7 @@ func (p *tracePage) offset(at time.Time) string {
 	if at.IsZero() || from.IsZero() {
 		return "–"
 	}
-	return "+" + formatDuration(max(0, at.Sub(from)))
+	return "+" + formatTook(max(0, at.Sub(from)))
 }
 
 // Offset is offset for templates.

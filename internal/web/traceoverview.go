@@ -114,7 +114,7 @@ func sliver(n, most int64) int {
 	return max(6, int(barWidth*(float64(n)/float64(most))))
 }
 
-func sayUS(us int64) string { return formatDuration(time.Duration(us) * time.Microsecond) }
+func sayUS(us int64) string { return formatTook(time.Duration(us) * time.Microsecond) }
 
 // topRows are lines with bars, scaled to the greatest. A list whose greatest is nothing
 // has no lines.

@@ -57,8 +57,8 @@ func TestTraceTabs(t *testing.T) {
 	f := newFake()
 	at := incidentPath(f)
 	for tab, texts := range map[string][]string{
-		"overview":                            {"The egress policy refused 3 connections", "No event was lost.", "python3 read the memory of Runner.Worker", "Pin the action to a commit", "started by bash -c", "ci-metrics.collector-7f2.xyz:443", "Refused by the egress policy", "6.8.0-1021-azure", "by cgroup+tree", "--bundle"},
-		"timeline":                            {"4 · Install dependencies", "1m 08s", "the whole width is 3m 32s", "1 critical", "3 refused", "tj-actions/changed-files@v45"},
+		"overview":                            {"The egress policy refused 3 connections", "No event was lost.", "python3 read the memory of Runner.Worker", "Pin the action to a commit", "started by bash -c", "ci-metrics.collector-7f2.xyz:443", "Refused by the egress policy", "6.8.0-1021-azure", "by cgroup+tree", "muster trace verify trace.bundle --key muster-trace.pem"},
+		"timeline":                            {"4 · Install dependencies", "1m 09s", "the whole width is 3m 32s", "1 critical", "3 refused", "tj-actions/changed-files@v45"},
 		"timeline?step=6":                     {"Events of 6 · Run tj-actions/changed-files@v45", "memory of Runner.Worker (pid", "refused", "Connections"},
 		"timeline?step=6&type=process_exec":   {"python3"},
 		"execution":                           {"Runner.Worker", "git index-pack --stdin --fix-thin", "exit 1", "exit 7", "2 notable"},

@@ -20,6 +20,14 @@ func TestDurationsAndMoney(t *testing.T) {
 			t.Errorf("%d is %q, want %q", d, got, want)
 		}
 	}
+	for d, want := range map[time.Duration]string{
+		0: "0s", 300 * time.Microsecond: "<1ms", 907_758 * time.Microsecond: "908ms", 999_600 * time.Microsecond: "1s", 3349 * time.Millisecond: "3.3s", 15_890 * time.Millisecond: "15.9s",
+		59_960 * time.Millisecond: "1m 00s", 119_600 * time.Millisecond: "2m 00s", -9440 * time.Millisecond: "−9.4s", 2 * time.Hour: "2h 00m",
+	} {
+		if got := formatTook(d); got != want {
+			t.Errorf("%s took %q, want %q", d, got, want)
+		}
+	}
 	for d, want := range map[time.Duration]string{-time.Hour: "0s", 50 * time.Second: "50s", 3 * time.Minute: "3m", 47 * time.Hour: "47h", 49 * time.Hour: "2d"} {
 		if got := formatCoarse(d); got != want {
 			t.Errorf("%s is coarsely %q, want %q", d, got, want)

@@ -35,6 +35,7 @@ const (
 type Builder struct {
 	job         trace.Job
 	first, last time.Time
+	firstStep   time.Time // when the first of the steps began
 	ended       bool
 	recorder    *trace.Recorder
 	missing     map[string]string
@@ -185,6 +186,9 @@ func (b *Builder) stepEvent(s *step, e *trace.Event) {
 	}
 	if e.Type == trace.StepStart {
 		s.start = e.Timestamp
+		if b.firstStep.IsZero() {
+			b.firstStep = e.Timestamp
+		}
 		return
 	}
 	s.end, s.result, s.exit = e.Timestamp, e.Result, e.ExitCode

@@ -26,8 +26,8 @@ type noted struct {
 // note keeps an event that is of none of the frequent types.
 func (b *Builder) note(p *proc, e *trace.Event) {
 	text := describe(e)
-	if text == "" {
-		return // a type of a later version
+	if text == "" || b.routine(p, e) {
+		return // "" is of a type of a later version
 	}
 	n := &b.notable
 	if p != nil {
@@ -54,10 +54,7 @@ func programOf(p *proc, e *trace.Event) string {
 func describe(e *trace.Event) string {
 	switch e.Type {
 	case trace.MemRead:
-		if e.Method == "pidfd_getfd" {
-			return fmt.Sprintf("took an open file of %s (process %d)", orUnknown(e.TargetCommand), e.Target)
-		}
-		return fmt.Sprintf("read the memory of %s (process %d) by %s", orUnknown(e.TargetCommand), e.Target, e.Method)
+		return fmt.Sprintf(readOf(e.Method), orUnknown(e.TargetCommand), e.Target)
 	case trace.BPFLoad:
 		return fmt.Sprintf("BPF %s %s", e.Method, e.Name)
 	case trace.ModuleLoad:
@@ -84,6 +81,28 @@ func describe(e *trace.Event) string {
 		return fmt.Sprintf("touched the recorder: %s", e.Method)
 	}
 	return ""
+}
+
+// readOf says what was done to a process, whose name and number are to be filled in.
+func readOf(method string) string {
+	switch method {
+	case "proc_environ":
+		return "read the environment of %s (process %d)"
+	case "pidfd_getfd":
+		return "took an open file of %s (process %d)"
+	case "process_vm_writev":
+		return "wrote to the memory of %s (process %d)"
+	case "ptrace":
+		return "took hold of %s (process %d) by ptrace"
+	}
+	return "read the memory of %s (process %d)"
+}
+
+// routine reports what every runner does: at the end of a job it looks into the environments of
+// all processes for those that a step left behind. The runner began before the first step did,
+// which nothing of a step can have.
+func (b *Builder) routine(p *proc, e *trace.Event) bool {
+	return e.Type == trace.MemRead && e.Method == "proc_environ" && p != nil && !p.Unseen && !b.firstStep.IsZero() && p.StartedAt.Before(b.firstStep)
 }
 
 func (n *notables) list(v *Views, index map[trace.Process]int) {

@@ -44,7 +44,7 @@ func (v *Views) Judge(k Known) {
 	case !v.Ended && k.Incomplete == "":
 		o.Verdict.Word, o.Verdict.Text = VerdictRunning, sentence("nothing was found so far in "+number(o.Counts.Events, "event"))
 	default:
-		o.Verdict.Word, o.Verdict.Text = VerdictClean, sentence("nothing was found in "+number(o.Counts.Events, "event"))
+		o.Verdict.Word, o.Verdict.Text = VerdictClean, sentence(cleanText(k.Findings, number(o.Counts.Events, "event")))
 	}
 }
 
@@ -59,22 +59,36 @@ func refusedText(c Counts) string {
 	return fmt.Sprintf("the egress policy refused %d %s", c.Refused, what)
 }
 
-// severities that change the verdict, the worst first.
-var severities = []string{"critical", "high", "medium"}
+// severities are all of them, the worst first. Low ones and news alone change no verdict.
+var severities = []string{"critical", "high", "medium", "low", "info"}
 
 func findingsText(found map[string]int) string {
+	total, worst, list := countFindings(found)
+	if worst == "" || slices.Index(severities, worst) >= slices.Index(severities, "low") {
+		return ""
+	}
+	return "the rules found " + number(total, "thing") + " (" + list + ")"
+}
+
+func cleanText(found map[string]int, events string) string {
+	_, worst, list := countFindings(found)
+	if worst == "" {
+		return "nothing was found in " + events
+	}
+	return "nothing worse than " + worst + " was found in " + events + " (" + list + ")"
+}
+
+// countFindings says how many there are, how grave the worst is, and lists them: "1 high, 2 low".
+func countFindings(found map[string]int) (total int64, worst, list string) {
 	var parts []string
-	total := 0
 	for _, s := range severities {
 		if n := found[s]; n > 0 {
-			total += n
+			total += int64(n)
+			worst = cmp.Or(worst, s)
 			parts = append(parts, fmt.Sprintf("%d %s", n, s))
 		}
 	}
-	if total == 0 {
-		return ""
-	}
-	return "the rules found " + number(int64(total), "thing") + " (" + strings.Join(parts, ", ") + ")"
+	return total, worst, strings.Join(parts, ", ")
 }
 
 func incompleteText(o *Overview, why string) string {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"math"
 	"reflect"
@@ -219,6 +220,63 @@ func TestListenersAndLinks(t *testing.T) {
 	text, err := json.Marshal(v.Files)
 	if err != nil || !strings.Contains(string(text), `"name":"notes","creates":1`) {
 		t.Errorf("files %s, %v", text, err)
+	}
+}
+
+// The runner looks into all environments at the end of each job, which is worth no note. What a
+// step began cannot pass for it, not even when the steps are over, and no other method can.
+func TestRunnersOwnLookIsRoutine(t *testing.T) {
+	b := NewBuilder(trace.Job{})
+	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	read := func(second, pid int, method string) trace.Event {
+		return trace.Event{Type: trace.MemRead, Timestamp: at.Add(time.Duration(second) * time.Second), PID: pid, Start: uint64(pid), PPID: 10, ParentStart: 10, Command: "Runner.Worker", Method: method, Target: 7, TargetCommand: "sleep"}
+	}
+	exec := func(second, pid, step int) trace.Event {
+		return trace.Event{Type: trace.ProcessExec, Timestamp: at.Add(time.Duration(second) * time.Second), PID: pid, Start: uint64(pid), PPID: 10, ParentStart: 10, Step: step, Path: "/r/bin/Runner.Worker"}
+	}
+	for _, e := range []trace.Event{
+		exec(0, 10, 0),
+		{Type: trace.StepStart, Timestamp: at.Add(time.Second), Step: 1, Name: "Build"},
+		exec(2, 11, 1),
+		read(3, 10, "proc_environ"), // the runner
+		read(3, 10, "proc_mem"),
+		read(3, 11, "proc_environ"), // a step
+		{Type: trace.StepEnd, Timestamp: at.Add(4 * time.Second), Step: 1, Name: "Build"},
+		exec(5, 12, 0),
+		read(6, 12, "proc_environ"), // what a step left
+	} {
+		b.Add(e)
+	}
+	v := b.Views()
+	var got []string
+	for _, n := range v.Notable {
+		got = append(got, fmt.Sprint(n.PID, " ", n.Text))
+	}
+	want := []string{"10 read the memory of sleep (process 7)", "11 read the environment of sleep (process 7)", "12 read the environment of sleep (process 7)"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	if n := v.Overview.ByType[trace.MemRead]; n != 4 {
+		t.Errorf("%d reads are counted", n)
+	}
+}
+
+// The verdict counts the findings that a page lists below it.
+func TestVerdictCountsFindings(t *testing.T) {
+	for _, c := range []struct {
+		found map[string]int
+		text  string
+	}{
+		{map[string]int{"high": 1, "medium": 2, "low": 3, "info": 1}, "The rules found 7 things (1 high, 2 medium, 3 low, 1 info)."},
+		{map[string]int{"medium": 1}, "The rules found 1 thing (1 medium)."},
+		{map[string]int{"low": 3, "info": 1}, "Nothing worse than low was found in 0 events (3 low, 1 info)."},
+		{nil, "Nothing was found in 0 events."},
+	} {
+		v := &Views{Ended: true}
+		v.Judge(Known{Findings: c.found})
+		if v.Overview.Verdict.Text != c.text {
+			t.Errorf("%v: %s", c.found, v.Overview.Verdict.Text)
+		}
 	}
 }
 
