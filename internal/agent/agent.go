@@ -163,6 +163,8 @@ type command struct {
 	// follow is told the process's number when it is there and has not begun; nil if
 	// nobody wants to know.
 	follow func(pid int) error
+	// place is a cgroup for its process, if that can be started there; "" is that of this program.
+	place string
 }
 
 // runner is a started run.sh or config.sh.
@@ -262,6 +264,7 @@ func (w *watch) run(ctx context.Context) (int, error) {
 	// What the job does is recorded from the runner's first instruction on.
 	w.tracer, cmd.env = w.newTracer(ctx, cmd.env)
 	if w.tracer != nil {
+		cmd.place = w.tracer.place
 		cmd.follow = func(pid int) error { return w.tracer.follow(ctx, pid) }
 	}
 	var r runner

@@ -16,7 +16,7 @@ import (
 // What a node's recorder and an agent say to each other through a unix socket; one
 // connection is one scope and ends with it.
 //
-//	recorder → agent  lentFrame{About}
+//	recorder → agent  lentFrame{About, Place}
 //	agent → recorder  lendRequest, as one line of JSON, with a descriptor (pidfd) of the process to follow
 //	recorder → agent  lentFrame{Followed} or lentFrame{Refused}
 //	recorder → agent  lentFrame{Events, Lost} …
@@ -35,7 +35,10 @@ type lendRequest struct {
 
 // lentFrame is what the recorder says, in gob.
 type lentFrame struct {
-	About    *trace.Recorder
+	About *trace.Recorder
+	// Place is a cgroup in which the agent can start the process; one that does not, or is
+	// older, has it moved.
+	Place    string
 	Followed *trace.Recorder
 	Refused  string
 	Events   []trace.Event

@@ -153,9 +153,11 @@ func (d *lendingDesk) serve(ctx context.Context, conn *net.UnixConn) error {
 		return err
 	}
 	about := lentAs(d.rec.Describe())
+	place, leave := d.place(peer)
+	defer leave()
 	out := gob.NewEncoder(conn)
 	_ = conn.SetDeadline(time.Now().Add(askTimeout))
-	if err := out.Encode(lentFrame{About: &about}); err != nil {
+	if err := out.Encode(lentFrame{About: &about, Place: place}); err != nil {
 		return fmt.Errorf("greet process %d: %w", peer.Pid, err)
 	}
 	req, root, err := hear(conn)
@@ -183,6 +185,16 @@ func (d *lendingDesk) serve(ctx context.Context, conn *net.UnixConn) error {
 	err = out.Encode(lentFrame{Followed: &followed})
 	_ = conn.SetDeadline(time.Time{})
 	return errors.Join(err, lend(conn, out, s, err != nil))
+}
+
+// place is where an agent can start what is to be followed, "" if it is to be moved. Only one
+// that runs as the recorder does may start anything there.
+func (d *lendingDesk) place(peer *unix.Ucred) (dir string, leave func()) {
+	p, ok := d.rec.(placer)
+	if !ok || peer.Pid <= 0 || int(peer.Uid) != os.Geteuid() {
+		return "", func() {}
+	}
+	return p.Place(int(peer.Pid))
 }
 
 // lend streams a scope until the agent says to end it, or is gone.
@@ -334,6 +346,7 @@ type lent struct {
 	in      *gob.Decoder
 	agent   string
 	about   trace.Recorder
+	place   string
 	events  chan []trace.Event
 	closed  chan struct{}
 	once    sync.Once
@@ -358,7 +371,7 @@ func dialRecorder(ctx context.Context, socket string, o recordOptions) (recorder
 		_ = conn.Close()
 		return nil, fmt.Errorf("reach the node's recorder: %w", err)
 	}
-	l.about = *f.About
+	l.about, l.place = *f.About, f.Place
 	return l, nil
 }
 
@@ -371,6 +384,10 @@ func (l *lent) read() (f lentFrame, err error) {
 }
 
 func (l *lent) Describe() trace.Recorder { return l.about }
+
+// Place implements placer: the recorder has made one for the process that asked it. It goes
+// with the connection.
+func (l *lent) Place(int) (dir string, leave func()) { return l.place, func() {} }
 
 // Follow asks for the one scope.
 func (l *lent) Follow(_ context.Context, root int, egress trace.Egress) (scope, error) {

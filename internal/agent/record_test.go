@@ -72,15 +72,21 @@ func desk(t *testing.T, l lending) (rec *reel, socket string) {
 			t.Error(err)
 		}
 	})
+	await(t, l.socket)
+	return rec, l.socket
+}
+
+// await waits until somebody listens.
+func await(t *testing.T, socket string) {
+	t.Helper()
 	for range 1000 {
-		if conn, err := net.Dial("unix", l.socket); err == nil {
+		if conn, err := net.Dial("unix", socket); err == nil {
 			_ = conn.Close()
-			return rec, l.socket
+			return
 		}
 		<-time.After(5 * time.Millisecond)
 	}
 	t.Fatal("it does not listen")
-	return nil, ""
 }
 
 // child starts a process that waits for its end.

@@ -32,24 +32,18 @@ func startRunner(c command) (runner, error) {
 		return nil, err
 	}
 	defer in.Close()
-	var gate *os.File
 	s := &script{out: out, done: make(chan int, 1)}
-	s.cmd = exec.Command(filepath.Join(c.dir, cmp.Or(c.program, "run.sh")), c.args...) //nolint:noctx // it outlives the call and is ended by its group
-	if c.follow != nil {
-		if gate, err = behindGate(s.cmd); err != nil {
-			out.Close()
-			return nil, err
-		}
-		defer gate.Close()
+	err = adoptOrphans()
+	var gate *os.File
+	if err == nil {
+		gate, err = s.begin(c, in)
 	}
-	s.cmd.Dir, s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = c.dir, c.env, in, in
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := errors.Join(adoptOrphans(), s.cmd.Start()); err != nil {
+	if err != nil {
 		out.Close()
 		return nil, err // names the program and not its arguments
 	}
-	if c.follow != nil {
-		closeAll(s.cmd.ExtraFiles)
+	if gate != nil {
+		defer gate.Close()
 		if err := c.follow(s.cmd.Process.Pid); err != nil {
 			_ = gate.Close() // and so it ends without having begun
 			_ = s.cmd.Wait()
@@ -74,6 +68,41 @@ func startRunner(c command) (runner, error) {
 		}
 	})
 	return s, nil
+}
+
+// begin starts the process, behind a gate if it is to be followed, and in its place if that
+// can be: a system call may be forbidden here, or the cgroup not seen.
+func (s *script) begin(c command, in *os.File) (gate *os.File, err error) {
+	cgroup := openPlace(c.place)
+	if cgroup != nil {
+		defer cgroup.Close()
+		if gate, err = s.beginIn(c, in, cgroup); err == nil {
+			return gate, nil
+		}
+	}
+	return s.beginIn(c, in, nil)
+}
+
+func (s *script) beginIn(c command, in, cgroup *os.File) (gate *os.File, err error) {
+	s.cmd = exec.Command(filepath.Join(c.dir, cmp.Or(c.program, "run.sh")), c.args...) //nolint:noctx // it outlives the call and is ended by its group
+	s.cmd.Dir, s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = c.dir, c.env, in, in
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if cgroup != nil {
+		startIn(s.cmd.SysProcAttr, cgroup)
+	}
+	if c.follow != nil {
+		if gate, err = behindGate(s.cmd); err != nil {
+			return nil, err
+		}
+		defer closeAll(s.cmd.ExtraFiles)
+	}
+	if err := s.cmd.Start(); err != nil {
+		if gate != nil {
+			gate.Close()
+		}
+		return nil, err
+	}
+	return gate, nil
 }
 
 // behindGate has a command wait for a line before it becomes its program, so that its

@@ -28,6 +28,15 @@ type recorder interface {
 	Close() error
 }
 
+// placer is a recorder that can have a cgroup ready before the process is there which is to
+// be followed.
+type placer interface {
+	// Place makes a cgroup below that of a process, whose child may be started in it. Follow
+	// then need not move the child, for which the kernel takes 10 to 30 ms. dir is "" where
+	// there can be none. leave removes what Follow was not asked for.
+	Place(parent int) (dir string, leave func())
+}
+
 // scope is what is recorded of one process and its descendants.
 type scope interface {
 	// Events yields batches, roughly in the order of time. It is closed by Close, after
@@ -83,6 +92,7 @@ type tracer struct {
 	agent    string         // the agent's version
 	about    trace.Recorder // the recorder's description
 	missing  string         // why nothing is recorded
+	place    string         // a cgroup for the runner's process, "" if there is none
 	kept     bool           // the runner may have several jobs
 	box      *traceBox
 	hook     *hook
@@ -741,6 +751,9 @@ func (w *watch) newTracer(ctx context.Context, environ []string) (t *tracer, env
 	}
 	if t.rec != nil {
 		t.about = t.rec.Describe()
+		if p, ok := t.rec.(placer); ok {
+			t.place, _ = p.Place(os.Getpid()) // it goes with the recorder
+		}
 	} else {
 		t.about = trace.Recorder{Missing: map[string]string{"all": t.missing}}
 	}

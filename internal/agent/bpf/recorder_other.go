@@ -32,6 +32,18 @@ func (r *Recorder) Describe() trace.Recorder {
 // Follow fails with ErrNotRecording.
 func (r *Recorder) Follow(context.Context, Follow) (*Scope, error) { return nil, ErrNotRecording }
 
+// Place is never made on this system.
+type Place struct{ Dir string }
+
+// Place fails with ErrNotRecording.
+func (r *Recorder) Place(int) (Place, error) { return Place{}, ErrNotRecording }
+
+// Holds is never called.
+func (p Place) Holds(int) bool { return false }
+
+// Close does nothing.
+func (p Place) Close() error { return nil }
+
 // Close does nothing.
 func (r *Recorder) Close() error { return nil }
 
