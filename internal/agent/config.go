@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/muster-ci/muster"
+	"github.com/muster-ci/muster/internal/agent/bpf"
 	"github.com/muster-ci/muster/internal/guest"
 )
 
@@ -52,6 +53,9 @@ type Config struct {
 	// TraceSocket is where the node's recorder listens; "" means that the agent records
 	// by itself, and asks the node's in its usual place where it cannot.
 	TraceSocket string
+	// Engines are the container engines that work for this runner's jobs alone, and are recorded
+	// and held to the policy of egress with them.
+	Engines bpf.Engines
 	// Environ is the environment for the runner, before cleaning.
 	Environ []string
 	// Output gets the runner's output, redacted. nil discards.
@@ -110,8 +114,8 @@ func load(args, environ []string, help io.Writer) (Config, error) {
 	}
 	c := Config{
 		URL: env["MUSTER_URL"], RunnerDir: env["MUSTER_RUNNER_DIR"], WorkDir: env["MUSTER_WORK_DIR"], CacheDir: env["MUSTER_CACHE_DIR"],
-		TraceSocket: env["MUSTER_TRACE_SOCKET"],
-		Download:    flagged("MUSTER_DOWNLOAD"), JITArgument: flagged("MUSTER_JIT_ARGV"),
+		TraceSocket: env["MUSTER_TRACE_SOCKET"], Engines: bpf.Engines(cmp.Or(env["MUSTER_ENGINES"], string(usualEngines(env)))),
+		Download: flagged("MUSTER_DOWNLOAD"), JITArgument: flagged("MUSTER_JIT_ARGV"),
 		MaxAge:       duration("MUSTER_MAX_AGE", 0),
 		StopGrace:    duration("MUSTER_STOP_GRACE", defaultStopGrace),
 		BootTimeout:  duration("MUSTER_BOOT_TIMEOUT", defaultBootTimeout),
@@ -146,12 +150,32 @@ func load(args, environ []string, help io.Writer) (Config, error) {
 	} else if u, err := url.Parse(c.URL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
 		problems = append(problems, errors.New("MUSTER_URL must be the http or https URL of the control plane"))
 	}
+	switch c.Engines {
+	case enginesNone:
+		c.Engines = bpf.EnginesNone
+	case bpf.EnginesNone, bpf.EnginesNetwork, bpf.EnginesMachine:
+	default:
+		problems = append(problems, fmt.Errorf("MUSTER_ENGINES: %q must be none, network or machine", c.Engines))
+	}
 	if c.RunnerDir == "" {
 		problems = append(problems, errors.New("MUSTER_RUNNER_DIR or --runner-dir must name the runner's directory"))
 	} else if abs, err := filepath.Abs(c.RunnerDir); err == nil {
 		c.RunnerDir = abs
 	}
 	return c, errors.Join(problems...)
+}
+
+// enginesNone is how MUSTER_ENGINES says that the container engines which jobs reach work for
+// others too.
+const enginesNone bpf.Engines = "none"
+
+// usualEngines are those of a machine whose first process the agent is: it was made for this
+// runner. Others have to be told.
+func usualEngines(env map[string]string) bpf.Engines {
+	if env[guest.Mark] != "" {
+		return bpf.EnginesMachine
+	}
+	return bpf.EnginesNone
 }
 
 // maxToken is far more than any boot token has, in bytes.

@@ -17,7 +17,8 @@ import (
 
 // kernel is the recorder of this machine's kernel.
 type kernel struct {
-	rec *bpf.Recorder
+	rec     *bpf.Recorder
+	engines bpf.Engines // of whoever is followed
 
 	mu     sync.Mutex
 	places []bpf.Place // nobody is followed in them yet
@@ -36,7 +37,7 @@ func openKernel(o recordOptions) (recorder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kernel{rec: rec}, nil
+	return &kernel{rec: rec, engines: o.engines}, nil
 }
 
 func (k *kernel) Describe() trace.Recorder { return k.rec.Describe() }
@@ -84,7 +85,12 @@ func (k *kernel) take(fits func(bpf.Place) bool) *bpf.Place {
 }
 
 func (k *kernel) Follow(ctx context.Context, root int, egress trace.Egress) (scope, error) {
-	f := bpf.Follow{Root: root, Egress: egress}
+	return k.FollowEngines(ctx, root, egress, k.engines)
+}
+
+// FollowEngines implements engineFollower.
+func (k *kernel) FollowEngines(ctx context.Context, root int, egress trace.Egress, engines bpf.Engines) (scope, error) {
+	f := bpf.Follow{Root: root, Egress: egress, Engines: engines}
 	if info, err := proc.Read(root); err == nil && info.PPID > 1 {
 		f.Protect = []int{info.PPID} // the agent, here or at the other end of a socket
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/muster-ci/muster/internal/proc"
 	"github.com/muster-ci/muster/internal/wire"
+	"github.com/muster-ci/muster/provider/container/enginetest"
 )
 
 // The test binary is the agent when it is started as one, so that agents have a
@@ -29,6 +30,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("MUSTER_AGENT_UNDER_TEST") == "1" {
 		os.Exit(Main(os.Args[1:], "test", os.Stdout, os.Stderr))
 	}
+	enginetest.Enter()
 	goleak.VerifyTestMain(m)
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/muster-ci/muster/internal/agent/bpf"
 	"github.com/muster-ci/muster/internal/trace"
 )
 
@@ -31,6 +32,10 @@ type lendRequest struct {
 	Protocol int          `json:"protocol"`
 	Agent    string       `json:"agent"`
 	Egress   trace.Egress `json:"egress,omitzero"`
+	// Engines are the container engines that work for the process alone. Those of a network
+	// namespace the recorder finds by itself; those of the machine are given away only by one
+	// that was started so.
+	Engines bpf.Engines `json:"engines,omitempty"`
 }
 
 // lentFrame is what the recorder says, in gob.
@@ -50,8 +55,9 @@ type lentFrame struct {
 type lending struct {
 	socket  string
 	mode    uint
-	perUser int // scopes of one user at a time
-	scopes  int // of all users
+	perUser int  // scopes of one user at a time
+	scopes  int  // of all users
+	engines bool // those of the machine work for whoever is recorded
 	// idle is after how long without a job it ends; 0 is never.
 	idle time.Duration
 }
@@ -66,6 +72,7 @@ func recordMain(ctx context.Context, args []string, version string, log *slog.Lo
 	flags.UintVar(&l.mode, "mode", 0o666, "`permissions` of the socket: who may ask at all")
 	flags.IntVar(&l.perUser, "per-user", 64, "`jobs` of one user at a time")
 	flags.IntVar(&l.scopes, "jobs", 1024, "`jobs` of all users at a time")
+	flags.BoolVar(&l.engines, "own-engines", false, "the container engines of this machine work for the one job that is recorded: a machine for one job at a time")
 	flags.DurationVar(&l.idle, "idle", 0, "end after this `time` without a job; 0 is never")
 	detach := flags.Bool("detach", false, "return when the recorder listens, and leave it running; one that listens already will do")
 	quiet := flags.Bool("quiet", false, "log what goes wrong only")

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/muster-ci/muster/internal/agent/bpf"
 	"github.com/muster-ci/muster/internal/proc"
 	"github.com/muster-ci/muster/internal/trace"
 )
@@ -175,13 +177,20 @@ func (d *lendingDesk) serve(ctx context.Context, conn *net.UnixConn) error {
 		return fmt.Errorf("process %d of user %d asked in vain: %w", peer.Pid, peer.Uid, err)
 	}
 	defer d.leave(peer.Uid)
-	s, err := d.rec.Follow(ctx, root, req.Egress)
+	s, err := d.follow(ctx, root, req)
 	if err != nil {
 		_ = out.Encode(lentFrame{Refused: err.Error()})
 		return fmt.Errorf("follow process %d of user %d: %w", root, peer.Uid, err)
 	}
 	d.log.Info("recording a job", "process", root, "user", peer.Uid)
 	followed := lentAs(s.Describe())
+	if req.Engines == bpf.EnginesMachine && !d.engines {
+		followed.Missing = maps.Clone(followed.Missing)
+		if followed.Missing == nil {
+			followed.Missing = map[string]string{}
+		}
+		followed.Missing["engines"] = "the node's recorder was not started with --own-engines"
+	}
 	err = out.Encode(lentFrame{Followed: &followed})
 	_ = conn.SetDeadline(time.Time{})
 	return errors.Join(err, lend(conn, out, s, err != nil))
@@ -195,6 +204,15 @@ func (d *lendingDesk) place(peer *unix.Ucred) (dir string, leave func()) {
 		return "", func() {}
 	}
 	return p.Place(int(peer.Pid))
+}
+
+// follow follows the process, with its engines if the recorder may.
+func (d *lendingDesk) follow(ctx context.Context, root int, req lendRequest) (scope, error) {
+	rec, ok := d.rec.(engineFollower)
+	if !ok || req.Engines == bpf.EnginesNone || req.Engines == bpf.EnginesMachine && !d.engines {
+		return d.rec.Follow(ctx, root, req.Egress)
+	}
+	return rec.FollowEngines(ctx, root, req.Egress, req.Engines)
 }
 
 // lend streams a scope until the agent says to end it, or is gone.
@@ -345,6 +363,7 @@ type lent struct {
 	conn    *net.UnixConn
 	in      *gob.Decoder
 	agent   string
+	engines bpf.Engines
 	about   trace.Recorder
 	place   string
 	events  chan []trace.Event
@@ -362,7 +381,7 @@ func dialRecorder(ctx context.Context, socket string, o recordOptions) (recorder
 	if err != nil {
 		return nil, fmt.Errorf("reach the node's recorder: %w", err)
 	}
-	l := &lent{conn: conn.(*net.UnixConn), in: gob.NewDecoder(bufio.NewReader(conn)), agent: o.agent, events: make(chan []trace.Event, 16), closed: make(chan struct{})}
+	l := &lent{conn: conn.(*net.UnixConn), in: gob.NewDecoder(bufio.NewReader(conn)), agent: o.agent, engines: o.engines, events: make(chan []trace.Event, 16), closed: make(chan struct{})}
 	f, err := l.read()
 	if err == nil && f.About == nil {
 		err = errors.New(f.Refused)
@@ -396,7 +415,7 @@ func (l *lent) Follow(_ context.Context, root int, egress trace.Egress) (scope, 
 		return nil, fmt.Errorf("name process %d to the node's recorder: %w", root, err)
 	}
 	defer unix.Close(fd)
-	text, err := json.Marshal(lendRequest{Protocol: lendProtocol, Agent: l.agent, Egress: egress})
+	text, err := json.Marshal(lendRequest{Protocol: lendProtocol, Agent: l.agent, Egress: egress, Engines: l.engines})
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/muster-ci/muster/internal/agent/bpf"
 	"github.com/muster-ci/muster/internal/trace"
 )
 
@@ -15,6 +16,13 @@ type recordOptions struct {
 	egress trace.Egress
 	// protect are processes that nobody is to touch, besides this one.
 	protect []int
+	// engines are the container engines that work for what is followed alone.
+	engines bpf.Engines
+}
+
+// engineFollower is a recorder that serves several, whose engines are not the same.
+type engineFollower interface {
+	FollowEngines(ctx context.Context, root int, egress trace.Egress, engines bpf.Engines) (scope, error)
 }
 
 // recorderSocket is where a node's recorder listens (muster-agent record).
@@ -24,11 +32,14 @@ const recorderSocket = "/run/muster/trace.sock"
 // its socket and it answers; its own otherwise, and the node's where that can record nothing. missing is
 // why there is none, in words.
 func (c Config) openRecorder(ctx context.Context, version string, egress trace.Egress, log *slog.Logger) (rec recorder, missing string) {
-	o := recordOptions{log: log, agent: version, egress: egress}
+	o := recordOptions{log: log, agent: version, egress: egress, engines: c.Engines}
 	if c.record != nil {
 		return checked(c.record(ctx, o))
 	}
 	if c.warm != nil {
+		if k, ok := c.warm.(*kernel); ok {
+			k.engines = c.Engines
+		}
 		return c.warm, ""
 	}
 	socket, named := c.TraceSocket, c.TraceSocket != ""

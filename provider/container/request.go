@@ -244,6 +244,7 @@ func (c Config) environment(spec provider.Spec) []string {
 	}
 	if c.Sidecar != nil {
 		vars["DOCKER_HOST"] = "unix://" + Socket
+		vars["MUSTER_ENGINES"] = "network" // the sidecar is in it, and works for nobody else
 	}
 	if spec.MaxAge > 0 {
 		vars["MUSTER_MAX_AGE"] = spec.MaxAge.String()

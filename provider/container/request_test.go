@@ -226,6 +226,19 @@ func TestWhatASpecMayBe(t *testing.T) {
 	}
 }
 
+// The engine of a sidecar works for its runner alone, and the recorder is told so.
+func TestSidecarIsTheRunners(t *testing.T) {
+	c := plain()
+	const own = "MUSTER_ENGINES=network"
+	if env := c.request(sized(muster.Offering{}), "i", nil, true, false, noon).Config.Env; slices.Contains(env, own) {
+		t.Errorf("without a sidecar: %q", env)
+	}
+	c.Sidecar = &Sidecar{Image: "docker:dind"}
+	if env := c.request(sized(muster.Offering{}), "i", nil, true, false, noon).Config.Env; !slices.Contains(env, own) {
+		t.Errorf("with a sidecar: %q", env)
+	}
+}
+
 // A container of this kernel gets the socket of the machine's recorder, and nothing else of it.
 func TestWithRecorder(t *testing.T) {
 	c := plain()

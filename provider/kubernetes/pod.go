@@ -163,7 +163,8 @@ func (c Config) addDocker(pod *corev1.Pod) {
 	})
 	runner := &pod.Spec.Containers[0]
 	runner.VolumeMounts = append(runner.VolumeMounts, sock)
-	runner.Env = append(runner.Env, corev1.EnvVar{Name: "DOCKER_HOST", Value: socket})
+	runner.Env = append(runner.Env, corev1.EnvVar{Name: "DOCKER_HOST", Value: socket},
+		corev1.EnvVar{Name: "MUSTER_ENGINES", Value: "network"}) // of the pod's network, and for this runner alone
 	for _, name := range []string{"docker-socket", "docker-data"} {
 		pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
 	}

@@ -120,6 +120,9 @@ func TestPodWithDocker(t *testing.T) {
 	if pod.Spec.Containers[0].SecurityContext.Privileged != nil || !slices.ContainsFunc(pod.Spec.Containers[0].Env, func(e corev1.EnvVar) bool { return e.Name == "DOCKER_HOST" }) {
 		t.Error("the runner's container is privileged or does not find Docker")
 	}
+	if !slices.Contains(pod.Spec.Containers[0].Env, corev1.EnvVar{Name: "MUSTER_ENGINES", Value: "network"}) {
+		t.Error("its agent does not know whose Docker it is")
+	}
 	if l := c.namespaceObject("ns", "w").Labels["pod-security.kubernetes.io/enforce"]; l != "privileged" {
 		t.Errorf("level %s", l)
 	}

@@ -51,6 +51,9 @@ type Config struct {
 
 	// Agent is the muster-agent program, for the hosts' architecture.
 	Agent string `json:"agent"`
+	// OwnEngines says that the container engines of the hosts work for runners alone, one at a
+	// time: containers are then recorded as the job's that runs, and held to its policy.
+	OwnEngines bool `json:"own_engines"`
 	// Env names variables of the host's session that runners get to see.
 	Env []string `json:"env"`
 	// Grace is how long a runner may take to end after SIGTERM, before SIGKILL.
@@ -205,6 +208,8 @@ func (c Config) Validate() error {
 		}
 		if h.Slots < 1 || h.Slots > 1000 {
 			add("%s: slots %d must be between 1 and 1000", at, h.Slots)
+		} else if c.OwnEngines && h.Slots > 1 {
+			add("%s: own_engines: the engines of a host with %d slots work for several jobs at once; give it one slot, or leave own_engines out", at, h.Slots)
 		}
 		if !remotePath.MatchString(h.Root) || slices.Contains(strings.Split(h.Root, "/"), "..") {
 			add("%s: root %q must be a plain path on the host, such as .muster or /var/lib/muster", at, h.Root)

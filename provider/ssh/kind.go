@@ -44,6 +44,7 @@ func description() provider.Description {
 			"agent_socket":    "the socket of an ssh-agent with keys to log in with",
 			"known_hosts":     "a file as OpenSSH's, for hosts without `host_key`; by default `~/.ssh/known_hosts`",
 			"agent":           "the muster-agent program, for the hosts' architecture; by default the one beside this program",
+			"own_engines":     "the container engines of the hosts, which have one slot each, work for runners alone: their containers are recorded as the job's, and held to its policy of egress",
 			"env":             "variables of the user's session on the host that runners get to see, besides PATH and LANG",
 			"grace":           "how long a runner may take to end after SIGTERM, before SIGKILL",
 			"connect_timeout": "how long a host may take to let us in",

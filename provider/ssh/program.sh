@@ -353,7 +353,7 @@ farm() {
 
 set_off() {
 	known=
-	program=$1 grace=$3 url=$4 age=$5 trace=$6 download=$7 variables=$8 token=$9
+	program=$1 grace=$3 url=$4 age=$5 trace=$6 download=$7 variables=$8 engines=$9 token=${10}
 	who=$(id -un) || who=
 	set -- "PATH=${PATH:-/usr/local/bin:/usr/bin:/bin}" "LANG=${LANG:-C.UTF-8}" "HOME=$d/home" "TMPDIR=$d/tmp" \
 		"USER=$who" "LOGNAME=$who" "MUSTER_INSTANCE=$name" "MUSTER_RUNNER=$runner" "MUSTER_URL=$url" \
@@ -361,6 +361,7 @@ set_off() {
 	[ -z "$age" ] || set -- "$@" "MUSTER_MAX_AGE=$age"
 	[ -z "$trace" ] || set -- "$@" "MUSTER_TRACE_ID=$trace"
 	[ -z "$download" ] || set -- "$@" MUSTER_DOWNLOAD=1 "MUSTER_CACHE_DIR=$root/cache"
+	[ -z "$engines" ] || set -- "$@" "MUSTER_ENGINES=$engines"
 	for v in $variables; do # names that were checked
 		eval "[ -z \"\${$v+set}\" ] || set -- \"\$@\" \"$v=\${$v}\""
 	done

@@ -463,7 +463,10 @@ func (h *host) begin(ctx context.Context, spec provider.Spec, program string) (i
 
 // startArgs are the arguments of start in program.sh. The token is the last.
 func (h *host) startArgs(spec provider.Spec, program string) []string {
-	age, trace, download := "", "", ""
+	age, trace, download, engines := "", "", "", ""
+	if h.p.cfg.OwnEngines {
+		engines = "machine"
+	}
 	if spec.MaxAge > 0 {
 		age = spec.MaxAge.String()
 	}
@@ -475,7 +478,7 @@ func (h *host) startArgs(spec provider.Spec, program string) []string {
 	}
 	// The agent must be done, its last report included, before Delete turns to SIGKILL.
 	grace := (time.Duration(h.p.cfg.Grace) * 3 / 5).String()
-	return []string{program, h.RunnerDir, grace, spec.Boot.URL, age, trace, download, strings.Join(h.p.cfg.Env, " "), spec.Boot.Token.Reveal()}
+	return []string{program, h.RunnerDir, grace, spec.Boot.URL, age, trace, download, strings.Join(h.p.cfg.Env, " "), engines, spec.Boot.Token.Reveal()}
 }
 
 // maxKnown is of how many runners it is remembered where they are. Of others, every

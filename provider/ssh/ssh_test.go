@@ -247,3 +247,37 @@ func (s *site) remains(t providertest.T, owner string, id muster.RunnerID) (left
 	}
 	return left
 }
+
+// A host whose engines work for one runner at a time says so to its agent; one with more slots
+// cannot.
+func TestOwnEngines(t *testing.T) {
+	s := newSite(t, waitForEver)
+	for own, want := range map[bool]string{false: "", true: "machine"} {
+		c := s.config(fmt.Sprint("own-", own))
+		c.Slots, c.OwnEngines = 1, own
+		p := open(t, c)
+		spec := provider.Spec{Runner: muster.RunnerID(fmt.Sprint("r-", own)), Owner: c.Owner, Boot: provider.Boot{URL: "http://127.0.0.1:1", Token: "t"}}
+		if _, err := p.Create(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			for p.Delete(context.Background(), spec.Runner) == nil {
+			}
+		})
+		agent := s.running(t, c.Owner, spec.Runner)
+		if len(agent) == 0 {
+			t.Fatal("no agent was started")
+		}
+		said := agent[0].Env("MUSTER_ENGINES")
+		if said != want {
+			t.Errorf("own_engines %v: the agent is told %q", own, said)
+		}
+		for p.Delete(t.Context(), spec.Runner) == nil {
+		}
+	}
+	c := s.config("own")
+	c.Slots, c.OwnEngines = 2, true
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "own_engines") {
+		t.Errorf("two slots: %v", err)
+	}
+}

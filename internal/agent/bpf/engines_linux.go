@@ -154,12 +154,13 @@ func (s *Scope) seize(ctx context.Context) ([]trace.Event, error) {
 		}
 		more := false
 		for _, daemon := range s.daemons(all) {
+			home := containerOfProcess(int(daemon.PID)) // an engine may be in a container itself
 			for _, t := range descendants(all, daemon.PID) {
 				is, container := s.id|engine, containerOfProcess(int(t.PID))
-				if t.Depth > daemon.Depth || container != "" {
+				if t.Depth > daemon.Depth || container != home {
 					is = s.id
 				}
-				if container != "" {
+				if container != home {
 					s.adopt(t.Cgroup, t.Level)
 				}
 				err := s.r.maps["tree"].Update(t.PID, is, ebpf.UpdateNoExist)
