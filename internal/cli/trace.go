@@ -798,7 +798,11 @@ func (a *app) printAllowlist(w io.Writer, p *v1.ProposeEgressResponse) error {
 	for _, u := range p.Unused {
 		t.row(u, cell{"unused", dim}, 0, "", "", "")
 	}
-	if err := t.print(w, "Nothing was reached that has to be allowed."); err != nil {
+	none := "Nothing was reached that has to be allowed."
+	if p.Jobs == 0 {
+		none = "What jobs reached is not known."
+	}
+	if err := t.print(w, none); err != nil {
 		return err
 	}
 	for _, n := range p.Notes {
@@ -808,8 +812,17 @@ func (a *app) printAllowlist(w io.Writer, p *v1.ProposeEgressResponse) error {
 }
 
 // printEgress is the section for the configuration: what is allowed and used, and what is
-// new. What nobody needed, and what something speaks against, is a comment.
+// new. What nobody needed, and what something speaks against, is a comment, and so is what the
+// list cannot know.
 func printEgress(w io.Writer, p *v1.ProposeEgressResponse) error {
+	beside := func(n string) bool { // it stands beside its entry
+		return slices.ContainsFunc(p.Entries, func(e *v1.EgressEntry) bool { return e.Warning != "" && n == e.Allow+": "+e.Warning })
+	}
+	for _, n := range p.Notes {
+		if !beside(n) {
+			fmt.Fprintf(w, "# %s\n", printable(words(n)))
+		}
+	}
 	lines := map[string]string{}
 	for _, e := range p.Entries {
 		if e.Warning != "" && !e.Known {

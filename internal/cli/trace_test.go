@@ -164,6 +164,8 @@ func (s traceService) find(ref *v1.TraceRef) (*v1.Trace, error) {
 		return testTrace(), nil
 	case ref.GetJobId() == 103:
 		return &v1.Trace{Id: "r-loud", Runner: "r-loud", Number: 1, JobId: 103, JobAttempt: 1, State: "complete", Egress: "audit", WouldRefuse: 3}, nil
+	case ref.GetJobId() == 105:
+		return &v1.Trace{Id: "r-blind", Runner: "r-blind", Number: 1, JobId: 105, JobAttempt: 1, State: "complete", Egress: "audit"}, nil
 	case ref.GetJobId() != 0:
 		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no trace of job %d: not recorded, because pool linux does not record its jobs", ref.JobId))
 	}
@@ -193,6 +195,10 @@ func (s traceService) GetTraceView(_ context.Context, req *v1.GetTraceViewReques
 			{Severity: "info", Rule: "egress-would-refuse", Title: "curl would be refused", Step: "Build", Count: 2, Remedy: "Add the host"},
 			{Severity: "high", Rule: "environ-read", Title: "curl read the environment of bash", Step: "Build", Count: 1},
 		}}, err
+	}
+	if t.GetId() == "r-blind" {
+		const why = "no cgroup hierarchy is mounted"
+		return &v1.GetTraceViewResponse{Trace: t, Views: asStruct(&view.Views{Version: view.Version, Ended: true, Overview: view.Overview{Missing: map[string]string{"net_connect": why, "egress": why, "file_open": why}}})}, err
 	}
 	return &v1.GetTraceViewResponse{Trace: t, Findings: []*v1.Finding{testFinding()}, Views: asStruct(testViews())}, err
 }
@@ -565,7 +571,8 @@ func TestTraceScan(t *testing.T) {
 func TestAllowlistForTheConfiguration(t *testing.T) {
 	p := newPlane(t)
 	r := p.muster(t, "trace", "allowlist", "linux", "--yaml")
-	want := `egress:
+	want := `# The list is young.
+egress:
   mode: learn
   no_github: true
   allow:
@@ -585,6 +592,22 @@ func TestAllowlistForTheConfiguration(t *testing.T) {
 		var back struct{ Egress muster.Egress }
 		if err := yaml.UnmarshalWithOptions([]byte(text), &back, yaml.Strict()); err != nil || back.Egress.Mode != "learn" || len(back.Egress.Allow) != allow {
 			t.Errorf("%+v %v", back, err)
+		}
+	}
+}
+
+// A view that is empty because the machine could not record says so, and not that a job did
+// nothing: neither that a policy refused nothing, nor that nothing has to be allowed.
+func TestWhatWasNotRecordedProvesNothing(t *testing.T) {
+	p := newPlane(t)
+	for args, want := range map[string]string{
+		"trace show 105":                    "egress     audit: not watched, because no cgroup hierarchy is mounted\n",
+		"trace show 105 --view network":     "Connections were not recorded, because: no cgroup hierarchy is mounted\n",
+		"trace show 105 --view files":       "Files were not recorded, because: no cgroup hierarchy is mounted\n",
+		"trace allowlist linux --since 10m": "What jobs reached is not known.\n",
+	} {
+		if r := p.muster(t, strings.Fields(args)...); r.code != 0 || !strings.Contains(strings.Join(strings.Fields(r.out), " "), strings.Join(strings.Fields(want), " ")) {
+			t.Errorf("%s: status %d: %s%s", args, r.code, r.out, r.errOut)
 		}
 	}
 }

@@ -361,6 +361,9 @@ func (p *viewPrinter) egress() cell {
 	case p.views.Overview.Counts.WouldDeny > 0:
 		return cell{fmt.Sprintf("%s: %d would be refused", t.Egress, p.views.Overview.Counts.WouldDeny), yellow}
 	}
+	if why, ok := p.views.Overview.Missing["egress"]; ok {
+		return cell{t.Egress + ": not watched, because " + why, yellow}
+	}
 	return cell{t.Egress + ": nothing refused", green}
 }
 
@@ -597,8 +600,16 @@ func didOf(proc view.Process) cell {
 	return cell{strings.Join(parts, ", "), s}
 }
 
+// notRecorded says that a view is empty because the machine could not fill it.
+func (p *viewPrinter) notRecorded(kind trace.Type, what string) {
+	if why, ok := p.views.Overview.Missing[string(kind)]; ok {
+		fmt.Fprintf(p.w, "%s were not recorded, because: %s\n\n", what, why)
+	}
+}
+
 func (p *viewPrinter) network() error {
 	n := p.views.Network
+	p.notRecorded(trace.NetConnect, "Connections")
 	t := p.table("CATEGORY", "HOSTS", "CONNECTIONS", "REFUSED")
 	refused := p.refusedHosts()
 	for _, c := range n.Categories {
@@ -672,6 +683,7 @@ func addresses(h view.Host) string {
 }
 
 func (p *viewPrinter) files() error {
+	p.notRecorded(trace.FileOpen, "Files")
 	if p.views.Files == nil {
 		_, err := fmt.Fprintln(p.w, "No file was touched.")
 		return err

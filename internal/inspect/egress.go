@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -104,14 +105,22 @@ func (i *Inspector) Allowlist(ctx context.Context, ws, pool string, since time.T
 	if err != nil {
 		return out, err
 	}
-	out.Traces = len(traces)
 	if n := len(all) - len(traces); n > 0 {
 		out.Notes = append(out.Notes, fmt.Sprintf("Not looked at: %d of the jobs, whose events were deleted or are not analysed.", n))
 	}
-	l := learning{reached: map[destination]*reach{}, asked: map[string]*reach{}, refused: map[refusedKey]*Refused{}}
+	l := learning{reached: map[destination]*reach{}, asked: map[string]*reach{}, refused: map[refusedKey]*Refused{}, suspect: map[int]bool{}}
+	blind, why := 0, ""
 	for n, t := range traces {
+		if missing, ok := networks[n].Overview.Missing[string(trace.NetConnect)]; ok {
+			blind, why = blind+1, missing // nothing follows from what it does not have
+			continue
+		}
 		l.add(n, t, networks[n])
 	}
+	if blind > 0 {
+		out.Notes = append(out.Notes, fmt.Sprintf("Not looked at: %d of the jobs, whose connections were not recorded, because: %s.", blind, why))
+	}
+	out.Traces = len(traces) - blind
 	out.Refused, out.Stable = l.refusals(), l.stable
 	out.Proposed, out.Full = l.propose(have)
 	out.Present = l.present(out.Policy)
@@ -131,7 +140,7 @@ func (i *Inspector) networks(ctx context.Context, ws string, all []muster.Trace)
 		group.Go(func() error {
 			v, err := i.storedViews(ctx, ws, t)
 			if v != nil {
-				found[n] = &view.Views{Network: v.Network, Overview: view.Overview{Refusals: v.Overview.Refusals}} // not the rest
+				found[n] = &view.Views{Network: v.Network, Overview: view.Overview{Refusals: v.Overview.Refusals, Missing: v.Overview.Missing}} // not the rest
 			}
 			return err
 		})
@@ -164,10 +173,15 @@ type learning struct {
 	stable int
 	// hidden counts connections that views only counted.
 	hidden int64
+	// suspect are the traces in which the rules found something grave, by their place in order.
+	suspect map[int]bool
 }
 
 func (l *learning) add(n int, t muster.Trace, v *view.Views) {
 	l.stable++
+	if t.Findings[muster.SeverityHigh]+t.Findings[muster.SeverityCritical] > 0 {
+		l.suspect[n] = true
+	}
 	l.hidden += v.Network.HiddenConnections
 	for _, c := range v.Network.Connections {
 		l.connection(n, c)
@@ -244,10 +258,34 @@ func (r *reach) by(n int, program string) {
 // propose makes entries of what was reached and is not allowed.
 func (l *learning) propose(have *trace.EgressRules) (out []Entry, full bool) {
 	for _, p := range l.learner.Propose(have) {
+		p.Warning = strings.Join(slices.DeleteFunc([]string{p.Warning, l.suspicion(p.Entry)}, func(s string) bool { return s == "" }), "; ")
 		out = append(out, l.entry(p))
 	}
 	byUse(out)
 	return out, l.learner.Full
+}
+
+// suspicion is what speaks against an entry: that it would allow a destination of which
+// nothing is known but from jobs that the rules found something grave in. A policy is not
+// learnt from an attack.
+func (l *learning) suspicion(entry string) string {
+	rules, err := trace.Egress{Allow: []string{entry}}.Rules()
+	if err != nil {
+		return ""
+	}
+	worst := ""
+	for d, r := range l.reached {
+		if rules.Allows(d.host, d.address, d.port) && !slices.ContainsFunc(r.traces, func(n int) bool { return !l.suspect[n] }) {
+			worst = max(worst, cmp.Or(d.host, d.address.String())) // any one, but always the same
+		}
+	}
+	switch {
+	case worst == "":
+		return ""
+	case strings.HasPrefix(entry, "*."):
+		return worst + " was reached only by jobs in which the rules found something high or critical"
+	}
+	return "reached only by jobs in which the rules found something high or critical"
 }
 
 // present are the entries of a policy and what they allowed.
@@ -321,7 +359,7 @@ func (l *learning) notes(a Allowlist) (out []string) {
 		out = append(out, fmt.Sprintf("There were more destinations than are kept: %d connections are only counted.", l.hidden))
 	}
 	if a.Traces == 0 {
-		return append(out, "No job of the pool was recorded in that time.")
+		return append(out, "No connections of the pool's jobs were recorded in that time.")
 	}
 	if a.Stable < 5 {
 		which := "the last job"

@@ -779,6 +779,41 @@ func TestAllowlist(t *testing.T) {
 	wantCode(t, err, muster.CodeNotFound, "")
 }
 
+// What only jobs reached in which something grave was found is proposed with a warning, so that
+// nobody allows an attacker's host with the rest; and what was not recorded proves nothing.
+func TestAllowlistIsNotLearntFromAttacks(t *testing.T) {
+	w := newWorld(t)
+	w.books.policy = trace.Egress{Mode: trace.EgressAudit, NoGitHub: true}
+	for range 2 {
+		w.done(t, "octo/app", "success", build("proxy.golang.org", "m1.example.org", "m2.example.org", "m3.example.org", "m4.example.org")...)
+	}
+	w.done(t, "octo/app", "success", append(build("proxy.golang.org", "cdn.evil.example", "m5.example.org"), attack()...)...)
+	blind := build("sum.golang.org")
+	blind[0].Recorder = &trace.Recorder{Missing: map[string]string{"net_connect": "no cgroup hierarchy is mounted"}}
+	w.done(t, "octo/app", "success", blind...)
+	a, err := w.Allowlist(t.Context(), ws, "linux", t0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const grave = "reached only by jobs in which the rules found something high or critical"
+	warnings := map[string]string{}
+	for _, e := range a.Proposed {
+		warnings[e.Entry] = e.Warning
+	}
+	want := map[string]string{"proxy.golang.org:443": "", "cdn.evil.example:443": grave, "*.example.org:443": "m5.example.org was " + grave}
+	for entry, warning := range want {
+		if got, ok := warnings[entry]; !ok || got != warning {
+			t.Errorf("%s: %q among %q", entry, got, warnings)
+		}
+	}
+	if _, ok := warnings["sum.golang.org:443"]; ok || a.Traces != 3 {
+		t.Errorf("%d traces, %q", a.Traces, warnings)
+	}
+	if !slices.Contains(a.Notes, "Not looked at: 1 of the jobs, whose connections were not recorded, because: no cgroup hierarchy is mounted.") {
+		t.Errorf("%q", a.Notes)
+	}
+}
+
 // An entry is needed by who only looks its name up: without it, that is refused.
 func TestAllowlistKeepsWhatIsLookedUp(t *testing.T) {
 	w := newWorld(t)

@@ -257,7 +257,7 @@ func (t *tx) pool(workspace, name, forUpdate string) (row poolRow, err error) {
 		return row.scan(scan)
 	})
 	if err == nil && !found {
-		err = muster.Errorf(muster.CodeNotFound, "there is no pool %q", name)
+		err = muster.Errorf(muster.CodeNotFound, "there is no pool %q; muster pool list shows every one", name)
 	}
 	return row, err
 }

@@ -120,6 +120,8 @@ func proposeAddress(k learnt, p EgressProposal) EgressProposal {
 		p.Warning = "the machine's metadata service, which hands out credentials"
 	case k.addr.IsMulticast():
 		p.Warning = "multicast"
+	case k.port == 53:
+		p.Warning = "a resolver of names; the machine's own are allowed without an entry"
 	default:
 		p.Warning = "reached by its address, without a look-up of a name"
 	}

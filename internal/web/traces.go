@@ -67,6 +67,12 @@ func (p *tracePage) Nothing() string {
 	return p.Line()
 }
 
+// NotRecorded says why the machine did not record a kind of events, "" if it did: a page without
+// them proves nothing then.
+func (p *tracePage) NotRecorded(kind string) string {
+	return visible(p.Views.Overview.Missing[kind], 300)
+}
+
 // Keep are the parameters that a form has to send along: names and values.
 func (p *tracePage) Keep() [][2]string {
 	if p.Suffix == "" {

@@ -207,6 +207,17 @@ func TestHostileTraceStaysText(t *testing.T) {
 	}
 }
 
+// A page that is empty because the machine could not record says so.
+func TestPagesOfWhatWasNotRecorded(t *testing.T) {
+	f := newFake()
+	at := incidentPath(f)
+	v := f.tr.views[f.tr.detections[0].Trace]
+	wants(t, f, at+"/network", "connections, ")
+	v.Overview.Missing = map[string]string{"net_connect": "no cgroup hierarchy is mounted", "file_open": "tracefs is not mounted"}
+	wants(t, f, at+"/network", "Connections were not recorded, because: no cgroup hierarchy is mounted.")
+	wants(t, f, at+"/files", "Files were not recorded, because: tracefs is not mounted.")
+}
+
 // spoil puts deceit into everything that a job may choose.
 func spoil(f *fake, tr *muster.Trace) {
 	long := deceit + strings.Repeat("A", 100_000)
