@@ -60,6 +60,10 @@ const (
 	// traceTick is how often the runner's log is read while a job runs, idleTick otherwise.
 	traceTick = 50 * time.Millisecond
 	idleTick  = time.Second
+	// quietTurns is how many turns in a row must bring nothing of a job that has ended until
+	// its trace ends, if the runner goes on. Time alone does not say that the recorder is
+	// done: on a busy machine neither it nor this program may have had a turn in it.
+	quietTurns = int(holdEvents / traceTick)
 	// traceGap is how long a program that is alive does not take between two turns.
 	traceGap = 2 * time.Second
 	// waitForWord is how long an agent that cannot record waits to learn which job it
@@ -111,6 +115,7 @@ type tracer struct {
 	number    int
 	now       *recording
 	later     []note           // told and not done yet
+	quiet     int              // turns since the recorder brought something of the job that has ended
 	coming    []worklog        // of jobs that have not begun here
 	following bool             // the goroutine was started
 	told      map[string]int64 // what Dropped events of the recorder have told, by reason
@@ -267,7 +272,7 @@ func (t *tracer) run() {
 				t.settle(time.Now(), false)
 			case jobEnded:
 				if t.kept {
-					t.later = append(t.later, n)
+					t.later, t.quiet = append(t.later, n), 0
 				}
 			case runnerEnded:
 				t.drain(events)
@@ -279,9 +284,11 @@ func (t *tracer) run() {
 		case <-t.continued:
 			t.paused(time.Now())
 		case <-tick.C:
+			t.waiting(events)
 			now := time.Now()
 			t.passed(now)
 			t.turn(now)
+			t.quiet++
 			if t.settle(now, false) {
 				tick.Reset(idleTick)
 			}
@@ -295,7 +302,7 @@ func (t *tracer) run() {
 func (t *tracer) settle(now time.Time, all bool) (idle bool) {
 	for len(t.later) > 0 {
 		n := t.later[0]
-		if n.what == jobEnded && !all && now.Sub(n.at) < holdEvents {
+		if n.what == jobEnded && !all && !t.handedOver(now.Sub(n.at)) {
 			return false
 		}
 		at := t.end()
@@ -309,6 +316,27 @@ func (t *tracer) settle(now time.Time, all bool) (idle bool) {
 		idle = true
 	}
 	return idle
+}
+
+// handedOver reports whether a job that ended so long ago has been told whole, as far as one
+// can know without an end of the recording.
+func (t *tracer) handedOver(since time.Duration) bool {
+	return since >= drainScope || since >= holdEvents && t.quiet >= quietTurns
+}
+
+// waiting takes what the recorder has handed over already, but no flood's worth of it.
+func (t *tracer) waiting(events <-chan []trace.Event) {
+	for range cap(events) + 1 {
+		select {
+		case batch, ok := <-events:
+			if !ok {
+				return // run sees it, too
+			}
+			t.take(batch)
+		default:
+			return
+		}
+	}
 }
 
 // end is when the job of now ended, on a runner that goes on; zero while it runs. The
@@ -354,8 +382,11 @@ func (t *tracer) drain(events <-chan []trace.Event) {
 
 // take holds events back until it is known which step they belong to.
 func (t *tracer) take(batch []trace.Event) {
-	r := t.now
+	r, end := t.now, t.end()
 	for _, e := range batch {
+		if !e.Timestamp.After(end) {
+			t.quiet = 0
+		}
 		if n := len(r.held); n > 0 && e.Timestamp.Before(r.held[n-1].Timestamp) {
 			r.ordered = false
 		}
