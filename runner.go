@@ -100,6 +100,9 @@ type Runner struct {
 	// JobHint is the job that the agent says the runner took, while GitHub has not named one:
 	// whoever controls the machine may say anything, so it decides nothing.
 	JobHint JobKey `json:",omitzero"`
+	// RunHint is of which run the agent says that the job is, while the books do not know
+	// exactly one job that it can be. GitHub may be asked about that run first.
+	RunHint RunHint `json:",omitzero"`
 	// Busy is true from the moment at which the agent or GitHub said that a job
 	// runs until one of them said that it ended. Unknown counts as busy (4-18).
 	Busy bool
@@ -124,6 +127,14 @@ type Runner struct {
 	DeregisteredAt time.Time
 	DestroyedAt    time.Time // instance proven gone and registration gone
 	HeartbeatAt    time.Time // last word of the agent
+}
+
+// RunHint is a run of which a runner says that it runs a job.
+type RunHint struct {
+	// Repository is owner/name.
+	Repository string
+	Run        int64
+	Attempt    int `json:",omitempty"`
 }
 
 // Zone is where the machine was asked for last, "" without zones.

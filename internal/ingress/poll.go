@@ -80,7 +80,8 @@ type PollerConfig struct {
 	Grace time.Duration
 	// Inbox, if any, keeps when the last look was, so that a control plane that is
 	// restarted again and again does not look each time. Only with a Grace: where
-	// nobody else tells of jobs, the first look comes at once.
+	// nobody else tells of jobs, the first look comes at once. It also keeps where the jobs
+	// of unnamed runners were looked for.
 	Inbox Inbox
 	// Again is how long a run in progress is taken to be as it was while GitHub gives
 	// it the same time of change; 2 Every by default, 10 min with a Grace. For a
@@ -116,8 +117,11 @@ type Poller struct {
 	owners map[string]*owner
 	// rechecked is when old jobs were last asked for.
 	rechecked map[muster.JobKey]time.Time
-	// hunt is the search for jobs that nobody named.
-	hunt hunt
+	// hunt is the search for jobs that nobody named, huntKept what the Inbox has of it;
+	// remembered is whether it was asked.
+	hunt       hunt
+	huntKept   string
+	remembered bool
 
 	mu     sync.Mutex
 	sights map[muster.Scope]sight

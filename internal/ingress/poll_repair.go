@@ -3,7 +3,9 @@ package ingress
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -122,6 +124,9 @@ const (
 	// searchRuns is how many ended runs of one repository are weighed at a time, and
 	// searchJobs of how many of those the jobs are asked for.
 	searchRuns, searchJobs = 500, 20
+	// hintTries is how often the run is asked for that a runner named, before its job is
+	// searched for as if it had said nothing: whoever controls a machine may say anything.
+	hintTries = 2
 	// searchBack is how long before a runner was made its job's run may have been
 	// created: GitHub keeps a job queued for a day.
 	searchBack = 24 * time.Hour
@@ -131,24 +136,91 @@ const (
 
 // hunt is what is remembered of the search for jobs of which no event came at all,
 // and which a runner took between two looks: all that is left of such a job here is
-// that runner, whose agent saw a job. It is nothing while there is none.
+// that runner, whose agent saw a job. It is nothing while there is none. The Inbox keeps
+// it: what a process that is killed has gone through, the next one does not go through again.
 type hunt struct {
-	// runners are those whose jobs are looked for.
-	runners map[muster.RunnerID]*quarry
-	// listed is when a repository's runs were last listed, by lower-case name.
-	listed map[string]time.Time
-	// read are runs whose jobs were asked for, as they were then.
-	read map[int64]readRun
+	// Runners are those whose jobs are looked for.
+	Runners map[muster.RunnerID]*quarry `json:"runners,omitempty"`
+	// Listed is when a repository's runs were last listed, by lower-case name.
+	Listed map[string]time.Time `json:"listed,omitempty"`
+	// Read are runs whose jobs were asked for, as they were then.
+	Read map[int64]readRun `json:"read,omitempty"`
 }
 
 type quarry struct {
-	due   time.Time // repositories listed since then have been gone through
-	tries int       // that are over
+	Due   time.Time `json:"due"`             // repositories listed since then have been gone through
+	Tries int       `json:"tries,omitempty"` // that are over
+	// Hinted counts how often the run was asked for that it named.
+	Hinted int `json:"hinted,omitempty"`
 }
 
 type readRun struct {
-	of muster.WorkflowRun
-	at time.Time
+	Attempt   int       `json:"attempt"`
+	Status    string    `json:"status"`
+	UpdatedAt time.Time `json:"updated_at"`
+	At        time.Time `json:"at"`
+}
+
+// maxKeptReads bounds how many runs are kept as read, the last ones.
+const maxKeptReads = 500
+
+func (p *Poller) huntName() string { return "hunt/" + p.cfg.App }
+
+// remember takes up what a process before has left.
+func (p *Poller) remember(ctx context.Context) error {
+	if p.remembered || p.cfg.Inbox == nil {
+		return nil
+	}
+	value, err := p.cfg.Inbox.Watermark(ctx, p.huntName())
+	if err != nil {
+		return fmt.Errorf("read what was looked for: %w", err)
+	}
+	if p.remembered = true; json.Unmarshal([]byte(value), &p.hunt) != nil {
+		p.hunt = hunt{} // it is looked for anew
+	}
+	for id, q := range p.hunt.Runners {
+		if q == nil {
+			delete(p.hunt.Runners, id)
+		}
+	}
+	p.huntKept = value
+	return nil
+}
+
+// keepHunt leaves the hunt to the next process.
+func (p *Poller) keepHunt(ctx context.Context) error {
+	if p.cfg.Inbox == nil {
+		return nil
+	}
+	value := ""
+	if len(p.hunt.Runners) > 0 {
+		kept := p.hunt
+		if ids := slices.SortedFunc(maps.Keys(kept.Read), func(a, b int64) int { return kept.Read[b].At.Compare(kept.Read[a].At) }); len(ids) > maxKeptReads {
+			kept.Read = maps.Clone(kept.Read)
+			for _, id := range ids[maxKeptReads:] {
+				delete(kept.Read, id)
+			}
+		}
+		text, err := json.Marshal(kept)
+		if err != nil {
+			return err
+		}
+		value = string(text)
+	}
+	if value == p.huntKept {
+		return nil
+	}
+	if err := p.cfg.Inbox.SetWatermark(ctx, p.huntName(), value); err != nil {
+		return fmt.Errorf("keep what was looked for: %w", err)
+	}
+	p.huntKept = value
+	return nil
+}
+
+// hintedRun is a run that runners say they have jobs of.
+type hintedRun struct {
+	of      muster.WorkflowRun
+	runners []muster.RunnerID
 }
 
 // ground is a repository to be searched and for whom.
@@ -165,21 +237,36 @@ func (p *Poller) search(ctx context.Context, pools []muster.Pool) error {
 	if p.cfg.Books == nil || p.cfg.MaxSearch < 0 {
 		return nil
 	}
-	now := time.Now()
+	if err := p.remember(ctx); err != nil {
+		return err
+	}
+	return cmp.Or(p.searchNow(ctx, pools, time.Now()), p.keepHunt(ctx))
+}
+
+func (p *Poller) searchNow(ctx context.Context, pools []muster.Pool, now time.Time) error {
 	unnamed, err := p.cfg.Books.Unnamed(ctx, now.Add(-evidence), now.Add(-cmp.Or(p.cfg.Grace, p.cfg.Every)))
 	if err != nil {
 		return fmt.Errorf("look up runners: %w", err)
 	}
 	before := p.hunt
-	p.hunt.runners = map[muster.RunnerID]*quarry{}
+	p.hunt.Runners = map[muster.RunnerID]*quarry{}
 	if len(unnamed) == 0 {
 		p.hunt = hunt{}
 		return nil
 	}
-	if p.hunt.listed == nil {
-		p.hunt.listed, p.hunt.read = map[string]time.Time{}, map[int64]readRun{}
+	for _, r := range unnamed { // also those that an error keeps this round from
+		if q := before.Runners[r.ID]; q != nil {
+			p.hunt.Runners[r.ID] = q
+		}
+	}
+	if p.hunt.Listed == nil {
+		p.hunt.Listed = map[string]time.Time{}
+	}
+	if p.hunt.Read == nil {
+		p.hunt.Read = map[int64]readRun{}
 	}
 	v := &look{Poller: p, pools: pools, begun: now}
+	told := map[int64]*hintedRun{}
 	repositories := map[muster.RunnerID][]string{}
 	grounds := map[string]*ground{}
 	for _, r := range unnamed {
@@ -187,13 +274,26 @@ func (p *Poller) search(ctx context.Context, pools []muster.Pool) error {
 		if i < 0 {
 			continue // another App's
 		}
-		q := before.runners[r.ID]
+		q := before.Runners[r.ID]
 		if q == nil {
-			q = &quarry{due: now}
+			q = &quarry{Due: now}
 		}
-		p.hunt.runners[r.ID] = q
-		if q.due.After(now) || q.tries >= triesOf(r) || p.cfg.GitHub.Stretch(pools[i].Scope) <= 0 {
+		p.hunt.Runners[r.ID] = q
+		if q.Due.After(now) || q.Tries >= triesOf(r) || p.cfg.GitHub.Stretch(pools[i].Scope) <= 0 {
 			continue
+		}
+		if r.RunHint.Run != 0 && q.Hinted < hintTries && pools[i].Scope.Covers(r.RunHint.Repository) {
+			run, known, err := v.hinted(ctx, r.RunHint)
+			if err != nil {
+				return err
+			}
+			if known {
+				if told[run.ID] == nil {
+					told[run.ID] = &hintedRun{of: run}
+				}
+				told[run.ID].runners = append(told[run.ID].runners, r.ID)
+				continue
+			}
 		}
 		repos, err := v.repositoriesOf(ctx, pools[i])
 		if err != nil && stops(err) {
@@ -203,7 +303,7 @@ func (p *Poller) search(ctx context.Context, pools []muster.Pool) error {
 		for _, one := range repos {
 			key := strings.ToLower(one.Name)
 			repositories[r.ID] = append(repositories[r.ID], key)
-			if !p.hunt.listed[key].Before(q.due) {
+			if !p.hunt.Listed[key].Before(q.Due) {
 				continue
 			}
 			if grounds[key] == nil {
@@ -211,6 +311,9 @@ func (p *Poller) search(ctx context.Context, pools []muster.Pool) error {
 			}
 			grounds[key].runners = append(grounds[key].runners, r)
 		}
+	}
+	if err := v.askHinted(ctx, told); err != nil {
+		return err
 	}
 	order := make([]string, 0, len(grounds))
 	for key := range grounds {
@@ -228,19 +331,55 @@ func (p *Poller) search(ctx context.Context, pools []muster.Pool) error {
 			return fmt.Errorf("in %s: %w", grounds[key].name, err)
 		}
 		if whole || err != nil {
-			p.hunt.listed[key] = now
+			p.hunt.Listed[key] = now
 		}
 	}
 	for _, r := range unnamed {
 		repos, searched := repositories[r.ID]
-		q := p.hunt.runners[r.ID]
-		if !searched || slices.ContainsFunc(repos, func(key string) bool { return p.hunt.listed[key].Before(q.due) }) {
+		q := p.hunt.Runners[r.ID]
+		if !searched || slices.ContainsFunc(repos, func(key string) bool { return p.hunt.Listed[key].Before(q.Due) }) {
 			continue
 		}
-		q.tries++
-		q.due = now.Add(min(p.cfg.Every<<(q.tries-1), evidence))
-		if q.tries == triesOf(r) {
+		q.Tries++
+		q.Due = now.Add(min(p.cfg.Every<<(q.Tries-1), evidence))
+		if q.Tries == triesOf(r) {
 			p.cfg.Logger.DebugContext(ctx, "no run names the job that a runner took", "app", p.cfg.App, "runner", r.ID, "name", r.Name)
+		}
+	}
+	return nil
+}
+
+// hinted is the run that a runner says its job is of. Only one that the books know a job of
+// counts: of another nobody has said whether its repository is public.
+func (v *look) hinted(ctx context.Context, h muster.RunHint) (run muster.WorkflowRun, known bool, err error) {
+	jobs, err := v.cfg.Books.JobsOfRun(ctx, h.Repository, h.Run)
+	if err != nil {
+		return run, false, fmt.Errorf("look up the jobs of run %d: %w", h.Run, err)
+	}
+	i := slices.IndexFunc(jobs, func(j muster.Job) bool { return j.App == v.cfg.App })
+	if i < 0 {
+		return run, false, nil
+	}
+	j := jobs[i]
+	return muster.WorkflowRun{
+		ID: h.Run, Attempt: h.Attempt, Repository: j.Repository, PublicRepo: j.PublicRepo,
+		Trigger: j.Trigger, Workflow: j.Workflow, HeadBranch: j.HeadBranch, HeadSHA: j.HeadSHA,
+	}, true, nil
+}
+
+// askHinted asks for the jobs of runs that runners named, one call for each run.
+func (v *look) askHinted(ctx context.Context, told map[int64]*hintedRun) error {
+	for _, id := range slices.Sorted(maps.Keys(told)) {
+		if v.calls >= v.cfg.MaxSearch {
+			return nil
+		}
+		if err := v.ask(ctx, &run{WorkflowRun: told[id].of}); err != nil {
+			return fmt.Errorf("for a runner that says that it runs a job of it: %w", err)
+		}
+		for _, r := range told[id].runners {
+			q := v.hunt.Runners[r]
+			q.Hinted++
+			q.Due = v.begun.Add(v.cfg.Every)
 		}
 	}
 	return nil
@@ -290,9 +429,9 @@ func (v *look) comb(ctx context.Context, g *ground) (whole bool, err error) {
 	}
 	read := 0
 	for _, one := range runs {
-		was, known := v.hunt.read[one.ID]
-		same := known && was.of.Attempt == one.Attempt && was.of.Status == one.Status && was.of.UpdatedAt.Equal(one.UpdatedAt)
-		if same && (one.Status == string(muster.JobCompleted) || was.at.Sub(last) > settle) {
+		was, known := v.hunt.Read[one.ID]
+		same := known && was.Attempt == one.Attempt && was.Status == one.Status && was.UpdatedAt.Equal(one.UpdatedAt)
+		if same && (one.Status == string(muster.JobCompleted) || was.At.Sub(last) > settle) {
 			continue
 		}
 		if read == searchJobs {
@@ -305,7 +444,7 @@ func (v *look) comb(ctx context.Context, g *ground) (whole bool, err error) {
 		if err := v.ask(ctx, &run{WorkflowRun: one}); err != nil {
 			return false, err
 		}
-		v.hunt.read[one.ID] = readRun{of: one, at: v.begun}
+		v.hunt.Read[one.ID] = readRun{Attempt: one.Attempt, Status: one.Status, UpdatedAt: one.UpdatedAt, At: v.begun}
 		jobs, err := v.cfg.Books.JobsOfRun(ctx, one.Repository, one.ID)
 		if err != nil {
 			return false, fmt.Errorf("look up the jobs of run %d: %w", one.ID, err)

@@ -270,6 +270,58 @@ func TestJobsOfRunnersAreLookedFor(t *testing.T) { // 4-7 4-18
 			}
 		})
 	})
+	// Its agent said of which run the job is: one call for the run, and no list.
+	t.Run("Hinted", func(t *testing.T) { // S1-113
+		synctest.Test(t, func(t *testing.T) {
+			h, s, _, step := repairs(t)
+			for i := range int64(100) {
+				h.run("o/app", 1+i, "completed", "ubuntu-latest")
+			}
+			r := h.run("o/app", 1000, "queued", "gpu", "gpu", "gpu")
+			h.change(r, "completed", 0, "completed")
+			r.jobs[0].RunnerName = "foreign"
+			tell(t, s, r.jobs[0]) // of the others nothing is heard
+			h.change(r, "completed", 1, "completed")
+			h.change(r, "completed", 2, "completed")
+			r.jobs[2].RunnerName = "runner-2"
+			hint := func(r *muster.Runner) { r.RunHint = muster.RunHint{Repository: "o/app", Run: 1000, Attempt: 1} }
+			s.took("runner-1", hint)
+			s.took("runner-2", hint)
+			s.news()
+			h.asked()
+			if news, asked := step(3); !slices.Equal(news, []string{"100001 completed", "100002 completed"}) || asked["created"] != 0 || asked["jobs"] != 1 {
+				t.Errorf("%q, %v", news, asked)
+			}
+		})
+	})
+	// An agent may say anything: the runner's job is found all the same, and nothing is
+	// asked about what is not the pool's, or of which nothing is known.
+	t.Run("HintedWrongly", func(t *testing.T) { // 4-7 4-18
+		for name, hint := range map[string]muster.RunHint{
+			"AnotherRun": {Repository: "o/app", Run: 7}, "UnknownRun": {Repository: "o/app", Run: 4711}, "Foreign": {Repository: "secret/app", Run: 8},
+		} {
+			t.Run(name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					h, s, _, step := repairs(t)
+					for id, repository := range map[int64]string{7: "o/app", 8: "secret/app"} {
+						other := h.run(repository, id, "completed", "gpu")
+						h.change(other, "completed", 0, "completed")
+						other.jobs[0].RunnerName = "foreign"
+						tell(t, s, other.jobs[0])
+					}
+					lost := h.run("o/app", 1000, "queued", "gpu")
+					h.change(lost, "completed", 0, "completed")
+					s.took("runner-1", func(r *muster.Runner) { r.RunHint = hint })
+					s.news()
+					h.asked()
+					news, asked := step(6)
+					if !slices.Contains(news, "100000 completed") || asked["jobs 8"] != 0 || asked["jobs 4711"] != 0 || asked["jobs 7"] > 3 {
+						t.Errorf("%q, %v", news, asked)
+					}
+				})
+			})
+		}
+	})
 	t.Run("InVain", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h, s, _, step := repairs(t)
@@ -296,6 +348,36 @@ func TestJobsOfRunnersAreLookedFor(t *testing.T) { // 4-7 4-18
 			// The two are looked for together.
 			if !slices.Equal(created, []int{3, 4, 6, 10, 18, 34}) || total["jobs"] != 6*20 || total["jobs 200"] != 1 {
 				t.Errorf("listed in the minutes %v, %d jobs", created, total["jobs"])
+			}
+		})
+	})
+	// A control plane that is killed again and again does not begin anew each time.
+	t.Run("KilledMeanwhile", func(t *testing.T) { // S1-113
+		synctest.Test(t, func(t *testing.T) {
+			h, s, box := newHub(), newShelf(), newInbox()
+			for i := range int64(30) {
+				h.run("o/app", 1+i, "completed", "ubuntu-latest")
+			}
+			s.took("runner-9")
+			box.SetWatermark(t.Context(), "hunt/main", `{"runners": {"id-runner-9": null}}`) // whatever it was
+			var created []int
+			jobs := 0
+			for i := range 60 {
+				time.Sleep(time.Minute)
+				poll(t, ingress.NewPoller(ingress.PollerConfig{App: "main", GitHub: h, Sink: s, Books: s, Inbox: box, Grace: 3 * time.Minute, Pools: poolsOf(poolOf("ci", "o/app", "gpu"))}))
+				asked := h.asked()
+				if asked["created"] > 0 {
+					created = append(created, i+1)
+				}
+				jobs += asked["jobs"]
+			}
+			if !slices.Equal(created, []int{3, 4, 6, 10, 18, 34}) || jobs != 30 {
+				t.Errorf("listed in the minutes %v, asked for %d jobs of runs", created, jobs)
+			}
+			delete(s.runners, "runner-9") // found at last
+			poll(t, ingress.NewPoller(ingress.PollerConfig{App: "main", GitHub: h, Sink: s, Books: s, Inbox: box, Grace: 3 * time.Minute, Pools: poolsOf(poolOf("ci", "o/app", "gpu"))}))
+			if kept, err := box.Watermark(t.Context(), "hunt/main"); err != nil || kept != "" {
+				t.Errorf("%q is kept, %v", kept, err)
 			}
 		})
 	})

@@ -39,7 +39,15 @@ type RedelivererConfig struct {
 	// no event has named, and the zero time if there is none. While there is none, an
 	// in_progress that was lost can tell nothing that matters, and is not asked for:
 	// the completed of its job says the same and more. nil asks for all.
-	Unnamed  func(ctx context.Context) (time.Time, error)
+	Unnamed func(ctx context.Context) (time.Time, error)
+	// Patience is how long a completed that was lost is left to those who notice the end
+	// of a job anyway: its runner's agent, after which GitHub is asked about the run, and
+	// the poll. 0 asks for it at once.
+	Patience time.Duration
+	// Open says since when the open job is queued that is queued longest, and the zero
+	// time if none is open: after Patience, a completed from before it can tell nothing,
+	// unless a runner is unnamed. nil asks for all.
+	Open     func(ctx context.Context) (time.Time, error)
 	Observer Observer     // may be nil
 	Logger   *slog.Logger // may be nil
 }
@@ -56,8 +64,8 @@ type Redeliverer struct {
 	// has not been seen in the inbox.
 	asked map[string]time.Time
 
-	// read are the attempts that scans of this process have read, and when they were
-	// made, as far as the next scan may meet them again.
+	// read are the attempts that scans have read, and when they were made, as far as the
+	// next scan may meet them again; nil before the first scan of this process.
 	read map[int64]time.Time
 }
 
@@ -74,7 +82,7 @@ func NewRedeliverer(cfg RedelivererConfig) *Redeliverer {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Redeliverer{cfg: cfg, asked: map[string]time.Time{}, read: map[int64]time.Time{}}
+	return &Redeliverer{cfg: cfg, asked: map[string]time.Time{}}
 }
 
 // Asked reports whether this process asked for the GUID and it has not arrived
@@ -123,6 +131,9 @@ type memory struct {
 	Seen    time.Time `json:"seen"`
 	// Lost are the events that no attempt delivered, by GUID.
 	Lost map[string]lost `json:"lost,omitempty"`
+	// Read are the attempts since Seen that were read, and when GitHub made them in
+	// seconds since 1970.
+	Read map[int64]int64 `json:"read,omitempty"`
 }
 
 // lost is an event that has not arrived.
@@ -138,6 +149,10 @@ type lost struct {
 // maxLost bounds what is remembered. When more is lost, as after a long outage, the
 // next scan reads GitHub's list from the oldest that did not fit.
 const maxLost = 2000
+
+// maxRead bounds what is remembered of attempts that were read, the newest first: of
+// more than that, the first scan after a restart reads some again.
+const maxRead = 3000
 
 // event is all attempts of one GUID that the list shows.
 type event struct {
@@ -161,6 +176,12 @@ func (r *Redeliverer) Scan(ctx context.Context) error {
 	}
 	if oldest := now.Add(-r.cfg.MaxAge); m.Seen.Before(oldest) {
 		m.Seen = oldest
+	}
+	if r.read == nil {
+		r.read = map[int64]time.Time{}
+		for id, at := range m.Read {
+			r.read[id] = time.Unix(at, 0)
+		}
 	}
 	attempts, err := r.cfg.Hooks.HookDeliveries(ctx, m.Seen, func(attempt int64) bool { return !r.read[attempt].IsZero() })
 	if err != nil {
@@ -194,7 +215,8 @@ func (r *Redeliverer) Scan(ctx context.Context) error {
 	for _, a := range attempts {
 		r.read[a.ID] = a.DeliveredAt
 	}
-	maps.DeleteFunc(r.read, func(_ int64, at time.Time) bool { return at.Before(m.Seen) })
+	maps.DeleteFunc(r.read, func(_ int64, at time.Time) bool { return at.Before(m.Seen.Truncate(time.Second)) })
+	m.Read = newest(r.read, maxRead)
 	m.Scanned = now
 	ask, err := r.needed(ctx, &m, now)
 	if err != nil {
@@ -206,6 +228,16 @@ func (r *Redeliverer) Scan(ctx context.Context) error {
 		return fmt.Errorf("keep what is lost: %w", err)
 	}
 	return r.ask(ctx, m, ask)
+}
+
+// newest are the attempts that were made last, at most so many.
+func newest(read map[int64]time.Time, most int) map[int64]int64 {
+	ids := slices.SortedFunc(maps.Keys(read), func(a, b int64) int { return cmp.Or(read[b].Compare(read[a]), cmp.Compare(b, a)) })
+	out := make(map[int64]int64, min(len(ids), most))
+	for _, id := range ids[:min(len(ids), most)] {
+		out[id] = read[id].Unix()
+	}
+	return out
 }
 
 // sort brings what is lost up to date with what GitHub lists and what has arrived.
@@ -268,25 +300,47 @@ const heard = time.Minute
 // needed returns the GUIDs to ask for, in the order in which somebody waits for them,
 // and forgets those that can tell nothing any more.
 func (r *Redeliverer) needed(ctx context.Context, m *memory, now time.Time) ([]string, error) {
-	inProgress := func(l lost) bool { return l.Event == "workflow_job" && l.Action == string(muster.JobInProgress) }
+	is := func(guid string, s muster.JobState) bool {
+		return m.Lost[guid].Event == "workflow_job" && m.Lost[guid].Action == string(s)
+	}
 	ask := m.oldestFirst()
 	slices.SortStableFunc(ask, func(a, b string) int { return cmp.Compare(m.Lost[a].urgency(), m.Lost[b].urgency()) })
-	if r.cfg.Unnamed == nil || !slices.ContainsFunc(ask, func(guid string) bool { return inProgress(m.Lost[guid]) }) {
-		return ask, nil
+	some := func(s muster.JobState) bool {
+		return slices.ContainsFunc(ask, func(guid string) bool { return is(guid, s) })
 	}
-	since, err := r.cfg.Unnamed(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("look for runners with a job that nobody named: %w", err)
+	named, ended := r.cfg.Unnamed != nil && some(muster.JobInProgress), r.cfg.Open != nil && some(muster.JobCompleted)
+	var since, open time.Time
+	var err error
+	if r.cfg.Unnamed != nil && (named || ended) {
+		if since, err = r.cfg.Unnamed(ctx); err != nil {
+			return nil, fmt.Errorf("look for runners with a job that nobody named: %w", err)
+		}
+	}
+	if ended {
+		if open, err = r.cfg.Open(ctx); err != nil {
+			return nil, fmt.Errorf("look for open jobs: %w", err)
+		}
 	}
 	return slices.DeleteFunc(ask, func(guid string) bool {
 		l := m.Lost[guid]
-		if !inProgress(l) || !since.IsZero() && l.First.After(since.Add(-heard)) {
-			return false
-		}
-		if now.Sub(l.First) > heard {
+		old := now.Sub(l.First)
+		names := !since.IsZero() && l.First.After(since.Add(-heard))
+		switch {
+		case is(guid, muster.JobInProgress) && named:
+			if !names && old > heard {
+				delete(m.Lost, guid)
+			}
+			return !names
+		case is(guid, muster.JobCompleted) && old < r.cfg.Patience:
+			return true
+		case is(guid, muster.JobCompleted) && ended:
+			if ends := !open.IsZero() && l.First.After(open.Add(-heard)); names || ends {
+				return false
+			}
 			delete(m.Lost, guid)
+			return true
 		}
-		return true
+		return false
 	}), nil
 }
 
@@ -362,6 +416,7 @@ func (r *Redeliverer) keep(ctx context.Context, m memory) error {
 		for _, guid := range guids[maxLost:] {
 			delete(m.Lost, guid)
 		}
+		r.read, m.Read = map[int64]time.Time{}, nil // a list that ended at what is known would not show them
 	}
 	value, err := json.Marshal(m)
 	if err != nil {

@@ -19,6 +19,7 @@ type hooks struct {
 	attempts []muster.HookDelivery
 	since    []time.Time
 	news     int // attempts listed that were not known
+	pages    int // of 100 attempts that were listed
 	asked    []int64
 	listing  error
 	asking   map[int64]error
@@ -32,12 +33,22 @@ func (h *hooks) HookDeliveries(_ context.Context, since time.Time, known func(in
 		return nil, h.listing
 	}
 	var out []muster.HookDelivery
-	for _, a := range slices.Backward(h.attempts) {
-		if !a.DeliveredAt.Before(since) {
-			out = append(out, a)
-			if !known(a.ID) {
-				h.news++
+	newest := slices.Clone(h.attempts)
+	slices.Reverse(newest)
+	for page := range slices.Chunk(newest, 100) { // as the client does
+		h.pages++
+		older, news := false, false
+		for _, a := range page {
+			older, news = older || a.DeliveredAt.Before(since), news || !known(a.ID)
+			if !a.DeliveredAt.Before(since) {
+				out = append(out, a)
+				if !known(a.ID) {
+					h.news++
+				}
 			}
+		}
+		if older || !news {
+			break
 		}
 	}
 	return out, nil
@@ -332,6 +343,29 @@ func TestRedeliverReadsTheListOnce(t *testing.T) { // 4-7 S1-113
 	})
 }
 
+// A busy App has many pages of attempts in the minutes by which two scans overlap.
+func TestRedeliverKnowsAfterARestartWhatWasRead(t *testing.T) { // S1-113
+	synctest.Test(t, func(t *testing.T) {
+		box, h := newInbox(), &hooks{}
+		for i := range 20 { // each process scans once
+			for j := range 90 {
+				h.attempt(fmt.Sprint("fine-", i, "-", j), 200)
+				time.Sleep(10 * time.Second / 90)
+			}
+			before := h.pages
+			if err := ingress.NewRedeliverer(ingress.RedelivererConfig{App: "main", Hooks: h, Inbox: box}).Scan(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if pages := h.pages - before; pages > 2 {
+				t.Errorf("scan %d read %d pages for 90 new attempts", i+1, pages)
+			}
+		}
+		if h.news != len(h.attempts) {
+			t.Errorf("%d attempts were new in all scans, of %d that there are", h.news, len(h.attempts))
+		}
+	})
+}
+
 func TestRedeliverDoesNotHurryAfterARestart(t *testing.T) { // S1-113
 	synctest.Test(t, func(t *testing.T) {
 		box, h := newInbox(), &hooks{}
@@ -393,10 +427,64 @@ func TestRedeliverAsksForInProgressWhileSomebodyIsUnnamed(t *testing.T) { // 4-7
 	})
 }
 
-// More is lost than is remembered: nothing is forgotten.
-func TestRedeliverAfterALongOutage(t *testing.T) { // 4-7
+// The end of a job is noticed without its event: by its runner's agent, and by polls.
+func TestRedeliverIsPatientWithWhatHasEnded(t *testing.T) { // 4-7 S1-113
 	synctest.Test(t, func(t *testing.T) {
 		box, h := newInbox(), &hooks{}
+		var unnamed, open time.Time
+		r := ingress.NewRedeliverer(ingress.RedelivererConfig{
+			App: "main", Hooks: h, Inbox: box, Patience: 3 * time.Minute,
+			Unnamed: func(context.Context) (time.Time, error) { return unnamed, nil },
+			Open:    func(context.Context) (time.Time, error) { return open, nil },
+		})
+		asks := func(want ...int64) {
+			t.Helper()
+			before, _ := h.calls()
+			if err := r.Scan(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if asked, _ := h.calls(); !slices.Equal(asked[len(before):], want) {
+				t.Errorf("asked for %v, want %v", asked[len(before):], want)
+			}
+		}
+		open = time.Now() // a job is queued
+		time.Sleep(10 * time.Second)
+		for _, guid := range []string{"one", "two"} {
+			h.attempt(guid, 502)
+			h.attempts[len(h.attempts)-1].Action = "completed"
+		}
+		h.attempt("queued", 502)
+		h.attempts[2].Action = "queued"
+		time.Sleep(time.Second)
+		asks(3)
+		arrive(box, "queued")
+		time.Sleep(3 * time.Minute)
+		asks(1, 2) // nobody noticed the end of the job, and one of these may tell
+		arrive(box, "one")
+		open = time.Now() // another job; that one is over
+		asks()
+		open = time.Time{}
+		h.attempt("three", 502)
+		h.attempts[3].Action = "completed"
+		unnamed = time.Now().Add(-time.Second)
+		time.Sleep(3 * time.Minute)
+		asks(4) // it may name what a runner runs
+		unnamed = time.Time{}
+		asks()
+	})
+}
+
+// More is lost than is remembered: nothing is forgotten.
+func TestRedeliverAfterALongOutage(t *testing.T) { // 4-7
+	for _, killed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("killed=%v", killed), func(t *testing.T) { redeliverAfterALongOutage(t, killed) })
+	}
+}
+
+func redeliverAfterALongOutage(t *testing.T, killed bool) {
+	synctest.Test(t, func(t *testing.T) {
+		box, h := newInbox(), &hooks{}
+		r := ingress.NewRedeliverer(ingress.RedelivererConfig{App: "main", Hooks: h, Inbox: box})
 		const many = 2500
 		for i := range many {
 			h.attempt(fmt.Sprint("lost-", i), 502)
@@ -404,7 +492,9 @@ func TestRedeliverAfterALongOutage(t *testing.T) { // 4-7
 		}
 		time.Sleep(5 * time.Minute)
 		for range many/200 + 2 {
-			r := ingress.NewRedeliverer(ingress.RedelivererConfig{App: "main", Hooks: h, Inbox: box})
+			if killed {
+				r = ingress.NewRedeliverer(ingress.RedelivererConfig{App: "main", Hooks: h, Inbox: box})
+			}
 			if err := r.Scan(t.Context()); err != nil {
 				t.Fatal(err)
 			}

@@ -817,31 +817,6 @@ func expired(j muster.Job) (waited time.Duration, lost bool) {
 	return waited, waited >= expiry
 }
 
-// RecheckJob asks GitHub about a job that has been in one state for long (4-8).
-// The answer goes the way of every event; a job that GitHub no longer knows has
-// ended without a runner.
-func (a *Activities) RecheckJob(ctx context.Context, ref JobRef) error {
-	j, err := a.Store.Job(ctx, ref.Workspace, ref.Key)
-	if err != nil {
-		return notFoundIsFinal(err)
-	}
-	gh, ok := a.GitHub[j.App]
-	if !ok || j.State == muster.JobCompleted {
-		return nil
-	}
-	e, err := gh.Job(ctx, j.Repository, j.Key.ID)
-	if muster.CodeOf(err) == muster.CodeNotFound {
-		e = muster.JobEvent{Action: "completed", ID: j.Key.ID, Attempt: j.Key.Attempt, Status: muster.JobCompleted, Conclusion: "cancelled", CompletedAt: a.Now()}
-		err = nil
-	}
-	if err != nil {
-		return fmt.Errorf("ask GitHub about job %s: %w", ref.Key, err)
-	}
-	e.Sense, e.ReceivedAt, e.TraceID = muster.SensePoll, a.Now(), j.TraceID
-	e.App, e.InstallationID, e.Repository = j.App, j.Installation, j.Repository
-	return a.wake.sink(ctx, e)
-}
-
 // ReportCheck writes the job's state as a check run and returns its id (S0-8).
 func (a *Activities) ReportCheck(ctx context.Context, ref JobRef, check int64) (int64, error) {
 	j, err := a.Store.Job(ctx, ref.Workspace, ref.Key)

@@ -9,9 +9,10 @@ import (
 )
 
 // hint notes which job a runner says that it took, if the books know exactly one that it can
-// be. Then nobody has to look for the runner's job among all that a repository runs; GitHub
-// is asked about the one, should it say nothing until the runner has ended. A hint names
-// neither the job's runner nor its state: whoever controls the machine may say anything.
+// be, and otherwise of which run. Then nobody has to look for the runner's job among all that a
+// repository runs; GitHub is asked about the one or the run, should it say nothing until the
+// runner has ended. A hint names neither the job's runner nor its state: whoever controls the
+// machine may say anything.
 func (c *Client) hint(ctx context.Context, r muster.Runner, said trace.Job) error {
 	if said.RunID <= 0 || said.Repository == "" {
 		return nil
@@ -21,12 +22,15 @@ func (c *Client) hint(ctx context.Context, r muster.Runner, said trace.Job) erro
 		return fmt.Errorf("look up the jobs of run %d: %w", said.RunID, err)
 	}
 	key, ok := meant(jobs, said)
-	if !ok {
+	run := muster.RunHint{Repository: said.Repository, Run: said.RunID, Attempt: said.Attempt}
+	if ok {
+		run = muster.RunHint{}
+	} else if run == r.RunHint {
 		return nil
 	}
 	_, err = c.Store.UpdateRunner(ctx, r.Workspace, r.ID, c.Now(), "", func(r *muster.Runner) error {
 		if r.Job.ID == 0 {
-			r.JobHint = key
+			r.JobHint, r.RunHint = key, run
 		}
 		return nil
 	})

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -28,6 +29,42 @@ func TestMeant(t *testing.T) {
 			t.Errorf("%+v: %v, %v, want %d", c.said, key, ok, c.want)
 		}
 	}
+}
+
+// A run is remembered while the books do not know the one job of it that is meant; the runner
+// stays unnamed until they do, and the run is asked for instead of all others.
+func TestHintOfARun(t *testing.T) { // 4-7 S1-113
+	w := theWorld(t)
+	a, stop := w.enrolled(t)
+	defer stop()
+	ctx := t.Context()
+	p := muster.Pool{Labels: muster.Labels{a.machine.Spec.Pool}}
+	job := w.newJob()
+	says := func() muster.Runner {
+		t.Helper()
+		if _, err := a.report(ctx, wire.Report{Phase: wire.PhaseRunning, Busy: true, Job: &trace.Job{Repository: "acme/web", RunID: job, Attempt: 1, Name: "build"}}); err != nil {
+			t.Fatal(err)
+		}
+		r, err := w.store.Runner(ctx, defaultWorkspace, muster.RunnerID(a.resp.Runner))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := says(); r.RunHint != (muster.RunHint{Repository: "acme/web", Run: job, Attempt: 1}) || r.JobHint.ID != 0 {
+		t.Errorf("nobody knows the job: run %+v, job %s", r.RunHint, r.JobHint)
+	}
+	unnamed, err := w.store.UnnamedRunners(ctx, defaultWorkspace, time.Now().Add(-time.Hour), time.Now(), 500)
+	if err != nil || !slices.ContainsFunc(unnamed, func(r muster.Runner) bool { return string(r.ID) == a.resp.Runner }) {
+		t.Errorf("it is named: %v", err)
+	}
+	w.send(t, w.event(p, job, "queued"))
+	if r := says(); r.RunHint.Run != 0 || r.JobHint.ID != job {
+		t.Errorf("the job is known: run %+v, job %s", r.RunHint, r.JobHint)
+	}
+	e := w.event(p, job, "completed")
+	e.RunnerName, e.Conclusion, e.CompletedAt = a.name, "success", time.Now()
+	w.send(t, e)
 }
 
 // A hint keeps the runner from being searched for, changes nothing about the job that it

@@ -81,6 +81,8 @@ type GitHub interface {
 	Runners(ctx context.Context, scope muster.Scope) ([]muster.RemoteRunner, error)
 	Downloads(ctx context.Context, scope muster.Scope) ([]muster.RunnerDownload, error)
 	Job(ctx context.Context, repository string, id int64) (muster.JobEvent, error)
+	// RunJobs are the jobs of a run's latest attempt.
+	RunJobs(ctx context.Context, run muster.WorkflowRun) ([]muster.JobEvent, error)
 	CreateCheck(ctx context.Context, repository string, c muster.Check) (int64, error)
 	UpdateCheck(ctx context.Context, repository string, id int64, c muster.Check) error
 	// FindCheck is the id of the check run of c's name and ExternalID at its commit, 0 if

@@ -445,6 +445,20 @@ func (g *gitHub) Job(_ context.Context, _ string, id int64) (muster.JobEvent, er
 	return muster.JobEvent{}, muster.Errorf(muster.CodeNotFound, "no job %d", id)
 }
 
+func (g *gitHub) RunJobs(_ context.Context, run muster.WorkflowRun) (events []muster.JobEvent, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.call(fmt.Sprint("jobs of run ", run.ID)); err != nil {
+		return nil, err
+	}
+	for _, e := range g.jobs {
+		if e.RunID == run.ID && e.Attempt == run.Attempt {
+			events = append(events, e)
+		}
+	}
+	return events, nil
+}
+
 func (g *gitHub) CreateCheck(_ context.Context, _ string, c muster.Check) (int64, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

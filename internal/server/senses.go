@@ -120,8 +120,33 @@ func (b books) Unnamed(ctx context.Context, from, to time.Time) ([]muster.Runner
 	return b.store.UnnamedRunners(ctx, workspace, from, to, maxUnnamed)
 }
 
+// oldestOpen says since when the job is queued that is open for longest.
+func (s *Server) oldestOpen(ctx context.Context) (time.Time, error) {
+	return s.store.OldestOpen(ctx, workspace)
+}
+
+// endPatience is how long a lost completed is left to agents and polls. It is longer than
+// AfterRunner with a few failures.
+const endPatience = 3 * time.Minute
+
+// endsTold is how long the end of jobs may be left to agents and polls: a kept machine is
+// stopped for the completed event, and one that GARM's scripts made has no agent.
+func endsTold(cfg config.Config) time.Duration {
+	garm := map[string]bool{}
+	for _, p := range cfg.Providers {
+		garm[p.Name] = p.Kind == "garm"
+	}
+	for _, p := range cfg.Pools {
+		if p.Keeps() || garm[p.Provider] {
+			return 0
+		}
+	}
+	return endPatience
+}
+
 // busyUnnamed says since when the runner that has been busy longest runs a job that
-// no event has named, zero if there is none.
+// no event has named, zero if there is none. One whose agent said of which run its job
+// is has no need of an event: the poll asks about that run.
 func (s *Server) busyUnnamed(ctx context.Context) (time.Time, error) {
 	now := time.Now()
 	runners, err := s.store.UnnamedRunners(ctx, workspace, now.Add(-muster.DefaultMaxAge), now, maxUnnamed)
@@ -129,7 +154,7 @@ func (s *Server) busyUnnamed(ctx context.Context) (time.Time, error) {
 		return time.Time{}, err
 	}
 	for _, r := range runners { // those that took their job first first
-		if r.State.Live() && r.FinishedAt.IsZero() && !r.ActiveAt.IsZero() {
+		if r.State.Live() && r.FinishedAt.IsZero() && !r.ActiveAt.IsZero() && r.RunHint.Run == 0 {
 			return r.ActiveAt, nil
 		}
 	}

@@ -284,7 +284,7 @@ func (s *Server) openIngress() error {
 		}
 		s.redeliverers[a.Name] = ingress.NewRedeliverer(ingress.RedelivererConfig{
 			App: a.Name, Hooks: s.apps[a.Name], Inbox: s.store, Every: s.cfg.Times.RedeliveryScan, Observer: s.registry, Logger: s.logger,
-			Unnamed: s.busyUnnamed,
+			Unnamed: s.busyUnnamed, Open: s.oldestOpen, Patience: endsTold(s.cfg),
 		})
 	}
 	return nil

@@ -354,7 +354,7 @@ func (t *tx) giveJob(r *muster.Runner, j muster.Job, at time.Time) error {
 		}
 	}
 	r.Job = cmp.Or(r.Job, j.Key)
-	r.JobHint = muster.JobKey{} // GitHub has spoken
+	r.JobHint, r.RunHint = muster.JobKey{}, muster.RunHint{} // GitHub has spoken
 	if r.Job != j.Key {
 		return nil
 	}

@@ -29,6 +29,18 @@ func (s *Store) OpenJobs(ctx context.Context, workspace, app, repository string)
 	return out, err
 }
 
+// OldestOpen returns when the first of the jobs was queued that are not completed,
+// zero if there is none.
+func (s *Store) OldestOpen(ctx context.Context, workspace string) (at time.Time, err error) {
+	err = s.read(ctx, func(t *tx) error {
+		var first int64
+		_, err := t.row("SELECT COALESCE(MIN(queued_at), 0) FROM jobs WHERE workspace = ? AND state <> 'completed'", []any{workspace}, &first)
+		at = instant(first)
+		return err
+	})
+	return at, err
+}
+
 // UnnamedRunners returns the runners, destroyed ones too, that are known to have
 // taken a job, since some moment between from and to, and of which nobody has said
 // which job; those that took it first first.

@@ -59,6 +59,7 @@ func isolation(t *testing.T, s *store.Store) {
 		"OpenJobs":       func() (any, error) { return s.OpenJobs(ctx, other, "app", "Octo/Repo") },
 		"UnnamedRunners": func() (any, error) { return s.UnnamedRunners(ctx, other, at(-time.Hour), at(time.Hour), 9) },
 		"TriedJob":       func() (any, error) { return nil, s.TriedJob(ctx, other, one.ID, at(time.Hour)) },
+		"OldestOpen":     func() (any, error) { return s.OldestOpen(ctx, other) },
 		"OldestQueued":   func() (any, error) { at, _, err := s.OldestQueued(ctx, other, "a"); return at, err },
 		"Unreceipted":    func() (any, error) { return s.Unreceipted(ctx, other, at(-time.Hour), at(time.Hour), 9) },
 		"MoveJobs":       func() (any, error) { return s.MoveJobs(ctx, other, "a", "b", []int64{one.ID}) },

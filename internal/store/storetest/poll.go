@@ -35,6 +35,14 @@ func openJobs(t *testing.T, s *store.Store) {
 	want(t, "open", open("octo/REPO"), []int64{7, 2, 1})
 	want(t, "elsewhere", open("Octo/elsewhere"), []int64{5})
 	want(t, "nowhere", open("octo/none"), nil)
+
+	oldest := func() time.Time { return must(s.OldestOpen(t.Context(), ws))(t) }
+	first := must(s.JobByID(t.Context(), ws, 1))(t)
+	want(t, "the oldest", oldest(), first.QueuedAt())
+	for id := int64(1); id <= 7; id++ {
+		apply(t, s, event(id, "completed", ""))
+	}
+	want(t, "the oldest of none", oldest(), time.Time{})
 }
 
 // 4-7 4-18: runners that took a job which nobody has named, alive or gone.
