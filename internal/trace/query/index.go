@@ -20,6 +20,15 @@ const indexVersion = 1
 // a dictionary of its own.
 const groupRows = 1 << 17
 
+// Sizes of a page of a column in bytes, which the writer takes for each column as soon as it
+// has a value: largePage is 17 MiB for all of them. Traces of up to flushRows events get
+// smallPage, in which as many values have room.
+const (
+	largePage = 1 << 20
+	smallPage = 16 << 10
+	flushRows = 1024
+)
+
 // Keys of the file's metadata.
 const (
 	keyVersion = "muster.index"
@@ -79,12 +88,15 @@ func WriteIndex(w io.Writer, events iter.Seq2[trace.Event, error]) (n int64, err
 }
 
 func writeIndex(w io.Writer, events iter.Seq2[trace.Event, error], groupRows int64) (n int64, err error) {
-	file := parquet.NewGenericWriter[any](w, schema, parquet.CreatedBy("muster", "", ""), parquet.PageBufferSize(1<<20),
-		parquet.SortingWriterConfig(parquet.SortingColumns(parquet.Ascending("seq"))),
-		parquet.KeyValueMetadata(keyVersion, strconv.Itoa(indexVersion)))
-	columns := file.ColumnWriters()
+	var file *parquet.GenericWriter[any]
+	begin := func(page int) {
+		file = parquet.NewGenericWriter[any](w, schema, parquet.CreatedBy("muster", "", ""), parquet.PageBufferSize(page),
+			parquet.SortingWriterConfig(parquet.SortingColumns(parquet.Ascending("seq"))),
+			parquet.KeyValueMetadata(keyVersion, strconv.Itoa(indexVersion)))
+	}
 	rows := make([][]parquet.Value, len(fields))
 	flush := func() error {
+		columns := file.ColumnWriters()
 		for i := range fields {
 			if len(rows[i]) == 0 {
 				continue // nothing came since: an empty slice is computed with as a bad pointer
@@ -103,7 +115,10 @@ func writeIndex(w io.Writer, events iter.Seq2[trace.Event, error], groupRows int
 		for i := range fields {
 			rows[i] = append(rows[i], value(&fields[i], &e, columnOf[i]))
 		}
-		if n++; n%1024 == 0 {
+		if n++; n%flushRows == 0 {
+			if file == nil {
+				begin(largePage)
+			}
 			if err := flush(); err != nil {
 				return n, err
 			}
@@ -113,6 +128,9 @@ func writeIndex(w io.Writer, events iter.Seq2[trace.Event, error], groupRows int
 				return n, fmt.Errorf("write row group: %w", err)
 			}
 		}
+	}
+	if file == nil {
+		begin(smallPage)
 	}
 	if err := flush(); err != nil {
 		return n, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"iter"
 	"reflect"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -243,6 +244,33 @@ func TestIndexHoldsEverything(t *testing.T) {
 	})
 	if err != nil || i != len(events) || stats.Groups < 3 {
 		t.Errorf("%d of %d events, %+v, %v", i, len(events), stats, err)
+	}
+}
+
+// A trace that is small has an index that takes little memory to make, for many may end at a
+// time; and whatever its size, all of it is there.
+func TestIndexOfSmallTraces(t *testing.T) {
+	all := slices.Collect(tracegen.Events(tracegen.Options{Events: 2 * flushRows}))
+	for _, n := range []int{0, 60, flushRows - 1, flushRows, flushRows + 1} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		file := index(t, all[:n])
+		runtime.ReadMemStats(&after)
+		if took := after.TotalAlloc - before.TotalAlloc; n < flushRows && took > 8<<20 {
+			t.Errorf("the index of %d events took %d KiB", n, took>>10)
+		}
+		q, err := Compile("true")
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := 0
+		if _, err := q.Scan(context.Background(), bytes.NewReader(file), int64(len(file)), 0, func(e trace.Event) bool {
+			same := reflect.DeepEqual(e, all[i])
+			i++
+			return same
+		}); err != nil || i != n {
+			t.Errorf("%d of %d events are in the index, %v", i, n, err)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -342,6 +343,34 @@ func words(i int) string {
 		s = append(s, letters[i%10])
 	}
 	return string(s)
+}
+
+// brokenDisk takes nothing.
+type brokenDisk struct{}
+
+func (brokenDisk) Write([]byte) (int, error) { return 0, errors.New("the disk is full") }
+
+// What packs views is used again, also by several at a time and after it failed.
+func TestEncodeAgain(t *testing.T) {
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for n := range 20 {
+				if err := Encode(brokenDisk{}, &Views{Version: Version}); err == nil {
+					t.Error("a full disk is no error")
+				}
+				var text bytes.Buffer
+				v := &Views{Version: Version, HiddenNotable: int64(100*i + n)}
+				if err := Encode(&text, v); err != nil {
+					t.Error(err)
+				}
+				if got, err := Decode(&text); err != nil || got.HiddenNotable != v.HiddenNotable {
+					t.Errorf("%+v, %v", got, err)
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 func TestDecodeOtherVersion(t *testing.T) {
