@@ -18,7 +18,7 @@ func receive[T any](t *testing.T, from <-chan T) (v T) {
 	t.Helper()
 	select {
 	case v = <-from:
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute): // as world.until
 		t.Fatal("waited in vain for an agent")
 	}
 	return v
