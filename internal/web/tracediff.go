@@ -86,6 +86,9 @@ func (s *site) traceDiff(r *http.Request, p *tracePage) (any, error) {
 		for _, o := range list {
 			if o.ID != p.ID {
 				label := o.StartedAt.UTC().Format("2 Jan 15:04") + " · " + visible(cmp.Or(strings.TrimPrefix(o.Ref, "refs/heads/"), short(o.SHA)), 40)
+				if took := o.EndedAt.Sub(o.StartedAt); took > 0 {
+					label += " · " + formatTook(took)
+				}
 				t.Choices = append(t.Choices, diffChoice{o.ID.String(), label, o.ID == against})
 			}
 		}

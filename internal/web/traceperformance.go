@@ -3,7 +3,9 @@ package web
 import (
 	"fmt"
 	"net/http"
+	"time"
 
+	"github.com/muster-ci/muster"
 	"github.com/muster-ci/muster/internal/trace/view"
 )
 
@@ -18,7 +20,22 @@ type performanceTab struct {
 	ByIO   []topRow
 	All    string // address of the page for all of the job
 	Hints  []string
+	// Runs are the latest recorded runs of the same job, the newest first, this one among
+	// them if it is not too old: since when it takes what it takes. Fewer than two are none.
+	Runs []runTook
 }
+
+// runTook is how long one run of a job took.
+type runTook struct {
+	traceSummary
+	Took time.Duration
+	Bar  bar
+	This bool
+	Diff string // address of the comparison of this page's run with it
+}
+
+// maxRuns is how many runs a performance page compares.
+const maxRuns = 15
 
 // costRow is what one step cost.
 type costRow struct {
@@ -35,7 +52,7 @@ type costRow struct {
 // Moved is what went from and to storage, in bytes.
 func (r costRow) Moved() int64 { return r.ReadBytes + r.WrittenBytes }
 
-func (s *site) tracePerformance(_ *http.Request, p *tracePage) (any, error) {
+func (s *site) tracePerformance(r *http.Request, p *tracePage) (any, error) {
 	perf := p.Views.Performance
 	t := performanceTab{All: p.With("performance")}
 	var wall, cpu, io int64
@@ -59,7 +76,35 @@ func (s *site) tracePerformance(_ *http.Request, p *tracePage) (any, error) {
 	t.ByWall = topRows(t.Picked.ByWall, func(x view.Top) int64 { return x.WallUS }, sayUS, toProcess)
 	t.ByIO = topRows(t.Picked.ByIO, func(x view.Top) int64 { return x.Bytes }, formatBytes, toProcess)
 	t.Hints = costHints(t.Rows)
+	if b := p.Baseline(); b != "" {
+		list, err := s.Traces.Traces(r.Context(), TraceQuery{Baseline: b, States: []muster.TraceState{muster.TraceComplete, muster.TraceTruncated}, Limit: maxRuns})
+		if err != nil {
+			return nil, err
+		}
+		t.Runs = p.runs(list)
+	}
 	return t, nil
+}
+
+// runs puts runs of one job on one scale.
+func (p *tracePage) runs(list []muster.Trace) (out []runTook) {
+	var most int64
+	for _, o := range list {
+		if took := o.EndedAt.Sub(o.StartedAt); took > 0 {
+			most = max(most, took.Microseconds())
+			out = append(out, runTook{traceSummary: summaryOf(o), Took: took, This: o.ID == p.ID, Diff: p.With("diff", "against", o.ID.String())})
+		}
+	}
+	if len(out) < 2 {
+		return nil
+	}
+	for i := range out {
+		out[i].Bar = bar{Class: "p-idle", W: sliver(out[i].Took.Microseconds(), most)}
+		if out[i].This {
+			out[i].Bar.Class = "p-run"
+		}
+	}
+	return out
 }
 
 func (p *tracePage) cost(st view.StepPerformance, wall, cpu, io int64) costRow {

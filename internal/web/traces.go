@@ -310,6 +310,8 @@ func (s traceSummary) EgressLine() string {
 		return fmt.Sprintf("The egress policy refused %s.", plural(int(s.Refused), "connection or lookup", "connections and lookups"))
 	case s.WouldRefuse > 0:
 		return fmt.Sprintf("The egress policy (%s) let pass what enforcing it would have refused: %s.", visible(s.Egress, 20), plural(int(s.WouldRefuse), "connection or lookup", "connections and lookups"))
+	case s.Egress != "" && s.Missing["egress"] != "":
+		return fmt.Sprintf("The egress policy (%s) was not watched, because: %s.", visible(s.Egress, 20), visible(s.Missing["egress"], 300))
 	case s.Egress != "":
 		return fmt.Sprintf("The egress policy (%s) had nothing to refuse.", visible(s.Egress, 20))
 	}

@@ -215,7 +215,29 @@ func TestPagesOfWhatWasNotRecorded(t *testing.T) {
 	wants(t, f, at+"/network", "connections, ")
 	v.Overview.Missing = map[string]string{"net_connect": "no cgroup hierarchy is mounted", "file_open": "tracefs is not mounted"}
 	wants(t, f, at+"/network", "Connections were not recorded, because: no cgroup hierarchy is mounted.")
+	tr := f.tr.traces[slices.IndexFunc(f.tr.traces, func(t *muster.Trace) bool { return t.ID == f.tr.detections[0].Trace })]
+	tr.Egress, tr.Refused, tr.WouldRefuse, tr.Missing = "audit", 0, 0, map[string]string{"egress": "no cgroup hierarchy is mounted"}
+	wants(t, f, strings.TrimSuffix(at, "/trace"), "The egress policy (audit) was not watched, because: no cgroup hierarchy is mounted.")
 	wants(t, f, at+"/files", "Files were not recorded, because: tracefs is not mounted.")
+}
+
+// Who asks why a job is slow asks since when: its latest runs are beside each other, with the way
+// to what each did otherwise.
+func TestPerformanceSaysSinceWhen(t *testing.T) {
+	f := newFake()
+	at := incidentPath(f)
+	page := wants(t, f, at+"/performance", "Since when", "this run", "compare")
+	if n := strings.Count(page, "compare"); n != 3 {
+		t.Errorf("%d other runs:\n%s", n, page)
+	}
+	for _, tr := range f.tr.traces {
+		if tr.ID != f.tr.detections[0].Trace {
+			tr.Repository = "acme/other"
+		}
+	}
+	if page := wants(t, f, at+"/performance", "By CPU time"); strings.Contains(page, "Since when") {
+		t.Error("a single run is compared with itself")
+	}
 }
 
 // spoil puts deceit into everything that a job may choose.
