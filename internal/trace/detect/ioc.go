@@ -88,7 +88,7 @@ func ParseIOC(r io.Reader) (*IOC, error) {
 		return nil, fmt.Errorf("read indicators: %w", errors.Join(wrong...))
 	}
 	if len(i.list) == 0 {
-		return nil, errors.New("read indicators: there are none in it")
+		return nil, errors.New("read indicators: there are none in it; write one on each line: a host, an address, a network, a path, or command:WORDS")
 	}
 	return i, nil
 }
@@ -169,10 +169,13 @@ func (i *IOC) put(kind, value, note string, line int) error {
 			i.nets = append(i.nets, netIndicator{netip.PrefixFrom(a, a.BitLen()), index})
 			break
 		}
-		if kind == "ip" || !strings.Contains(host, ".") || strings.ContainsAny(host, " /\\:") {
-			return errors.New("this is neither a name nor an address; write what it is before it, such as path:FILE or command:WORDS")
+		if kind == "ip" || host == "" || !strings.Contains(host, ".") && !strings.HasPrefix(value, "*.") || strings.ContainsAny(host, " /\\:*") {
+			return errors.New("this is neither a name nor an address; write what it is before it, such as path:FILE or command:WORDS, and all names below a domain as *.DOMAIN")
 		}
 		kind, value = "domain", host
+		if !strings.Contains(host, ".") {
+			value = "*." + host // all of a top-level domain
+		}
 		i.hosts[host] = index
 	case "cidr":
 		n, err := netip.ParsePrefix(value)

@@ -19,6 +19,7 @@ path: ~/.config/sysmon/*
 command: --dangerously-skip-permissions
 fd00:ec2::254
 curl -d @inventory.txt
+*.zip
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -32,6 +33,8 @@ curl -d @inventory.txt
 		{"a name below", trace.Event{Type: trace.DNSQuery, Hostname: "a.b.SFRCLAK.com"}, "domain sfrclak.com"},
 		{"a name that ends alike", trace.Event{Type: trace.DNSQuery, Hostname: "notsfrclak.com"}, ""},
 		{"a name above", trace.Event{Type: trace.DNSQuery, Hostname: "aquasecurtiy.org"}, ""},
+		{"all of a top-level domain", trace.Event{Type: trace.DNSQuery, Hostname: "update.zip"}, "domain *.zip"},
+		{"a name that ends like one", trace.Event{Type: trace.DNSQuery, Hostname: "unzip.example"}, ""},
 		{"an address", trace.Event{Type: trace.NetConnect, Address: "45.148.10.212"}, "ip 45.148.10.212"},
 		{"an address in IPv6", trace.Event{Type: trace.NetConnect, Address: "::ffff:45.148.10.212"}, "ip 45.148.10.212"},
 		{"a network", trace.Event{Type: trace.NetConnect, Address: "203.0.113.77"}, "cidr 203.0.113.0/24"},
@@ -67,6 +70,7 @@ func TestIOCRefuses(t *testing.T) {
 		"# only": "there are none",
 		"x.org\ne3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855": "line 2",
 		"sha256:00":        "hashes cannot be looked for",
+		"*.":               "neither a name nor an address",
 		"localhost":        "neither a name nor an address",
 		"cidr: 192.0.2.0":  "no network",
 		"path: etc/passwd": "",
