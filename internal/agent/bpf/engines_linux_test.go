@@ -5,10 +5,13 @@ package bpf
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/muster-ci/muster/internal/trace"
 	"github.com/muster-ci/muster/provider/container/enginetest"
@@ -59,6 +62,18 @@ func asked(t *testing.T, r *Recorder, e *enginetest.Engine, script string) []tra
 		t.Errorf("recorder %+v", d)
 	}
 	return collect(t, a.scope)
+}
+
+// await waits until a socket is there.
+func await(t *testing.T, socket string) {
+	t.Helper()
+	for range 1000 {
+		if _, err := os.Stat(socket); err == nil {
+			return
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	t.Fatalf("nobody listens on %s", socket)
 }
 
 // ran finds the container in which a line of arguments ran, and fails if it was in none.
@@ -187,6 +202,35 @@ func TestEngines(t *testing.T) {
 		own(t, events)
 	})
 
+	// A daemon by another name is found by its socket: when the job begins, or when the job connects.
+	for _, late := range []bool{false, true} {
+		t.Run(fmt.Sprintf("AnotherName,late=%v", late), func(t *testing.T) {
+			socket := filepath.Join(t.TempDir(), "docker.sock")
+			daemon := start(t, "engine", socket)
+			if !late {
+				daemon.begin(t)
+				await(t, socket)
+			}
+			a := ask(t, r, e, Follow{Engines: EnginesNetwork}, "for i in $(seq 20); do "+e.Command()[0]+" -H unix://"+socket+" version; sleep 0.1; done; true")
+			if late {
+				daemon.begin(t)
+				await(t, socket)
+			}
+			if err := a.finish(); err != nil {
+				t.Fatal(err)
+			}
+			events, found := collect(t, a.scope), 0
+			for _, e := range events {
+				if e.Type == trace.ProcessExec && strings.Join(e.Args, " ") == "/bin/true asked" {
+					found++
+				}
+			}
+			if found == 0 || !late && found < 20 {
+				t.Errorf("%d programs that the daemon has started were told of:\n%s", found, show(events))
+			}
+		})
+	}
+
 	// A container in a container: the inner one is the job's as well.
 	t.Run("Nested", func(t *testing.T) {
 		root := t.TempDir()
@@ -196,6 +240,18 @@ func TestEngines(t *testing.T) {
 			t.Errorf("its file was not told of:\n%s", show(events))
 		}
 		own(t, events)
+	})
+
+	// All of the machine's: others may have engines here now, so nothing is said of these.
+	t.Run("Machine", func(t *testing.T) {
+		a := ask(t, r, e, Follow{Engines: EnginesMachine}, run("", "echo inside > /tmp/machine"))
+		if err := a.finish(); err != nil {
+			t.Fatal(err)
+		}
+		events := collect(t, a.scope)
+		if id := ran(t, events, "sh -c echo inside"); !wrote(events, "/tmp/machine", id) {
+			t.Error("its file was not told of")
+		}
 	})
 
 	// Where the machine is not the job's alone, neither are its engines.

@@ -47,6 +47,7 @@ var exercises map[string]func(args []string) error
 func init() {
 	exercises = map[string]func(args []string) error{
 		"files":    exerciseFiles,
+		"engine":   exerciseEngine,
 		"writes":   exerciseWrites,
 		"reads":    exerciseReads,
 		"memory":   exerciseMemory,
@@ -448,5 +449,24 @@ func (j *job) finish(t *testing.T) {
 	j.in.Close()
 	if err := j.cmd.Wait(); err != nil {
 		t.Fatalf("%v: %s", err, j.out)
+	}
+}
+
+// exerciseEngine is a daemon that starts a program for whoever connects to its socket.
+func exerciseEngine(args []string) error {
+	in, err := net.Listen("unix", args[0])
+	if err != nil {
+		return err
+	}
+	for {
+		c, err := in.Accept()
+		if err != nil {
+			return err
+		}
+		err = exec.Command("/bin/true", "asked").Run()
+		c.Close()
+		if err != nil {
+			return err
+		}
 	}
 }

@@ -100,6 +100,11 @@ func perform(t *testing.T, r *bpf.Recorder, p play) ([]trace.Event, map[string]i
 			cmd.Env = append(cmd.Env, "MUSTER_REPLAY_"+variable+"="+dir)
 		}
 	}
+	engines := bpf.EnginesNone
+	if p.Facts["engine"] == "docker" {
+		cmd.Env = append(cmd.Env, "MUSTER_REPLAY_DOCKER="+filepath.Join(dockerFolder(t), "bin"))
+		engines = bpf.EnginesNetwork // the stage's, and for this play alone
+	}
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -123,7 +128,7 @@ func perform(t *testing.T, r *bpf.Recorder, p play) ([]trace.Event, map[string]i
 	pid, agent := members(t, cmd.Process.Pid, lines.Text())
 	mode, allow, _ := strings.Cut(p.Facts["egress"], " ")
 	scope, err := r.Follow(t.Context(), bpf.Follow{
-		Root: pid, Protect: []int{agent},
+		Root: pid, Protect: []int{agent}, Engines: engines,
 		Egress: trace.Egress{Mode: trace.EgressMode(mode), Allow: strings.Fields(allow), NoGitHub: true},
 	})
 	if err != nil {
@@ -161,6 +166,22 @@ func perform(t *testing.T, r *bpf.Recorder, p play) ([]trace.Event, map[string]i
 	}
 	<-read
 	return told(p, bounds, events, r.Describe()), scope.Lost()
+}
+
+// dockerFolder has bin and sbin of Docker.
+func dockerFolder(t *testing.T) string {
+	t.Helper()
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	where, err := exec.Command(filepath.Join(strings.TrimSpace(string(root)), "internal", "tools", "engines", "docker.sh")).Output()
+	if err != nil && os.Getenv("CI") == "" {
+		t.Skipf("Docker's daemon is not here and cannot be fetched: %v", err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(where))
 }
 
 // members are the pids of the stage's worker and of its agent in this machine's own

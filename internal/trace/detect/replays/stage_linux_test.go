@@ -152,6 +152,9 @@ func stage(file string) error {
 			return err
 		}
 	}
+	if err := startDocker(os.Getenv("MUSTER_REPLAY_DOCKER")); err != nil {
+		return err
+	}
 	file = filepath.Join("/run", filepath.Base(file))
 	if err := os.WriteFile(file, script, 0o644); err != nil {
 		return err
@@ -184,7 +187,7 @@ func stage(file string) error {
 
 func environment() []string {
 	path := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	for _, tool := range []string{"go", "cargo"} {
+	for _, tool := range []string{"go", "cargo", "docker"} {
 		if dir := os.Getenv("MUSTER_REPLAY_" + strings.ToUpper(tool)); dir != "" {
 			path = dir + ":" + path
 		}
@@ -372,16 +375,51 @@ func serve() error {
 		}
 		go http.Serve(l, http.HandlerFunc(answer)) //nolint:gosec // ends with the process
 	}
-	engine, err := net.Listen("unix", "/run/docker.sock")
-	if err != nil {
-		return err
+	if os.Getenv("MUSTER_REPLAY_DOCKER") == "" {
+		engine, err := net.Listen("unix", "/run/docker.sock")
+		if err != nil {
+			return err
+		}
+		go http.Serve(engine, http.HandlerFunc(answer)) //nolint:gosec // as above
 	}
-	go http.Serve(engine, http.HandlerFunc(answer)) //nolint:gosec // as above
 	l, err := net.Listen("tcp", ":4444")
 	if err != nil {
 		return err
 	}
 	go listener(l)
+	return nil
+}
+
+// startDocker starts Docker's daemon, of the folder of its tools, with one image; it ends with
+// the stage. "" starts none.
+func startDocker(bin string) error {
+	if bin == "" {
+		return nil
+	}
+	daemon := exec.Command(filepath.Join(filepath.Dir(bin), "sbin", "dockerd"), "-H", "unix:///run/docker.sock", "--data-root", "/home/docker", "--exec-root", "/run/docker", "--pidfile", "/run/docker.pid",
+		"--config-file", "/run/daemon.json", "--default-ulimit", "nofile=1024:1024")
+	if err := os.WriteFile("/run/daemon.json", []byte("{}"), 0o600); err != nil {
+		return err
+	}
+	said, err := os.Create("/run/docker.log")
+	if err != nil {
+		return err
+	}
+	daemon.Env = []string{"PATH=" + filepath.Join(filepath.Dir(bin), "sbin") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/home"}
+	daemon.Stdout, daemon.Stderr = said, said
+	if err := daemon.Start(); err != nil {
+		return err
+	}
+	// Before the job begins, as where an image of machines has it.
+	err = run("bash", "-c", `set -e
+		for i in $(seq 300); do "$0/docker" version > /dev/null 2>&1 && break; sleep 0.1; done
+		mkdir -p /home/base/bin /home/base/tmp && cd /home/base && cp "$(command -v busybox)" bin/busybox
+		for tool in sh cat mkdir touch nc echo; do ln -s busybox bin/$tool; done
+		tar c . | "$0/docker" import - localhost/base:1`, bin)
+	if err != nil {
+		text, _ := os.ReadFile("/run/docker.log")
+		return fmt.Errorf("%w\n%s", err, text[max(0, len(text)-3000):])
+	}
 	return nil
 }
 
