@@ -328,7 +328,7 @@ func (h *receiver) answer(status int) {
 // find waits until at least n deliveries match and returns them.
 func (h *receiver) find(t *testing.T, n int, match func(received) bool) []received {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		h.mu.Lock()
 		var out []received

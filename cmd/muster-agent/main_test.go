@@ -153,11 +153,11 @@ echo "$(date -u '+%Y-%m-%d %H:%M:%SZ'): Job build completed with result: Succeed
 	}
 	select {
 	case <-finished:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		text, _ := p.Console(t.Context(), "r-real", 4096)
 		t.Errorf("it did not finish:\n%s", text)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		inst, err := p.Get(t.Context(), "r-real")
 		if err != nil {
 			t.Fatal(err)
@@ -205,7 +205,7 @@ func TestRecorderIsShared(t *testing.T) {
 	agent, socket := build(t), filepath.Join(t.TempDir(), "shared.sock")
 	start := func() {
 		t.Helper()
-		cmd := exec.Command(agent, "record", "--detach", "--socket", socket, "--idle", "2s")
+		cmd := exec.Command(agent, "record", "--detach", "--socket", socket, "--idle", "6s")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
@@ -220,7 +220,7 @@ func TestRecorderIsShared(t *testing.T) {
 	if err != nil || !os.SameFile(first, second) {
 		t.Errorf("a second one was started: %v", err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; <-time.After(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; <-time.After(20 * time.Millisecond) {
 		left, err := filepath.Glob(socket + "*")
 		if err != nil {
 			t.Fatal(err)
