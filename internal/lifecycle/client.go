@@ -16,8 +16,12 @@ import (
 	"github.com/muster-ci/muster"
 )
 
-// TaskQueue is the engine's queue of all workflows and activities.
-const TaskQueue = "muster"
+// TaskQueue is the engine's queue of all workflows and activities, except that TraceQueue is the
+// one of what follows the end of a trace.
+const (
+	TaskQueue  = "muster"
+	TraceQueue = "muster-traces"
+)
 
 // Client is how the rest of the program reaches the workflows. It implements
 // ingress's Sink, the agents' port and the commands of API and dashboard. It is

@@ -132,14 +132,15 @@ func TestRecord(t *testing.T) {
 	w.record(t, sweepWorkflowID, "sweep")
 }
 
-// TestRecordTrace makes the histories of traces, with -update only.
+// TestRecordTrace makes the history of a small trace, with -update only; "trace" is of the time
+// when all were analysed as the large ones are.
 func TestRecordTrace(t *testing.T) {
 	if !*update {
 		return
 	}
 	w := theWorld(t)
 	done := w.traceOne(t, func(p *muster.Pool) { p.ReportChecks = true }, nil)
-	w.record(t, traceWorkflowID(TraceRef{defaultWorkspace, done.ID.Runner, done.ID.Number}), "trace")
+	w.record(t, traceWorkflowID(TraceRef{Workspace: defaultWorkspace, Runner: done.ID.Runner, Number: done.ID.Number}), "trace-small")
 }
 
 // record writes a workflow's history, with its payloads in clear.

@@ -261,7 +261,7 @@ func (w *world) traceOne(t *testing.T, change func(*muster.Pool), check func(*tr
 			t.Fatal(err)
 		}
 		_, told := w.hook.message(tid, HookFinding)
-		ref := TraceRef{defaultWorkspace, tid.Runner, 1}
+		ref := TraceRef{Workspace: defaultWorkspace, Runner: tid.Runner, Number: 1}
 		d, err := w.client.temporal.DescribeWorkflowExecution(t.Context(), traceWorkflowID(ref), "")
 		return told && err == nil && d.GetWorkflowExecutionInfo().GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
 	})

@@ -20,7 +20,13 @@ type TraceRef struct {
 	Workspace string
 	Runner    muster.RunnerID
 	Number    int
+	// Small is set if the trace is looked into in less time than it takes the engine to hand
+	// that to somebody.
+	Small bool
 }
+
+// smallTrace is up to how many bytes a trace counts as small: some 5,000 events.
+const smallTrace = 64 << 10
 
 func (r TraceRef) id() muster.TraceID { return muster.TraceID{Runner: r.Runner, Number: r.Number} }
 
@@ -33,7 +39,13 @@ func traceWorkflowID(ref TraceRef) string {
 // trace.
 func TraceLife(ctx workflow.Context, ref TraceRef) error {
 	var a *Activities
-	err := workflow.ExecuteActivity(analysis(ctx), a.AnalyseTrace, ref).Get(ctx, nil)
+	var err error
+	if ref.Small {
+		err = workflow.ExecuteLocalActivity(glance(ctx), a.AnalyseTrace, ref).Get(ctx, nil)
+	}
+	if !ref.Small || mayPass(err) {
+		err = workflow.ExecuteActivity(analysis(ctx), a.AnalyseTrace, ref).Get(ctx, nil)
+	}
 	if err != nil {
 		if err := workflow.ExecuteLocalActivity(local(ctx), a.NoteAnalysisFailed, ref, clip(reasonOf(err))).Get(ctx, nil); err != nil {
 			return err
@@ -45,10 +57,10 @@ func TraceLife(ctx workflow.Context, ref TraceRef) error {
 	}
 	var told []workflow.Future
 	if tell.Check {
-		told = append(told, workflow.ExecuteActivity(githubCallOften(ctx), a.ReportTrace, ref))
+		told = append(told, workflow.ExecuteActivity(workflow.WithTaskQueue(githubCallOften(ctx), TaskQueue), a.ReportTrace, ref))
 	}
 	for _, h := range tell.Hooks {
-		told = append(told, workflow.ExecuteActivity(hookCall(ctx), a.CallHook, ref, h))
+		told = append(told, workflow.ExecuteActivity(workflow.WithTaskQueue(hookCall(ctx), TaskQueue), a.CallHook, ref, h))
 	}
 	var errs []error
 	for _, f := range told {
@@ -78,6 +90,20 @@ func analysis(ctx workflow.Context) workflow.Context {
 	})
 }
 
+// glance is the context of the first try to analyse a small trace, in the workflow's own step. A
+// process that dies takes the step with it, and the engine gives it to another.
+func glance(ctx workflow.Context) workflow.Context {
+	return workflow.WithLocalActivityOptions(ctx, workflow.LocalActivityOptions{
+		StartToCloseTimeout: 20 * time.Second, RetryPolicy: &temporal.RetryPolicy{MaximumAttempts: 1},
+	})
+}
+
+// mayPass reports whether an activity failed of something that may pass.
+func mayPass(err error) bool {
+	app, ok := errors.AsType[*temporal.ApplicationError](err)
+	return err != nil && (!ok || !app.NonRetryable())
+}
+
 // githubCallOften is the context of a call to GitHub that waits until the job is known.
 func githubCallOften(ctx workflow.Context) workflow.Context {
 	opts := workflow.GetActivityOptions(githubCall(ctx))
@@ -96,9 +122,9 @@ func reasonOf(err error) string {
 // traceLife starts what follows the end of a trace, once. Of a trace without events nothing
 // follows but that those are told who want to know.
 func (c *Client) traceLife(ctx context.Context, t muster.Trace) error {
-	ref := TraceRef{t.Workspace, t.ID.Runner, t.ID.Number}
+	ref := TraceRef{Workspace: t.Workspace, Runner: t.ID.Runner, Number: t.ID.Number, Small: t.Bytes <= smallTrace}
 	_, err := c.temporal.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: traceWorkflowID(ref), TaskQueue: TaskQueue, WorkflowTaskTimeout: taskTimeout, WorkflowIDReusePolicy: once,
+		ID: traceWorkflowID(ref), TaskQueue: TraceQueue, WorkflowTaskTimeout: taskTimeout, WorkflowIDReusePolicy: once, EnableEagerStart: true,
 	}, TraceLife, ref)
 	if started, ok := errors.AsType[*serviceerror.WorkflowExecutionAlreadyStarted](err); ok && started != nil {
 		return nil

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"log/slog"
+	"runtime"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -11,10 +12,45 @@ import (
 	"go.temporal.io/sdk/worker"
 )
 
+// workers are one for what keeps runners and jobs going, and one for traces.
+type workers struct {
+	worker.Worker
+	traces worker.Worker
+}
+
+// Start begins to take work.
+func (w workers) Start() error {
+	if err := w.Worker.Start(); err != nil {
+		return err
+	}
+	if err := w.traces.Start(); err != nil {
+		w.Worker.Stop()
+		return err
+	}
+	return nil
+}
+
+// Run is Start, and Stop when interrupted.
+func (w workers) Run(interrupted <-chan any) error {
+	if err := w.Start(); err != nil {
+		return err
+	}
+	<-interrupted
+	w.Stop()
+	return nil
+}
+
+// Stop returns when nothing runs any more.
+func (w workers) Stop() {
+	w.traces.Stop()
+	w.Worker.Stop()
+}
+
 // NewWorker makes the worker of all workflows and activities. The caller starts
 // and stops it.
 func NewWorker(t client.Client, d Deps, c *Client, log *slog.Logger) worker.Worker {
 	d.Times = d.Times.WithDefaults()
+	a := &Activities{Deps: d, Log: log, wake: c}
 	w := worker.New(t, TaskQueue, worker.Options{
 		// Sized for two cores: enough in flight to hide the engine's commits, few
 		// enough that a burst waits in the inbox rather than in memory.
@@ -30,9 +66,22 @@ func NewWorker(t client.Client, d Deps, c *Client, log *slog.Logger) worker.Work
 	w.RegisterWorkflow(JobLife)
 	w.RegisterWorkflow(Sweeping)
 	w.RegisterWorkflow(KeptMachine)
-	w.RegisterWorkflow(TraceLife)
-	w.RegisterActivity(&Activities{Deps: d, Log: log, wake: c})
-	return w
+	w.RegisterWorkflow(TraceLife) // those that began before they had a queue of their own
+	w.RegisterActivity(a)
+	// Traces wait in the engine for one another and keep no runner waiting: what is made of
+	// them takes as much of this machine as a small job does.
+	few := max(2, runtime.GOMAXPROCS(0)/2)
+	traces := worker.New(t, TraceQueue, worker.Options{
+		MaxConcurrentWorkflowTaskExecutionSize:  few,
+		MaxConcurrentActivityExecutionSize:      few,
+		MaxConcurrentLocalActivityExecutionSize: few,
+		MaxConcurrentWorkflowTaskPollers:        2,
+		MaxConcurrentActivityTaskPollers:        1,
+		Interceptors:                            []interceptor.WorkerInterceptor{&pulse{}},
+	})
+	traces.RegisterWorkflow(TraceLife)
+	traces.RegisterActivity(a)
+	return workers{w, traces}
 }
 
 const (
