@@ -119,6 +119,9 @@ type PlanJob struct {
 	// taken by jobs of other pools, TriedAt when the last of them was.
 	Tries   int       `json:"tries,omitempty"`
 	TriedAt time.Time `json:"tried_at,omitzero"`
+	// Said is the runner whose agent says that it took the job, while GitHub has not said so:
+	// for a short time State is in_progress then, whatever the books have.
+	Said RunnerID `json:"said,omitempty"`
 }
 
 // PlanRunner is what a decision needs to know of a runner.
