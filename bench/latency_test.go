@@ -2,6 +2,7 @@ package bench
 
 import (
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,28 +19,41 @@ func quick() githubsim.Config {
 	return githubsim.Config{Seed: 1, NoRateLimits: true, RegistrationsPer5Minutes: 1 << 20, RecordLinger: time.Millisecond}
 }
 
+// untraced are settings under which nothing is recorded.
+const untraced = "traces: {off: true}\n"
+
 // BenchmarkIdle is the time from a delivery's arrival to the start of the runner
-// process when nothing else happens.
+// process when nothing else happens, with a trace of every job and without. Jobs of the two
+// alternate, so that whatever else the machine does slows both; ratio is that of the medians.
 func BenchmarkIdle(b *testing.B) {
-	s := e2e.New(b, e2e.Options{Sim: quick()})
-	srv := s.Open(b, server.Options{MutationsPerMinute: -1})
-	const jobs = 30
-	n := 0
-	one := func() {
-		s.Inject(b, 1, 0)
-		n++
-		s.AwaitJobs(b, n, time.Minute)
-		awaitGone(b, srv)
+	const jobs, warm = 30, 5
+	one := func(settings string) (run func(), srv *server.Server) {
+		s := e2e.New(b, e2e.Options{Sim: quick(), Settings: settings})
+		srv = s.Open(b, server.Options{MutationsPerMinute: -1})
+		n := 0
+		return func() {
+			s.Inject(b, 1, 0)
+			n++
+			s.AwaitJobs(b, n, time.Minute)
+			awaitGone(b, srv)
+		}, srv
 	}
-	for range 5 {
-		one() // warm
+	traced, with := one("")
+	plain, without := one(untraced)
+	for range warm {
+		traced()
+		plain()
 	}
 	for b.Loop() {
 		for range jobs {
-			one()
+			traced()
+			plain()
 		}
 	}
-	report(b, srv, 5)
+	report(b, with, warm)
+	ds, os := starts(b, with, warm), starts(b, without, warm)
+	b.ReportMetric(ms(percentile(os, 50)), "untraced-p50-ms")
+	b.ReportMetric(float64(percentile(ds, 50))/float64(percentile(os, 50)), "ratio")
 }
 
 // BenchmarkTwenty is the same while twenty jobs of three seconds run at any time:
@@ -69,13 +83,19 @@ func BenchmarkTwenty(b *testing.B) {
 }
 
 // BenchmarkBurst queues five hundred jobs in one second: none may be lost or fail.
-// It also tells how many REST calls a job costs.
+// It also tells how many REST calls a job costs, and with and without a trace of every job
+// how much CPU time all of it takes.
 func BenchmarkBurst(b *testing.B) {
+	b.Run("traced", func(b *testing.B) { burst(b, "") })
+	b.Run("untraced", func(b *testing.B) { burst(b, untraced) })
+}
+
+func burst(b *testing.B, settings string) {
 	const jobs = 500
-	s := e2e.New(b, e2e.Options{Sim: quick(), MaxRunners: 20})
+	s := e2e.New(b, e2e.Options{Sim: quick(), MaxRunners: 20, Settings: settings})
 	srv := s.Open(b, server.Options{MutationsPerMinute: -1})
 	for b.Loop() {
-		began := time.Now()
+		began, spent := time.Now(), ownCPU(b)
 		s.Inject(b, jobs, 0)
 		queued := time.Since(began)
 		t := s.AwaitJobs(b, jobs, 10*time.Minute)
@@ -102,8 +122,20 @@ func BenchmarkBurst(b *testing.B) {
 		}
 		b.ReportMetric(float64(calls)/jobs, "rest-calls/job")
 		awaitGone(b, srv)
+		b.ReportMetric(ms(ownCPU(b)-spent)/jobs, "cpu-ms/job")
 	}
 	report(b, srv, 0)
+}
+
+// ownCPU is the CPU time that this process has used, GitHub's simulator and the control plane
+// in it; agents and runners are processes of their own.
+func ownCPU(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // awaitGone waits until no runner is live.
@@ -129,6 +161,18 @@ func awaitGone(b *testing.B, srv *server.Server) {
 // leaving out the first jobs.
 func report(b *testing.B, srv *server.Server, warm int) {
 	b.Helper()
+	ds := starts(b, srv, warm)
+	b.ReportMetric(float64(len(ds)), "jobs")
+	b.ReportMetric(ms(percentile(ds, 50)), "p50-ms")
+	b.ReportMetric(ms(percentile(ds, 90)), "p90-ms")
+	b.ReportMetric(ms(percentile(ds, 99)), "p99-ms")
+	b.ReportMetric(0, "ns/op")
+}
+
+// starts are the times from delivery received → runner process started, sorted, leaving out
+// the first jobs.
+func starts(b *testing.B, srv *server.Server, warm int) []time.Duration {
+	b.Helper()
 	ctx := b.Context()
 	runners, err := srv.Store().Runners(ctx, "default", store.RunnerFilter{})
 	if err != nil {
@@ -148,9 +192,5 @@ func report(b *testing.B, srv *server.Server, warm int) {
 	}
 	ds = ds[min(len(ds), warm):]
 	slices.Sort(ds)
-	b.ReportMetric(float64(len(ds)), "jobs")
-	b.ReportMetric(ms(percentile(ds, 50)), "p50-ms")
-	b.ReportMetric(ms(percentile(ds, 90)), "p90-ms")
-	b.ReportMetric(ms(percentile(ds, 99)), "p99-ms")
-	b.ReportMetric(0, "ns/op")
+	return ds
 }

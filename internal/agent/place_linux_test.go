@@ -6,9 +6,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/muster-ci/muster/internal/trace"
 )
@@ -57,7 +59,7 @@ func scripted(t *testing.T, place, text string, follow func(pid int) error) (beg
 }
 
 // opened is the recorder of this machine's kernel.
-func opened(t *testing.T) *kernel {
+func opened(t testing.TB) *kernel {
 	t.Helper()
 	rec, missing := checked(openKernel(recordOptions{log: slog.New(slog.DiscardHandler), agent: "test"}))
 	if missing != "" {
@@ -215,4 +217,48 @@ func TestLentPlace(t *testing.T) {
 	if got := <-rec.left; got != want {
 		t.Errorf("left %q, want %q", got, want)
 	}
+}
+
+// BenchmarkFollowedStart is the time from asking for the runner's process to its first instruction,
+// for one that is born in its place and for one that is moved there. The two alternate.
+func BenchmarkFollowedStart(b *testing.B) {
+	rec := opened(b)
+	dir := b.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "run.sh"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+		b.Fatal(err)
+	}
+	one := func(place string) time.Duration {
+		var s scope
+		began := time.Now()
+		r, err := startRunner(command{dir: dir, place: place, env: os.Environ(), follow: func(pid int) (err error) {
+			s, err = rec.Follow(b.Context(), pid, trace.Egress{})
+			return err
+		}})
+		took := time.Since(began)
+		if err != nil {
+			b.Fatal(err)
+		}
+		<-r.exited()
+		r.kill()
+		go func() {
+			for range s.Events() { //nolint:revive // nobody wants them
+			}
+		}()
+		if err := s.Close(); err != nil {
+			b.Error(err)
+		}
+		return took
+	}
+	var born, moved []time.Duration
+	for b.Loop() {
+		place, leave := rec.Place(os.Getpid())
+		born = append(born, one(place))
+		leave()
+		moved = append(moved, one(""))
+	}
+	slices.Sort(born)
+	slices.Sort(moved)
+	b.ReportMetric(float64(born[len(born)/2].Microseconds())/1000, "born-p50-ms")
+	b.ReportMetric(float64(moved[len(moved)/2].Microseconds())/1000, "moved-p50-ms")
+	b.ReportMetric(0, "ns/op")
 }
