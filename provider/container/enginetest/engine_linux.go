@@ -476,7 +476,9 @@ func Docker(t testing.TB, o Options) *Engine {
 	e.start = []string{
 		filepath.Join(usr, "sbin", "dockerd"), "--data-root", filepath.Join(e.Dir, "root"), "--exec-root", filepath.Join(e.Dir, "run"), "--pidfile", filepath.Join(e.Dir, "pid"),
 		"--default-ulimit", ulimit("nofile", unix.RLIMIT_NOFILE, 20000), "--config-file", filepath.Join(e.Dir, "daemon.json"), "--live-restore",
+		"--cgroup-parent", "/" + filepath.Base(e.Dir),
 	}
+	t.Cleanup(func() { removeCgroups(filepath.Base(e.Dir)) }) // after the daemon's end
 	write(t, filepath.Join(e.Dir, "daemon.json"), "{}")
 	for name, program := range o.Runtimes {
 		e.start = append(e.start, "--add-runtime", name+"="+program)
@@ -491,6 +493,19 @@ func Docker(t testing.TB, o Options) *Engine {
 	}
 	e.Tool(t, "import", archive, Image)
 	return e
+}
+
+// removeCgroups removes empty cgroups of that name below the root of every hierarchy, and
+// what is in them.
+func removeCgroups(name string) {
+	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
+		for _, below := range []string{"/*/*", "/*", ""} {
+			dirs, _ := filepath.Glob(pattern + name + below)
+			for _, dir := range dirs {
+				_ = unix.Rmdir(dir) // files are none of it
+			}
+		}
+	}
 }
 
 // script is the path of one of the scripts beside the tools' module.
