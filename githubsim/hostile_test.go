@@ -63,7 +63,7 @@ func (w *world) persist(ctx context.Context, token, name string) {
 // Whatever the faults, the books stay consistent: each job that ran, ran once, and
 // none is lost.
 func TestHostile(t *testing.T) {
-	w := newWorld(t, githubsim.Config{Seed: 42, LongPoll: 50 * time.Millisecond, PickupTimeout: time.Second, RecordLinger: time.Millisecond, PointsPerMinute: -1})
+	w := newWorld(t, githubsim.Config{Seed: 42, LongPoll: 50 * time.Millisecond, PickupTimeout: 200 * time.Millisecond, RecordLinger: time.Millisecond, PointsPerMinute: -1})
 	secret, err := w.CreateToken("admin", "admin:org")
 	if err != nil {
 		t.Fatal(err)
