@@ -35,8 +35,24 @@ type Facts struct {
 	Hosts     map[string]int `json:"hosts,omitempty"`
 	Binaries  map[string]int `json:"binaries,omitempty"`
 	Sensitive map[string]int `json:"sensitive,omitempty"`
+	// Unseen are the kinds of which the machine could record nothing.
+	Unseen []string `json:"unseen,omitempty"`
 	// Worst is the severity of the worst finding but for those of the baseline itself.
 	Worst muster.Severity `json:"worst,omitempty"`
+}
+
+// unseen are the kinds of which a recorder does not tell all that is to be told.
+func unseen(r *trace.Recorder) (words []string) {
+	needs := [kinds][]trace.Type{
+		factHost: {trace.NetConnect, trace.DNSQuery}, factBinary: {trace.ProcessExec}, factSensitive: {trace.FileOpen},
+	}
+	for k := range kinds {
+		missing := func(t trace.Type) bool { return r.Missing[string(t)] != "" }
+		if r.Missing["all"] != "" || slices.ContainsFunc(needs[k], missing) {
+			words = append(words, kindWords[k])
+		}
+	}
+	return words
 }
 
 func newFacts() Facts {
@@ -79,7 +95,7 @@ func (x *run) learn() {
 
 // unknown is the fact, if the baseline is mature and does not have it.
 func (x *run) unknown(k kind, s *scene) string {
-	if x.base == nil || !x.base.Mature() {
+	if x.base == nil || !x.base.matureFor(kindWords[k]) {
 		return ""
 	}
 	what := x.fact(k, s)
@@ -161,6 +177,9 @@ type Baseline struct {
 	// Runs is how many runs were learnt, Refused how many were not because of findings.
 	Runs    int `json:"runs"`
 	Refused int `json:"refused,omitempty"`
+	// Unseen is of how many of the runs nothing of a kind was recorded: they count for the
+	// other kinds alone.
+	Unseen map[string]int `json:"unseen,omitempty"`
 	// MatureAfter is how many runs are needed, 0 for the default. Accepted makes the
 	// baseline mature at once: somebody looked at it.
 	MatureAfter int  `json:"mature_after,omitempty"`
@@ -198,6 +217,13 @@ func (b *Baseline) Encode() ([]byte, error) {
 
 // Mature reports whether what the baseline does not know is worth a finding.
 func (b *Baseline) Mature() bool { return b.Accepted != nil || b.Runs >= b.Needs() }
+
+// matureFor is Mature for the facts of one kind: a machine that records no connections
+// teaches nothing of what is usual there.
+func (b *Baseline) matureFor(kind string) bool {
+	seen := b.Runs - b.Unseen[kind]
+	return b.Accepted != nil && (seen > 0 || b.Runs == 0) || seen >= b.Needs()
+}
 
 // Needs is how many runs the baseline has to learn before it is mature.
 func (b *Baseline) Needs() int {
@@ -303,8 +329,17 @@ func (b *Baseline) Learn(f Facts, from string, now time.Time) bool {
 		b.Refused++
 		return false
 	}
-	mature := b.Mature()
+	var mature [kinds]bool
+	for k := range kinds {
+		mature[k] = b.matureFor(kindWords[k])
+	}
 	b.Runs++
+	for _, word := range f.Unseen {
+		if b.Unseen == nil {
+			b.Unseen = map[string]int{}
+		}
+		b.Unseen[word]++
+	}
 	for k := range kinds {
 		for what := range f.of(k) {
 			fact := Fact{kindWords[k], what}
@@ -313,7 +348,7 @@ func (b *Baseline) Learn(f Facts, from string, now time.Time) bool {
 				if len(*b.of(fact.Kind)) >= maxFacts {
 					continue
 				}
-				s = Seen{First: now, Trace: from, Fresh: mature}
+				s = Seen{First: now, Trace: from, Fresh: mature[k]}
 			}
 			s.Runs++
 			s.Last = now

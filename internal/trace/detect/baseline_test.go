@@ -2,6 +2,7 @@ package detect
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -65,6 +66,56 @@ func TestBaselineMatures(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"host:sfrclak.com", "binary:/usr/bin/ncat", "sensitive:~/.aws/credentials"}, base.New(report.Facts)); d != "" {
 		t.Error(d)
+	}
+}
+
+// A machine that does not record connections teaches nothing of hosts: when another does,
+// what the job always reached is no finding. Of what it does record, what is new is one.
+func TestBaselineMaturesByKind(t *testing.T) {
+	rules, base := shippedRules(t), &Baseline{}
+	start := func(missing ...string) trace.Event {
+		r := &trace.Recorder{Missing: map[string]string{}}
+		for _, m := range missing {
+			r.Missing[m] = "no cgroup v2"
+		}
+		return trace.Event{Type: trace.TraceStart, Recorder: r}
+	}
+	tool := trace.Event{Type: trace.ProcessExec, PID: 1, Path: "/usr/bin/make", Args: []string{"make"}}
+	reach := func(host string) trace.Event {
+		return trace.Event{Type: trace.NetConnect, PID: 1, Address: "203.0.113.1", Port: 443, Hostname: host}
+	}
+	run := func(events ...trace.Event) (found []string) {
+		t.Helper()
+		report, err := rules.Examine(trace.Job{}, base, each(append(events, trace.Event{Type: trace.TraceEnd})...))
+		if err != nil || !base.Learn(report.Facts, "r-1", epoch) {
+			t.Fatal(err, titles(report.Detections))
+		}
+		for _, d := range report.Detections {
+			found = append(found, d.Fact)
+		}
+		return found
+	}
+	for range MatureAfter {
+		run(start("net_connect", "dns_query"), tool)
+	}
+	if got := run(start("net_connect"), tool, trace.Event{Type: trace.ProcessExec, PID: 2, Path: "/usr/bin/rarely"}); !slices.Equal(got, []string{"binary:/usr/bin/rarely"}) {
+		t.Errorf("a new program: %v", got)
+	}
+	for n := range MatureAfter {
+		if got := run(start(), tool, reach("api.corp.example.com")); len(got) != 0 {
+			t.Fatalf("run %d that sees connections: %v", n, got)
+		}
+	}
+	if got := run(start(), tool, reach("new.example.com")); !slices.Equal(got, []string{"host:new.example.com"}) {
+		t.Errorf("a new host: %v", got)
+	}
+	// Who accepts what there is accepts nothing of what was never looked at.
+	base = &Baseline{}
+	run(start("all"))
+	run(start("dns_query"), tool)
+	base.AcceptAll(Act{By: "operator"})
+	if got := run(start(), reach("api.corp.example.com"), trace.Event{Type: trace.ProcessExec, PID: 2, Path: "/usr/bin/rarely"}); !slices.Equal(got, []string{"binary:/usr/bin/rarely"}) {
+		t.Errorf("after it was accepted: %v", got)
 	}
 }
 

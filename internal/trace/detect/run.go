@@ -121,6 +121,9 @@ func (x *run) note(e *trace.Event) {
 	switch e.Type {
 	case trace.TraceStart:
 		x.open = true
+		if e.Recorder != nil {
+			x.facts.Unseen = unseen(e.Recorder)
+		}
 	case trace.TraceEnd:
 		x.open = false
 	case trace.StepStart:
