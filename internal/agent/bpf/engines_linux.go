@@ -114,10 +114,11 @@ func networkOf(all []listed, pid int) uint32 {
 
 // disengage lets the engines go.
 func (s *Scope) disengage() {
-	s.looking.Lock()
-	defer s.looking.Unlock()
 	s.mu.Lock()
 	s.over = true
+	s.mu.Unlock()
+	s.looks.Wait()
+	s.mu.Lock()
 	adopted := s.adopted
 	s.adopted, s.deep = nil, 0
 	s.mu.Unlock()
@@ -287,12 +288,18 @@ func (s *Scope) adopt(id uint64, level uint32) {
 }
 
 // lookAgain looks for engines that the job has just connected to, at most once a second.
+// disengage waits for it.
 func (s *Scope) lookAgain() {
 	if !s.engaged || s.r.now.Sub(s.lookedAt) < time.Second {
 		return
 	}
 	s.lookedAt = s.r.now
-	go func() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return
+	}
+	s.looks.Go(func() {
 		events, err := s.seize(context.Background())
 		if err != nil {
 			s.r.log.Warn("look for engines", "error", err)
@@ -300,5 +307,5 @@ func (s *Scope) lookAgain() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.early = append(s.early, events...)
-	}()
+	})
 }

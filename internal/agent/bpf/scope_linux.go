@@ -49,8 +49,9 @@ type Scope struct {
 	deep    uint32
 	over    bool // nothing more is put into the kernel's tables
 
-	looking   sync.Mutex // held while engines are looked for
-	network   uint32     // whose engines, as Recorder.engines has it
+	looking   sync.Mutex     // held while engines are looked for
+	looks     sync.WaitGroup // of lookAgain; nothing is added once over
+	network   uint32         // whose engines, as Recorder.engines has it
 	engaged   bool
 	unengaged string // why its engines are not followed
 
