@@ -18,8 +18,13 @@ import (
 	"github.com/muster-ci/muster/githubsim/workflow/message"
 )
 
+// patience is how many empty answers a runner of persist waits for. Registrations that were
+// consumed by an assignment that came too late are told nothing but that for ever.
+const patience = 40
+
 // persist makes runners, one job each, until the context ends; it gives up nothing
-// for any answer. It is what a crude control plane does.
+// for any answer, and a runner only when it hears of no job for long. It is what a crude
+// control plane does.
 func (w *world) persist(ctx context.Context, token, name string) {
 	try := func(method, path, secret string, body, into any, header ...string) int {
 		a := w.rest(method, path, secret, body, header...)
@@ -40,10 +45,11 @@ func (w *world) persist(ctx context.Context, token, name string) {
 		if b.login() != "" || b.connect().StatusCode != 200 {
 			continue
 		}
-		for ctx.Err() == nil {
+		for empty := 0; ctx.Err() == nil && empty < patience; {
 			var m message.Broker
 			status := try("GET", b.settings.ServerURLV2+"message?sessionId="+b.session, b.access, nil, &m)
 			if status == 202 {
+				empty++
 				continue
 			}
 			if status != 200 {
