@@ -52,6 +52,7 @@ const (
 	CauseFairShare         = "fair_share"
 	CausePlatformQueue     = "platform_queue"
 	CauseStarting          = "starting"
+	CauseRunnerSays        = "runner_says"
 	CauseOverflow          = "overflow"
 	CauseStolen            = "stolen"
 	CauseDeciding          = "deciding"
@@ -144,12 +145,15 @@ func Explain(s Situation, now time.Time) []Cause {
 			Text: "GitHub holds the job back for an approval of its environment or a concurrency limit of its workflow and has not queued it; it gets no runner until then. Approve the deployment on the run's page (GitHub gives it up after 30 days)"}}
 	}
 	pool, causes := s.pool()
-	if causes == nil {
-		if pool.Keeps() {
-			causes = s.waitKept(pool, now)
-		} else {
-			causes = s.wait(pool, now)
-		}
+	said := s.tries().Said
+	switch {
+	case causes != nil:
+	case said != "":
+		causes = []Cause{{Code: CauseRunnerSays, Text: fmt.Sprintf("runner %s says that it runs the job, and GitHub has not told so yet: no other runner is made for it for up to two minutes. If GitHub does not confirm it by then, it is decided for anew", said)}}
+	case pool.Keeps():
+		causes = s.waitKept(pool, now)
+	default:
+		causes = s.wait(pool, now)
 	}
 	if since := j.QueuedAt(); !since.IsZero() && now.Sub(since) >= giveUp {
 		causes = append([]Cause{{Code: CauseExpired, Since: since, Text: fmt.Sprintf(

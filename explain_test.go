@@ -258,6 +258,27 @@ func TestExplainRules(t *testing.T) {
 	}
 }
 
+// A job that GitHub still shows as queued and a runner says that it runs.
+func TestExplainWhatARunnerSays(t *testing.T) {
+	p := pool(nil)
+	taken := job(1, "acme/app", time.Minute)
+	taken.State, taken.Said = muster.JobInProgress, "r-says"
+	s := muster.Situation{
+		Job:   muster.Job{Key: muster.JobKey{ID: 1, Attempt: 1}, State: muster.JobQueued, Repository: "acme/app", Labels: muster.Labels{"muster"}, CreatedAt: noon.Add(-time.Minute), Pool: "ci"},
+		Pools: []muster.Pool{p}, Snapshot: muster.Snapshot{Pool: p, Runners: runners(1, muster.RunnerActive, 0), Jobs: []muster.PlanJob{taken}},
+	}
+	got := muster.Explain(s, noon)
+	if len(got) != 1 || got[0].Code != muster.CauseRunnerSays || !strings.Contains(got[0].Text, "runner r-says says") {
+		t.Errorf("%+v", got)
+	}
+	s.Snapshot.Jobs[0].State, s.Snapshot.Jobs[0].Said = muster.JobQueued, ""
+	for _, c := range muster.Explain(s, noon) {
+		if c.Code == muster.CauseRunnerSays {
+			t.Errorf("its word has lapsed: %+v", c)
+		}
+	}
+}
+
 // What those behind the first say.
 func TestExplainWhyLater(t *testing.T) {
 	p := pool(func(p *muster.Pool) { p.Scaling = muster.Scaling{MaxRunners: 4, JobsPerRunner: 1} })

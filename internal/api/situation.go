@@ -29,6 +29,13 @@ func (a *API) Snapshot(ctx context.Context, workspace, pool string) (muster.Snap
 		return snap, err
 	}
 	now := a.Now()
+	if snap.Listens() {
+		runners, err := a.Store.Runners(ctx, workspace, RunnerFilter{Pool: pool, Limit: muster.Sayers})
+		if err != nil {
+			return snap, err
+		}
+		snap.Hear(runners, now)
+	}
 	if len(snap.Pool.Schedules) > 0 {
 		if snap.Windows, err = schedule.Windows(snap.Pool.Schedules, now); err != nil {
 			return snap, fmt.Errorf("schedules of pool %s: %w", pool, err)

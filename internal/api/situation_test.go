@@ -78,6 +78,11 @@ func TestExplainSurroundings(t *testing.T) {
 		snap.Pool.Suspended = true
 		w.store.snapshots["linux"] = snap
 	}), muster.CausePoolSuspended)
+	has("A job that a runner says it runs", why(104, func(_ *api.Config, w *world) {
+		r := w.store.runners[0]
+		r.ID, r.Pool, r.Job, r.JobHint, r.ActiveAt, r.FinishedAt = "r-says", "linux", muster.JobKey{}, muster.JobKey{ID: 104, Attempt: 1}, t0.Add(-10*time.Second), time.Time{}
+		w.store.runners = append(w.store.runners, r)
+	}), muster.CauseRunnerSays)
 	// 4-53: a job that waits knows its place.
 	w := newWorld(t, nil)
 	resp, err := w.jobs.ExplainJob(t.Context(), &v1.ExplainJobRequest{Job: &v1.JobRef{Id: 104}})

@@ -1,11 +1,9 @@
 package lifecycle
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,8 +19,12 @@ func (a *Activities) snapshot(ctx context.Context, ref PoolRef, now time.Time) (
 	if err != nil {
 		return snap, err
 	}
-	if err := a.sayings(ctx, &snap, now); err != nil {
-		return snap, err
+	if snap.Listens() {
+		runners, err := a.Store.NewestRunners(ctx, ref.Workspace, ref.Pool, muster.Sayers)
+		if err != nil {
+			return snap, fmt.Errorf("runners of pool %s: %w", ref.Pool, err)
+		}
+		snap.Hear(runners, now)
 	}
 	// A configuration with a schedule that cannot be read does not start.
 	if snap.Windows, err = schedule.Windows(snap.Pool.Schedules, now); err != nil {
@@ -43,63 +45,6 @@ func (a *Activities) snapshot(ctx context.Context, ref PoolRef, now time.Time) (
 	}
 	snap.Canary, err = a.canary(ctx, snap.Pool, now)
 	return snap, err
-}
-
-const (
-	// saidFor is how long a runner's word about its job counts while it runs, and
-	// saidAfter after it has ended: by then GitHub was asked about the job (AfterRunner).
-	saidFor, saidAfter = 2 * time.Minute, 45 * time.Second
-	// sayWithin is how long its agent may take to say which job it is: so long a runner
-	// that has just taken one is believed to have the one that it was made for.
-	sayWithin = 10 * time.Second
-	// sayers is how many of a pool's newest runners are listened to.
-	sayers = 64
-)
-
-// sayings takes queued jobs for running that runners say they took: GitHub's in_progress
-// comes late, or never, and a runner made for such a job finds nothing to do.
-func (a *Activities) sayings(ctx context.Context, snap *muster.Snapshot, now time.Time) error {
-	queued := slices.ContainsFunc(snap.Jobs, func(j muster.PlanJob) bool { return j.State == muster.JobQueued })
-	if !queued || snap.Pool.ScaleSet != "" || snap.Pool.Keeps() {
-		return nil
-	}
-	runners, err := a.Store.NewestRunners(ctx, snap.Pool.Workspace, snap.Pool.Name, sayers)
-	if err != nil {
-		return fmt.Errorf("runners of pool %s: %w", snap.Pool.Name, err)
-	}
-	said := sayingsOf(runners, now)
-	for i, j := range snap.Jobs {
-		r := cmp.Or(said[muster.JobKey{ID: j.ID, Attempt: max(1, j.Attempt)}], said[muster.JobKey{ID: j.ID}])
-		if r != "" && j.State == muster.JobQueued {
-			snap.Jobs[i].State, snap.Jobs[i].Said = muster.JobInProgress, r
-		}
-	}
-	return nil
-}
-
-// sayingsOf are the jobs that runners say they took, as long as that counts, by a key without
-// an attempt where that is not known. One runner speaks for one job, and not for long: what
-// its agent says can be a lie, and a lie must cost a job no more than a short wait.
-func sayingsOf(runners []muster.Runner, now time.Time) map[muster.JobKey]muster.RunnerID {
-	said := map[muster.JobKey]muster.RunnerID{}
-	for _, r := range runners {
-		key, until := r.JobHint, r.ActiveAt.Add(saidFor)
-		switch {
-		case r.Job.ID != 0 || r.ActiveAt.IsZero():
-			continue
-		case key.ID == 0:
-			key, until = muster.JobKey{ID: r.For}, r.ActiveAt.Add(sayWithin)
-			if r.For == 0 || r.RunHint.Run != 0 || gone(r) {
-				continue
-			}
-		case gone(r):
-			until = r.FinishedAt.Add(saidAfter)
-		}
-		if now.Before(until) {
-			said[key] = r.ID
-		}
-	}
-	return said
 }
 
 // spendingFor is how long the sum of a project's month is good for: it moves by

@@ -2,7 +2,6 @@ package lifecycle
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -69,35 +68,6 @@ func TestHintOfARun(t *testing.T) { // 4-7 S1-113
 	w.send(t, e)
 }
 
-func TestSayings(t *testing.T) {
-	now := time.Now()
-	ago := func(d time.Duration) time.Time { return now.Add(-d) }
-	job, made := muster.JobKey{ID: 7, Attempt: 2}, muster.JobKey{ID: 5}
-	for name, c := range map[string]struct {
-		runner muster.Runner
-		want   muster.JobKey
-	}{
-		"Runs":           {muster.Runner{JobHint: job, ActiveAt: ago(time.Minute)}, job},
-		"RunsForLong":    {muster.Runner{JobHint: job, ActiveAt: ago(saidFor)}, muster.JobKey{}},
-		"Ended":          {muster.Runner{JobHint: job, ActiveAt: ago(time.Hour), FinishedAt: ago(30 * time.Second)}, job},
-		"EndedLongAgo":   {muster.Runner{JobHint: job, ActiveAt: ago(time.Hour), FinishedAt: ago(saidAfter)}, muster.JobKey{}},
-		"GitHubSpoke":    {muster.Runner{JobHint: job, Job: made, ActiveAt: now}, muster.JobKey{}},
-		"NotYetBusy":     {muster.Runner{For: 5}, muster.JobKey{}},
-		"SaysNothingYet": {muster.Runner{For: 5, ActiveAt: ago(time.Second)}, made},
-		"SaysNothing":    {muster.Runner{For: 5, ActiveAt: ago(sayWithin)}, muster.JobKey{}},
-		"Stolen":         {muster.Runner{For: 5, ActiveAt: now, RunHint: muster.RunHint{Repository: "a/b", Run: 1}}, muster.JobKey{}},
-		"StolenToGitHub": {muster.Runner{For: 5, ActiveAt: now, Job: job}, muster.JobKey{}},
-		"EndedInSilence": {muster.Runner{For: 5, ActiveAt: now, FinishedAt: now}, muster.JobKey{}},
-		"Warm":           {muster.Runner{ActiveAt: now}, muster.JobKey{}},
-	} {
-		c.runner.ID = "r"
-		said := sayingsOf([]muster.Runner{c.runner}, now)
-		if got := slices.Collect(maps.Keys(said)); len(got) > 1 || (len(got) == 1) != (c.want.ID != 0) || said[c.want] != "r" && c.want.ID != 0 {
-			t.Errorf("%s: %v, want %v", name, got, c.want)
-		}
-	}
-}
-
 // in_progress is lost: no other runner is made for a job while its runner says that it has it, nor
 // when that has ended and GitHub is about to be asked; and what an agent says does not last.
 func TestARunnersWordSavesARunner(t *testing.T) { // 4-2 4-18 S1-113
@@ -139,7 +109,7 @@ func TestARunnersWordSavesARunner(t *testing.T) { // 4-2 4-18 S1-113
 	if d := decided(time.Now()); d.Create != 0 {
 		t.Errorf("a runner says that it has the job, and: %+v", d)
 	}
-	if d := decided(time.Now().Add(saidFor)); d.Create != 1 {
+	if d := decided(time.Now().Add(muster.SaidFor)); d.Create != 1 {
 		t.Errorf("it has said so for long, and GitHub has not: %+v", d)
 	}
 	close(done)
@@ -147,7 +117,7 @@ func TestARunnersWordSavesARunner(t *testing.T) { // 4-2 4-18 S1-113
 	if d := decided(time.Now()); d.Create != 0 || len(made) != 1 || made[0].JobHint.ID != job {
 		t.Errorf("it has ended, and GitHub was not asked yet: %d runners, %+v", len(made), d)
 	}
-	if d := decided(time.Now().Add(saidAfter)); d.Create != 1 {
+	if d := decided(time.Now().Add(muster.SaidAfter)); d.Create != 1 {
 		t.Errorf("it has ended long ago: %+v", d)
 	}
 	if j, err := w.store.JobByID(ctx, defaultWorkspace, job); err != nil || j.State != muster.JobQueued || j.Runner != "" {
