@@ -6,8 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -72,18 +70,8 @@ func TestLentEngines(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			rec := &askedFor{}
-			l := lending{perUser: 1, scopes: 1, engines: c.own, socket: filepath.Join(t.TempDir(), "trace.sock"), mode: 0o600}
-			ctx, cancel := context.WithCancel(context.Background())
-			ended := make(chan error, 1)
-			go func() { ended <- l.serve(ctx, rec, slog.New(slog.DiscardHandler)) }()
-			t.Cleanup(func() {
-				cancel()
-				if err := <-ended; err != nil {
-					t.Error(err)
-				}
-			})
-			await(t, l.socket)
-			r, err := dialRecorder(t.Context(), l.socket, recordOptions{agent: "test", engines: c.ask})
+			socket := serving(t, lending{perUser: 1, scopes: 1, engines: c.own}, rec)
+			r, err := dialRecorder(t.Context(), socket, recordOptions{agent: "test", engines: c.ask})
 			if err != nil {
 				t.Fatal(err)
 			}

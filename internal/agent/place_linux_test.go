@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"io"
 	"log/slog"
 	"os"
@@ -181,22 +180,12 @@ func (s seats) Place(parent int) (dir string, leave func()) {
 // A recorder makes the place of who asks it, and takes it back when the connection ends.
 func TestLentPlace(t *testing.T) {
 	rec := seats{&reel{}, make(chan string, 8)}
-	l := lending{perUser: 9, scopes: 9, socket: filepath.Join(t.TempDir(), "trace.sock"), mode: 0o600}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- l.serve(ctx, rec, slog.New(slog.DiscardHandler)) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-	await(t, l.socket)
+	socket := serving(t, lending{perUser: 9, scopes: 9}, rec)
 	want := "/place/of/" + strconv.Itoa(os.Getpid())
 	if got := <-rec.left; got != want { // of await
 		t.Errorf("left %q, want %q", got, want)
 	}
-	r, err := dialRecorder(t.Context(), l.socket, recordOptions{agent: "test"})
+	r, err := dialRecorder(t.Context(), socket, recordOptions{agent: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,6 +62,12 @@ func (r *reel) scope(i int) (*tape, int) {
 func desk(t *testing.T, l lending) (rec *reel, socket string) {
 	t.Helper()
 	rec = &reel{}
+	return rec, serving(t, l, rec)
+}
+
+// serving has a recorder serve agents until the test ends.
+func serving(t *testing.T, l lending, rec recorder) (socket string) {
+	t.Helper()
 	l.socket, l.mode = filepath.Join(t.TempDir(), "sub", "trace.sock"), 0o600
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -73,7 +79,7 @@ func desk(t *testing.T, l lending) (rec *reel, socket string) {
 		}
 	})
 	await(t, l.socket)
-	return rec, l.socket
+	return l.socket
 }
 
 // await waits until somebody listens.

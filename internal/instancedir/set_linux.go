@@ -292,7 +292,7 @@ func (s *Set) Console(ctx context.Context, runner muster.RunnerID, file string, 
 	if limit < 0 {
 		return nil, fmt.Errorf("%w: the last %d bytes of a console", provider.ErrInvalid, limit)
 	}
-	text, err := Tail(filepath.Join(s.Path(runner), file), limit)
+	text, err := tail(filepath.Join(s.Path(runner), file), limit)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: runner %s printed nothing", provider.ErrNotFound, runner)
 	}

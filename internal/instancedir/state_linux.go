@@ -182,8 +182,8 @@ func WriteJSON(path string, v any) error {
 	return os.Rename(path+".new", path)
 }
 
-// Tail returns the last bytes of a file, limit at most.
-func Tail(path string, limit int) ([]byte, error) {
+// tail returns the last bytes of a file, limit at most.
+func tail(path string, limit int) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
